@@ -1,0 +1,74 @@
+# GNU make. Needs python3 (3.11 or newer) with venv and pip, and nothing else: `make test` on a clean checkout builds .venv.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+
+BIN := .venv/bin
+# Two -q: on a machine with extra package sources pip warns at length about each; errors still show. V=1 shows all.
+PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(V),,-qq)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help figures test lint types unit small ledger test-slow lock clean
+
+help:  ## print this list
+	@echo 'make TARGET [PYTHON=python3.13] [JOBS=2] [V=1]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-12s%s\n' "$$t" "$$d"; done
+
+figures: .venv/ok  ## measure every study anew and write paper_figures/
+	$(BIN)/quantsim run --fresh
+
+test: lint types unit small ledger  ## all of the next five, in this order
+	@echo '== test: all stages passed'
+
+lint: .venv/ok  ## ruff: rules and format
+	@echo '== lint'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ok  ## basedpyright
+	@echo '== types'
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# loadscope keeps a module on one worker, so that its tests share what they have compiled. JOBS=0: no workers.
+unit: .venv/ok  ## pytest, doctests included, on JOBS workers
+	@echo '== unit'
+	$(BIN)/pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+small: .venv/ok  ## every study, shrunk, into paper_figures/small/
+	@echo '== small'
+	$(BIN)/quantsim run --small
+
+ledger: .venv/ok  ## the verdicts of the claims, recomputed from the committed rows
+	@echo '== ledger'
+	$(BIN)/quantsim claims --check
+
+test-slow: .venv/ok  ## pytest, the exhaustive versions only
+	@echo '== test-slow'
+	$(BIN)/pytest -m slow -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install -qq --upgrade uv
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python \
+	    --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	    --extra test $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+
+clean:  ## remove the environments, the caches and the builds
+	rm -rf .venv .venv-lock build dist .hypothesis .pytest_cache .ruff_cache
+	find quantsim studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the lock pins, exactly: a changed lock makes a new environment, a changed pyproject.toml only a new link to the checkout.
+.venv/locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantsim needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	@echo '== .venv from requirements.lock (downloads about 250 MB the first time)'
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/ok: .venv/locked pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,169 @@
+"""The rule that finds the scale of a block from its weights.
+
+Every rule but ``MinMax`` chooses a *reach*, the magnitude that the last level of the format falls on; the scale is
+``reach / formats.reach(format)``. All sums run in a fixed order, so a scale has one bit pattern everywhere.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from quantsim import formats, ieee
+from quantsim._types import Blocks, PerBlock
+from quantsim.formats import Format, Integer
+from quantsim.rounding import round_integer, snap
+
+
+@dataclass(frozen=True)
+class Absmax:
+    """reach = max |w|: nothing is clipped."""
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """Asymmetric: the range from min(w, 0) to max(w, 0) over all 2^bits codes, with an integer zero point."""
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """reach = the p-th percentile of |w|, linearly interpolated as ``numpy.percentile`` does; what is larger clips."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        """Reject what is no percentile."""
+        if not 0 < self.p <= 100:
+            raise ValueError(f"a percentile lies above 0 and at most at 100, got {self.p:g}; for example p99.9")
+
+
+@dataclass(frozen=True)
+class MSE:
+    """reach = the fraction 2^(-k/16), k = 0 … 127, of max |w| with the least squared error of the block."""
+
+
+@dataclass(frozen=True)
+class RMS:
+    """reach = rms(w) times the ratio with the least squared error on a normal population of unit variance."""
+
+
+Calibration: TypeAlias = Absmax | MinMax | Percentile | MSE | RMS
+Counts: TypeAlias = Int[Array, "blocks 1"] | int
+
+_STEPS_PER_OCTAVE, _OCTAVES = 16, 8
+
+
+def divide_by_reach(reach: PerBlock, fmt: Format) -> PerBlock:
+    """Scale that puts ``reach`` on the last level of the format (for "signed" bounds, on its lowest code)."""
+    divisor = formats.reach(fmt)
+    signed = isinstance(fmt, Integer) and fmt.bounds == "signed"
+    return ieee.divide(reach, -divisor if signed else divisor)
+
+
+def calibrate(blocks: Blocks, fmt: Format, rule: Calibration, counts: Counts) -> PerBlock:
+    """Scale of each block, float32; 0 for a block of zeros. ``counts`` excludes the zeros of a padded tail.
+
+    >>> calibrate(jnp.array([[1.0, -2.54]]), formats.parse("int8"), Absmax(), 2).tolist()
+    [[0.019999999552965164]]
+    """
+    if isinstance(fmt, Integer) and fmt.bounds == "signed" and isinstance(rule, Absmax):
+        return divide_by_reach(_signed_extreme(blocks), fmt)
+    if isinstance(rule, Percentile):
+        return divide_by_reach(_percentile(blocks, rule.p, counts), fmt)
+    if isinstance(rule, RMS):
+        return divide_by_reach(_rms(blocks, counts) * np.float32(normal_reach(fmt)), fmt)
+    if isinstance(rule, MSE):
+        return _search(blocks, fmt)
+    return divide_by_reach(ieee.absmax(blocks), fmt)
+
+
+def minmax(blocks: Blocks, fmt: Integer) -> tuple[PerBlock, PerBlock]:
+    """Scale (max - min) / (2^bits - 1) and integer zero point round(-min / scale) of each block, 0 within the range.
+
+    >>> [v.tolist() for v in minmax(jnp.array([[-1.0, 4.1]]), formats.parse("int8"))]
+    [[[0.019999999552965164]], [[50.0]]]
+    """
+    low = jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)
+    high = jnp.maximum(blocks.max(axis=-1, keepdims=True), 0.0)
+    # halves, so that the difference of two large extremes does not overflow
+    scale = ieee.divide(0.5 * high - 0.5 * low, (2.0**fmt.bits - 1) / 2)
+    return scale, round_integer(ieee.divide(-low, jnp.where(scale == 0, 1.0, scale)))
+
+
+def _signed_extreme(blocks: Blocks) -> PerBlock:
+    """The weight of largest magnitude with its sign; the positive one where both signs reach it."""
+    low, high = blocks.min(axis=-1, keepdims=True), blocks.max(axis=-1, keepdims=True)
+    return jnp.where(-low > high, low, high)
+
+
+def _rms(blocks: Blocks, counts: Counts) -> PerBlock:
+    # relative to the largest power of two, so that no square over- or underflows
+    unit = ieee.power_of_two(jnp.clip(ieee.exponent_of(ieee.absmax(blocks)), -126, 126))
+    total = ieee.ordered_sum(ieee.square(blocks / unit))
+    return jnp.sqrt(ieee.divide(total, jnp.asarray(counts, jnp.float32))) * unit
+
+
+def _order_statistic(magnitude_bits: Int[Array, "blocks size"], from_top: Counts) -> Int[Array, "blocks 1"]:
+    """The ``from_top``-th largest (0 is the largest) by bisection on the bit pattern: exact, no sort."""
+
+    def halve(i: Int[Array, ""], found: Int[Array, "blocks 1"]) -> Int[Array, "blocks 1"]:
+        trial = found | (jnp.int32(1) << (30 - i))
+        enough = jnp.sum(magnitude_bits >= trial, axis=-1, keepdims=True) > from_top
+        return jnp.where(enough, trial, found)
+
+    return lax.fori_loop(0, 31, halve, jnp.zeros((magnitude_bits.shape[0], 1), jnp.int32))
+
+
+def _percentile(blocks: Blocks, p: float, counts: Counts) -> PerBlock:
+    # ranks from the top: the zeros of the padding stay at the bottom, out of the way
+    rank = (1 - p / 100) * (np.float64(counts) - 1 if isinstance(counts, int) else counts - 1.0)
+    upper = jnp.floor(rank).astype(jnp.int32)
+    fraction = jnp.asarray(rank - np.floor(rank) if isinstance(counts, int) else rank - upper, jnp.float32)
+    bits = ieee.bits_of(blocks) & 0x7FFFFFFF
+    high = ieee.from_bits(_order_statistic(bits, upper))
+    low = ieee.from_bits(_order_statistic(bits, jnp.minimum(upper + 1, jnp.asarray(counts) - 1)))
+    return high - ieee.unfused((high - low) * fraction, high)
+
+
+def _search(blocks: Blocks, fmt: Format) -> PerBlock:
+    top = ieee.absmax(blocks)
+
+    def attempt(k: Int[Array, ""], best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:
+        scale = divide_by_reach(top * ratios[k], fmt)
+        safe = jnp.where(scale == 0, 1.0, scale)
+        # in units of the largest weight, so that no square underflows
+        error = ieee.divide(ieee.unfused(snap(ieee.divide(blocks, safe), fmt) * safe, blocks) - blocks, unit)
+        loss = ieee.ordered_sum(ieee.square(error))
+        better = loss < best[0]
+        return jnp.where(better, loss, best[0]), jnp.where(better, scale, best[1])
+
+    unit = jnp.where(top == 0, 1.0, top)
+    steps = _STEPS_PER_OCTAVE * _OCTAVES
+    ratios = jnp.asarray(2.0 ** (-np.arange(steps) / _STEPS_PER_OCTAVE), jnp.float32)
+    start = (jnp.full_like(top, jnp.inf), divide_by_reach(top, fmt))
+    return lax.fori_loop(0, steps, attempt, start)[1]
+
+
+@lru_cache
+def normal_reach(fmt: Format) -> float:
+    """Reach, in standard deviations, with the least squared error of ``fmt`` on a normal population.
+
+    Minimizes the exact cell integrals of ``theory.levels_mse`` over the scale.
+
+    >>> round(normal_reach(formats.parse("int4")), 3), round(normal_reach(formats.parse("int8")), 3)
+    (2.474, 3.921)
+    """
+    from quantsim.populations import Normal
+    from quantsim.theory import levels_mse
+
+    # the loss has several minima for coarse formats: a dense scan finds the basin, then a finer one the bottom
+    values = formats.levels(fmt) / formats.reach(fmt)
+    grid, best = np.geomspace(0.5, 64.0, 400), 0
+    for _ in range(4):
+        grid = np.geomspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 60) if best else grid
+        best = int(np.argmin([levels_mse(Normal(), r * values) for r in grid]))
+    return float(grid[best])

@@ -1,0 +1,343 @@
+"""Error statistics: streaming, mergeable, with standard errors. Knows nothing of quantization.
+
+One place for the definitions, with e = w_hat - w in float32, computed without a fused multiply-add:
+
+========  ================================  =================================================
+metric    definition                        unit
+========  ================================  =================================================
+mse       mean e^2                          weight squared
+rel_rms   sqrt(sum e^2 / sum w^2)           1
+sqnr_db   -20 log10 rel_rms                 dB
+max_abs   max |e|                           weight
+mean_abs  mean |e|                          weight
+bias      mean e                            weight
+gain      sum w_hat w / sum w^2             1; below 1 the quantizer shrinks
+zeroed    share of nonzero weights set to 0  1
+clipped   share of weights out of range     1; needs the mask of ``Quantizer.clipped``
+========  ================================  =================================================
+
+Fixed tiles of 4096 weights are summed in float32 on the device and folded in float64 on the host, so the result has one
+bit pattern for any number of devices. The spread of the tiles (or of whole arrays) around the ratio gives its standard
+error by the delta method; from a single unit no standard error exists (NaN).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Int32
+from numpy.typing import NDArray
+
+from quantsim import ieee
+from quantsim._types import ArrayLike, Weights
+
+TILE = 4096
+_COUNT, _E, _ABS, _E2, _W2, _EW = range(6)
+# metric: numerator, denominator and transform of their ratio
+_RATIOS = {
+    "mse": (_E2, _COUNT, "identity"),
+    "rel_rms": (_E2, _W2, "root"),
+    "sqnr_db": (_E2, _W2, "db"),
+    "mean_abs": (_ABS, _COUNT, "identity"),
+    "bias": (_E, _COUNT, "identity"),
+    "gain": (_EW, _W2, "plus_one"),
+}
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sums", "max_abs", "max_signal", "nonzero", "zeroed", "clipped"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Tally:
+    """What the device returns: sums of (1, e, |e|, e^2, w^2, e w) of each tile, extremes and counts."""
+
+    sums: Float[Array, "... tiles 6"]
+    max_abs: Float[Array, "..."]
+    max_signal: Float[Array, "..."]
+    nonzero: Int32[Array, "..."]
+    zeroed: Int32[Array, "..."]
+    clipped: Int32[Array, "..."]
+
+
+def error(w: Weights, w_hat: Weights) -> Weights:
+    """E = w_hat - w rounded once, bit for bit what NumPy computes, also inside a jitted function."""
+    return ieee.unfused(w_hat, w) - w
+
+
+def _tile_sums(w: Float[Array, " tile"], w_hat: Float[Array, " tile"]) -> Float[Array, "6"]:
+    e = error(w, w_hat)
+    sums = [jnp.sum(v) for v in (e, jnp.abs(e), e * e, w * w, e * w)]
+    return jnp.stack([jnp.zeros(()), *sums])
+
+
+def _tiled(x: Any) -> Any:
+    flat = x.reshape(-1)
+    return jnp.pad(flat, (0, -flat.size % TILE)).reshape(-1, TILE)
+
+
+@jax.jit
+def tally(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None = None) -> Tally:
+    """Sums over fixed tiles, extremes and counts of one array of weights; jit, vmap and shard_map friendly."""
+
+    def tile(pair: tuple) -> tuple:
+        a, b = pair
+        return (
+            _tile_sums(a, b),
+            ieee.absmax(error(a, b))[0],
+            ieee.absmax(a)[0],
+            jnp.sum((b == 0) & (a != 0)),
+            jnp.sum(a != 0),
+        )
+
+    sums, max_abs, max_signal, zeroed, nonzero = lax.map(tile, (_tiled(w), _tiled(w_hat)))
+    counts = np.full(sums.shape[0], TILE, np.float32)
+    if counts.size:
+        counts[-1] = w.size - TILE * (counts.size - 1)
+    out = jnp.sum(clipped) if clipped is not None else jnp.int32(0)
+    zero = jnp.zeros((1,))
+    return Tally(
+        sums.at[:, _COUNT].set(counts),
+        jnp.max(jnp.concatenate([zero, max_abs])),
+        jnp.max(jnp.concatenate([zero, max_signal])),
+        jnp.sum(nonzero).astype(jnp.int32),
+        jnp.sum(zeroed).astype(jnp.int32),
+        out.astype(jnp.int32),
+    )
+
+
+@dataclass(frozen=True)
+class ErrorStats:
+    """Sums over everything seen, in float64 on the host; the metrics are properties, each with its ``_se`` sibling.
+
+    >>> s = error_stats(jnp.array([1.0, -2.0]), jnp.array([1.5, -2.0]))
+    >>> s.mse, s.max_abs, s.bias, round(s.rel_rms, 6)
+    (0.125, 0.5, 0.25, 0.223607)
+    """
+
+    sums: NDArray[np.float64]
+    cross: NDArray[np.float64]
+    units: int
+    max_abs: float
+    max_signal: float
+    nonzero: int
+    zeroed_count: int
+    clipped_count: int
+
+    def _ratio(self, name: str) -> tuple[float, float]:
+        """A metric and its standard error."""
+        i, j, transform = _RATIOS[name]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = self.sums[i] / self.sums[j]
+            spread = self.cross[i, i] - 2 * r * self.cross[i, j] + r * r * self.cross[j, j]
+            se = np.sqrt(max(spread, 0.0) * self.units / (self.units - 1)) / self.sums[j] if self.units > 1 else np.nan
+            if transform == "root":
+                return float(np.sqrt(r)), float(se / (2 * np.sqrt(r)))
+            if transform == "db":
+                return float(-10 * np.log10(r)), float(10 / np.log(10) * se / r)
+            return float(r + (transform == "plus_one")), float(se)
+
+    def __getattr__(self, name: str) -> float:
+        """Metrics of the table above, and ``<metric>_se``."""
+        base = name.removesuffix("_se")
+        if base not in _RATIOS:
+            raise AttributeError(f"no statistic {name!r}; known are {', '.join(_RATIOS)}, each with _se")
+        return self._ratio(base)[base != name]
+
+    @property
+    def count(self) -> int:
+        """Number of weights seen."""
+        return int(self.sums[_COUNT])
+
+    @property
+    def zeroed(self) -> float:
+        """Share of the nonzero weights that became 0."""
+        return self.zeroed_count / self.nonzero if self.nonzero else 0.0
+
+    @property
+    def clipped(self) -> float:
+        """Share of the weights that were out of range, as far as masks were given."""
+        return self.clipped_count / self.count if self.count else 0.0
+
+    @property
+    def crest(self) -> float:
+        """Largest magnitude over root mean square of all weights seen."""
+        return self.max_signal / float(np.sqrt(self.sums[_W2] / self.sums[_COUNT]))
+
+    def result(self) -> dict[str, float]:
+        """Every metric and standard error as one row."""
+        row: dict[str, float] = {"count": self.count}
+        for name in _RATIOS:
+            row[name], row[f"{name}_se"] = self._ratio(name)
+        return row | {"max_abs": self.max_abs, "zeroed": self.zeroed, "clipped": self.clipped}
+
+
+def init() -> ErrorStats:
+    """Statistics of nothing, the neutral element of ``merge``."""
+    return ErrorStats(np.zeros(6), np.zeros((6, 6)), 0, 0.0, 0.0, 0, 0, 0)
+
+
+def fold(stats: ErrorStats, t: Tally, unit: Literal["tile", "array"] = "tile") -> ErrorStats:
+    """``stats`` with a tally, or a batch of tallies, added.
+
+    ``unit`` says what varies independently for the standard error: tiles, or whole arrays where their weights share a
+    scale and the number is meant for the population rather than for this array.
+    """
+    sums = np.asarray(t.sums, np.float64)
+    by_unit = sums.sum(axis=-2) if unit == "array" else sums
+    by_unit = by_unit.reshape(-1, 6)
+    seen = ErrorStats(
+        by_unit.sum(axis=0),
+        by_unit.T @ by_unit,
+        len(by_unit),
+        float(np.max(t.max_abs, initial=0.0)),
+        float(np.max(t.max_signal, initial=0.0)),
+        int(np.sum(np.asarray(t.nonzero, np.int64))),
+        int(np.sum(np.asarray(t.zeroed, np.int64))),
+        int(np.sum(np.asarray(t.clipped, np.int64))),
+    )
+    return merge(stats, seen)
+
+
+def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Literal["tile", "array"] = "tile") -> ErrorStats:
+    """``stats`` with one more array of weights."""
+    return fold(stats, tally(*_pair(w, w_hat)), unit)
+
+
+def merge(a: ErrorStats, b: ErrorStats) -> ErrorStats:
+    """Statistics of both; the order does not matter beyond float64 rounding.
+
+    >>> w = jnp.linspace(-1.0, 1.0, 10000)
+    >>> parts = merge(error_stats(w[:8192], w[:8192] * 1.01), error_stats(w[8192:], w[8192:] * 1.01))
+    >>> parts.count, parts.mse == error_stats(w, w * 1.01).mse
+    (10000, True)
+    """
+    return ErrorStats(
+        a.sums + b.sums,
+        a.cross + b.cross,
+        a.units + b.units,
+        max(a.max_abs, b.max_abs),
+        max(a.max_signal, b.max_signal),
+        a.nonzero + b.nonzero,
+        a.zeroed_count + b.zeroed_count,
+        a.clipped_count + b.clipped_count,
+    )
+
+
+def error_stats(w: ArrayLike, w_hat: ArrayLike) -> ErrorStats:
+    """Statistics of ``e = w_hat - w``.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    >>> error_stats(jnp.ones(3), jnp.ones(3)).sqnr_db
+    inf
+    """
+    return update(init(), w, w_hat)
+
+
+def _pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
+    a, b = jnp.asarray(w, jnp.float32), jnp.asarray(w_hat, jnp.float32)
+    if a.shape != b.shape:
+        raise ValueError(f"weights of shape {a.shape} cannot be compared with weights of shape {b.shape}")
+    return a, b
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """Errors by magnitude class: class k holds ``edges[k] <= |w| < edges[k+1]``; arrays of one entry a class.
+
+    ``mean_relative`` is the mean of |e| / |w| over the nonzero weights of the class.
+    """
+
+    edges: tuple[float, ...]
+    sums: NDArray[np.float64]
+    max_abs: NDArray[np.float64]
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """Weights in each class."""
+        return self.sums[:, 0].astype(np.int64)
+
+    @property
+    def mean_abs(self) -> NDArray[np.float64]:
+        """Mean |e| of each class."""
+        return self.sums[:, 1] / np.maximum(self.sums[:, 0], 1)
+
+    @property
+    def rel_rms(self) -> NDArray[np.float64]:
+        """sqrt(sum e^2 / sum w^2) of each class."""
+        return np.sqrt(self.sums[:, 2] / np.where(self.sums[:, 3] == 0, np.inf, self.sums[:, 3]))
+
+    @property
+    def mean_relative(self) -> NDArray[np.float64]:
+        """Mean |e| / |w| of each class."""
+        return self.sums[:, 4] / np.maximum(self.sums[:, 5], 1)
+
+
+@jax.jit
+def _class_sums(w: Weights, w_hat: Weights, edges: Float[Array, " edges"]) -> tuple:
+    def tile(pair: tuple) -> tuple:
+        a, b = pair
+        e, magnitude = jnp.abs(error(a, b)), jnp.abs(a)
+        inside = (magnitude >= edges[:-1, None]) & (magnitude < edges[1:, None])
+        ratio = jnp.where(a == 0, 0.0, e / jnp.where(a == 0, 1.0, magnitude))
+        values = jnp.stack([jnp.ones_like(a), e, e * e, a * a, ratio, (a != 0) * 1.0])
+        return jnp.sum(inside[:, None] * values[None], axis=-1), jnp.max(inside * e, axis=-1)
+
+    return lax.map(tile, (_tiled(w), _tiled(w_hat)))
+
+
+def class_stats(w: ArrayLike, w_hat: ArrayLike, edges: tuple[float, ...]) -> ClassStats:
+    """Errors of the weights by magnitude class.
+
+    >>> c = class_stats(jnp.array([0.1, 0.2, 5.0]), jnp.array([0.0, 0.0, 5.0]), (0.0, 1.0, 10.0))
+    >>> c.count.tolist(), c.mean_relative.tolist()
+    ([2, 1], [1.0, 0.0])
+    """
+    a, b = _pair(w, w_hat)
+    sums, largest = _class_sums(a, b, jnp.asarray(edges, jnp.float32))
+    total = np.asarray(sums, np.float64).sum(axis=0)
+    if edges[0] <= 0.0:  # the zeros that fill the last tile
+        total[0, 0] -= -a.size % TILE
+    return ClassStats(tuple(edges), total, np.asarray(largest, np.float64).max(axis=0, initial=0.0))
+
+
+def merge_classes(a: ClassStats, b: ClassStats) -> ClassStats:
+    """Statistics of both; the edges must be the same."""
+    if a.edges != b.edges:
+        raise ValueError("only statistics with the same class edges can be merged")
+    return ClassStats(a.edges, a.sums + b.sums, np.maximum(a.max_abs, b.max_abs))
+
+
+_BIN_BITS = 5  # mantissa bits of a bin: 32 bins an octave, 2.2 % wide or less than 3.2 %
+_BINS = 1 << (8 + _BIN_BITS)
+
+
+@jax.jit
+def histogram(x: Float[Array, "..."]) -> Int[Array, " bins"]:
+    """Counts of |x| in fixed bins, 32 an octave over all of float32: integers, so any merge order gives the same."""
+    index = (ieee.bits_of(x.reshape(-1)) & 0x7FFFFFFF) >> (23 - _BIN_BITS)
+    return jnp.zeros(_BINS, jnp.int32).at[index].add(1)
+
+
+def histogram_edges() -> NDArray[np.float32]:
+    """Lower edge of each bin of ``histogram``, increasing."""
+    return (np.arange(_BINS, dtype=np.int32) << (23 - _BIN_BITS)).view(np.float32)
+
+
+def histogram_quantile(counts: NDArray[np.integer] | Array, p: float) -> float:
+    """p-quantile of |x| from a histogram, the upper edge of its bin: at most 3.2 % too large.
+
+    >>> x = jnp.arange(1.0, 1001.0)
+    >>> 500 <= histogram_quantile(histogram(x), 0.5) <= 500 * 1.032
+    True
+    """
+    counts = np.asarray(counts)
+    at = int(np.searchsorted(np.cumsum(counts, dtype=np.int64), p * counts.sum()))
+    return float(histogram_edges()[min(at + 1, _BINS - 1)])

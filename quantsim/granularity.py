@@ -1,0 +1,129 @@
+"""Which weights share one scale: array to blocks and back.
+
+Blocks run along the last axis, the one that a matrix product sums over; a *channel* is one output row. Every
+granularity gives the same two-dimensional view ``(blocks, size)``, one row a scale. A ragged tail is padded with zeros,
+which change neither an extreme nor a squared error, and is cut off on the way back.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+from quantsim._types import Shape
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One scale for everything."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One scale for each index of ``axis``: with axis 0, one for each output row."""
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """One scale for ``size`` consecutive weights along ``axis``; the last block of a row may be shorter."""
+
+    size: int
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        """Reject empty blocks."""
+        if self.size < 1:
+            raise ValueError(f"a block needs at least 1 weight, got size {self.size}; for example Block(32)")
+
+
+Granularity: TypeAlias = Tensor | Channel | Block
+
+
+def _axis(g: Channel | Block, shape: Shape) -> int:
+    if not -len(shape) <= g.axis < max(len(shape), 1):
+        raise ValueError(f"axis {g.axis} does not exist in an array of shape {shape}")
+    return g.axis % len(shape) if shape else 0
+
+
+def _lengths(g: Granularity, shape: Shape) -> tuple[int, int, int]:
+    """Rows of the view before blocking, length of a row, size of a block."""
+    if isinstance(g, Tensor) or not shape:
+        return 1, prod(shape), max(prod(shape), 1)
+    axis = _axis(g, shape)
+    if isinstance(g, Channel):
+        rest = prod(shape) // shape[axis] if shape[axis] else 0
+        return shape[axis], rest, max(rest, 1)
+    return (prod(shape) // shape[axis] if shape[axis] else 0), shape[axis], g.size
+
+
+def _moved(g: Granularity, shape: Shape) -> tuple[int, int]:
+    """The axis that is moved and where it is moved to, so that a block is contiguous."""
+    if isinstance(g, Tensor) or not shape:
+        return 0, 0
+    return _axis(g, shape), 0 if isinstance(g, Channel) else len(shape) - 1
+
+
+def scale_shape(g: Granularity, shape: Shape) -> Shape:
+    """Shape of the scales of an array: (), (channels,), or the array's with its blocked axis last and shortened.
+
+    >>> scale_shape(Tensor(), (4, 96)), scale_shape(Channel(), (4, 96)), scale_shape(Block(32), (4, 96))
+    ((), (4,), (4, 3))
+    """
+    if isinstance(g, Tensor) or not shape:
+        return ()
+    axis = _axis(g, shape)
+    if isinstance(g, Channel):
+        return (shape[axis],)
+    return (*(n for i, n in enumerate(shape) if i != axis), -(-shape[axis] // g.size))
+
+
+def to_blocks(w: Shaped[Array, "..."], g: Granularity) -> Shaped[Array, "blocks size"]:
+    """View of ``w`` with one row for each scale.
+
+    Raises:
+        ValueError: if the axis does not exist.
+
+    >>> to_blocks(jnp.arange(10.0).reshape(2, 5), Block(3)).tolist()
+    [[0.0, 1.0, 2.0], [3.0, 4.0, 0.0], [5.0, 6.0, 7.0], [8.0, 9.0, 0.0]]
+    """
+    rows, length, size = _lengths(g, w.shape)
+    if w.ndim:
+        w = jnp.moveaxis(w, *_moved(g, w.shape))
+    w = w.reshape(rows, length)
+    if tail := -length % size:
+        w = jnp.pad(w, ((0, 0), (0, tail)))
+    return w.reshape(-1, size)
+
+
+def from_blocks(blocks: Shaped[Array, "blocks size"], g: Granularity, shape: Shape) -> Shaped[Array, "..."]:
+    """The array of ``shape`` that ``to_blocks`` saw.
+
+    >>> w = jnp.arange(10.0).reshape(2, 5)
+    >>> bool((from_blocks(to_blocks(w, Block(3)), Block(3), w.shape) == w).all())
+    True
+    """
+    rows, length, size = _lengths(g, shape)
+    w = blocks.reshape(rows, -(-length // size) * size)[:, :length]
+    if not shape:
+        return w.reshape(shape)
+    source, target = _moved(g, shape)
+    moved = list(shape)
+    moved.insert(target, moved.pop(source))
+    return jnp.moveaxis(w.reshape(moved), target, source)
+
+
+def block_counts(g: Granularity, shape: Shape) -> Shaped[Array, "blocks 1"] | int:
+    """Number of weights in each block, without the padding; one number when all are alike.
+
+    >>> block_counts(Block(3), (2, 5)).ravel().tolist(), block_counts(Channel(), (2, 5))
+    ([3, 2, 3, 2], 5)
+    """
+    rows, length, size = _lengths(g, shape)
+    if not length % size:
+        return size
+    in_row = jnp.minimum(length - size * jnp.arange(-(-length // size)), size)
+    return jnp.tile(in_row, rows)[:, None]

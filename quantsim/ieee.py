@@ -1,0 +1,68 @@
+"""Single IEEE operations that survive a compiler.
+
+XLA rewrites ``x / s`` with a broadcast ``s`` to ``x * (1 / s)`` and ``a * (1 / c)`` to ``a / c``; LLVM contracts
+``q * s - x`` into a fused multiply-add. Each changes last bits between eager and compiled code. The functions here
+make an operand depend on the other one through ``x - x``, which is +0 for every finite ``x`` (and NaN otherwise, where
+the result is NaN anyway): no pass may fold that, it costs one subtraction, and the operation keeps its own rounding.
+Sums go in one fixed order. So codes, scales and errors have one bit pattern under eager, jit, vmap, scan and shard_map.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+
+def bits_of(x: Float[Array, "..."]) -> Int32[Array, "..."]:
+    """Bit pattern of float32 values as int32."""
+    return lax.bitcast_convert_type(x, jnp.int32)
+
+
+def from_bits(b: Int32[Array, "..."]) -> Float[Array, "..."]:
+    """Float32 values of int32 bit patterns."""
+    return lax.bitcast_convert_type(b, jnp.float32)
+
+
+def divide(x: Float[Array, "..."], divisor: Float[Array, "..."] | float) -> Float[Array, "..."]:
+    """``x / divisor`` rounded once; ``divisor`` may be a scalar, a constant or broadcast. NaN where x is not finite."""
+    return lax.div(x, divisor + (x - x))
+
+
+def unfused(product: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``product`` with its own rounding, so that a following ``+`` or ``-`` is not fused into it.
+
+    ``x`` is any finite array of that shape, known to the compiler only at run time.
+    """
+    return product + (x - x)
+
+
+def square(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x * x`` rounded once, also where it is summed."""
+    return unfused(x * x, x)
+
+
+def absmax(x: Float[Array, "... n"], axis: int = -1) -> Float[Array, "..."]:
+    """Largest magnitude along ``axis``, kept as an axis of length 1; NaN if there is one.
+
+    Magnitudes of floats are ordered as their bits are, and integers reduce three times as fast as floats on CPU.
+    """
+    return from_bits(jnp.max(bits_of(x) & 0x7FFFFFFF, axis=axis, keepdims=True))
+
+
+def ordered_sum(x: Float[Array, "... n"]) -> Float[Array, "... 1"]:
+    """Sum over the last axis by halving: always the same additions in the same order."""
+    n = x.shape[-1]
+    while n > 1:
+        half = (n + 1) // 2
+        rest = jnp.pad(x[..., half:n], [(0, 0)] * (x.ndim - 1) + [(0, 2 * half - n)])
+        x, n = x[..., :half] + rest, half
+    return x
+
+
+def power_of_two(exponent: Int32[Array, "..."]) -> Float[Array, "..."]:
+    """``2.0 ** exponent``, exact, for exponents of normal float32 numbers (-126 to 127)."""
+    return from_bits((exponent + 127) << 23)
+
+
+def exponent_of(x: Float[Array, "..."]) -> Int32[Array, "..."]:
+    """``floor(log2 |x|)`` of normal float32 numbers, -127 for zero and subnormals."""
+    return ((bits_of(x) >> 23) & 0xFF) - 127

@@ -1,0 +1,187 @@
+"""What every population can do: sampling on the device, distribution functions in float64 on the host."""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike, NDArray
+
+from quantsim import ieee
+from quantsim._types import PRNGKey, Shape, Weights
+from quantsim.populations.draws import Index, indices
+
+if TYPE_CHECKING:
+    from quantsim.populations.outliers import Contaminated
+
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(40)
+
+
+def key(seed: int) -> PRNGKey:
+    """A typed threefry2x32 key, whatever implementation JAX defaults to.
+
+    >>> key(42)
+    Array((), dtype=key<fry>) overlaying:
+    [ 0 42]
+    """
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+class Population(ABC):
+    """A distribution of independent weights; frozen, hashable, static under ``jit``.
+
+    Element i of ``sample`` is a pure function of (key, i): chunks, devices and processes cannot change it.
+    """
+
+    @abstractmethod
+    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
+        """Float32 elements with index ``i``."""
+
+    @abstractmethod
+    def pdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """Probability density at ``x``; point masses are left out."""
+
+    @abstractmethod
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+
+    @abstractmethod
+    def moment(self, k: int) -> float:
+        """E[X^k]; infinite where it does not exist, 0 for the odd ones of symmetric populations."""
+
+    def sample(
+        self, key: PRNGKey, shape: Shape, *, start: int = 0, of: Shape | None = None, dtype: DTypeLike = jnp.float32
+    ) -> Weights:
+        """Elements ``start …`` of the infinite sequence that ``key`` names, drawn in float32 and cast last.
+
+        Args:
+            key: typed key, from ``populations.key(seed)``.
+            shape: shape of the result; the last axis is the input axis.
+            start: index of the first element, for chunks of a larger array.
+            of: shape of that larger array, ``shape`` if it is whole; only layouts and counts of outliers look at it.
+            dtype: type of the result.
+
+        >>> from quantsim.populations import Normal, key
+        >>> whole = Normal().sample(key(0), (6,))
+        >>> bool((Normal().sample(key(0), (2,), start=4) == whole[4:]).all())
+        True
+        """
+        whole = tuple(of or shape)
+        draw = _sample if _is_static(self) else _elements_of
+        return draw(self, prod(shape), whole, key, _words(start)).reshape(shape).astype(dtype)
+
+    def _in_array(self, key: PRNGKey, i: Index, whole: Shape) -> Float[Array, " n"]:
+        """Elements of an array of shape ``whole``; outliers override this."""
+        del whole
+        return self._elements(key, i)
+
+    def quantile(self, p: ArrayLike) -> NDArray[np.float64]:
+        """Smallest x with cdf(x) >= p, by bisection unless a closed form is known.
+
+        >>> from quantsim.populations import Laplace
+        >>> round(float(Laplace().quantile(0.9)), 6)
+        1.138044
+        """
+        p = np.asarray(p, np.float64)
+        return _bisect(lambda x: self.cdf(x) >= p, p.shape)
+
+    def tail(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(|X| > x), accurate also where it is tiny."""
+        x = np.asarray(x, np.float64)
+        return 2 * self.cdf(-x)
+
+    def std_dev(self) -> float:
+        """Root of the second moment; every family but positive outliers has mean 0."""
+        return float(np.sqrt(self.moment(2)))
+
+    def kurtosis(self) -> float:
+        """E[X^4] / E[X^2]^2: 3 for a normal, 1.8 for a uniform population.
+
+        >>> from quantsim.populations import Laplace, StudentT
+        >>> round(Laplace().kurtosis(), 9), StudentT(4.0).kurtosis()
+        (6.0, inf)
+        """
+        return self.moment(4) / self.moment(2) ** 2
+
+    def crest(self, n: int) -> float:
+        """Expected largest magnitude of ``n`` draws over the root of the second moment.
+
+        ``E max = integral of 1 - (1 - tail(x))^n dx`` over x > 0.
+
+        >>> from quantsim.populations import Uniform
+        >>> round(Uniform().crest(9), 6) == round(0.9 * 3**0.5, 6)
+        True
+        """
+        if n < 1:
+            raise ValueError(f"the crest factor needs at least one weight, got n = {n}")
+        return expected_absmax_power(self, n, 1) / self.std_dev()
+
+    def with_outliers(self, **settings: Any) -> "Contaminated":
+        """This population with outliers; the arguments are the fields of ``Outliers``.
+
+        >>> from quantsim.populations import Normal
+        >>> print(Normal().with_outliers(rate=0.01, magnitude=100.0))
+        normal+outliers(rate=0.01,magnitude=100)
+        """
+        from quantsim.populations.outliers import Contaminated, Outliers
+
+        return Contaminated(self, Outliers(**settings))
+
+
+def expected_absmax_power(pop: Population, n: int, power: int) -> float:
+    """E[max(|x_1| … |x_n|)^power] = power times the integral of x^(power-1) (1 - (1 - tail(x))^n) over x > 0.
+
+    Gauss-Legendre on panels between the magnitudes at which the integrand falls, split in decades of n tail(x).
+    """
+    decades = np.concatenate([10.0 ** np.arange(2, -17, -0.5) / n])
+    edges = _bisect(lambda x: pop.tail(x) <= decades, decades.shape, low=0.0)
+    edges = np.unique(np.concatenate([[0.0], edges[0] * np.linspace(0.25, 1, 4), edges]))
+    a, b = edges[:-1, None], edges[1:, None]
+    x = (a + b) / 2 + (b - a) / 2 * _NODES
+    with np.errstate(divide="ignore"):
+        some = -np.expm1(n * np.log1p(-np.minimum(pop.tail(x), 1.0)))
+    return float(power * ((b - a) / 2 * _NODE_WEIGHTS * x ** (power - 1) * some).sum())
+
+
+def _bisect(reached: Any, shape: Shape, low: float | None = None) -> NDArray[np.float64]:
+    """Smallest x for which the monotone ``reached(x)`` holds, to the last bits of a float64."""
+    hi = np.ones(shape)
+    while not np.all(done := reached(hi)) and hi.max(initial=1.0) < 1e300:
+        hi = np.where(done, hi, hi * 4)
+    lo = np.full(shape, low) if low is not None else -np.ones(shape)
+    while low is None and np.any(below := reached(lo)) and lo.min(initial=-1.0) > -1e300:
+        lo = np.where(below, lo * 4, lo)
+    for _ in range(200):
+        mid = (lo + hi) / 2
+        done = reached(mid)
+        lo, hi = np.where(done, lo, mid), np.where(done, mid, hi)
+    return hi
+
+
+def scaled(unit: Float[Array, " n"], factor: Any) -> Float[Array, " n"]:
+    """``unit * factor`` with one rounding: the compiler may not merge the factor with constants inside ``unit``."""
+    return ieee.unfused(unit, unit) * jnp.asarray(factor, jnp.float32)
+
+
+def _is_static(pop: Population) -> bool:
+    try:
+        hash(pop)
+    except TypeError:  # a traced field, in a sweep over it
+        return False
+    return True
+
+
+def _words(start: int | Index) -> Index:
+    return start if isinstance(start, Index) else Index(jnp.uint32(start >> 32), jnp.uint32(start & 0xFFFFFFFF))
+
+
+def _elements_of(pop: Population, count: int, whole: Shape, key: PRNGKey, start: Index) -> Float[Array, " n"]:
+    return pop._in_array(key, indices(start, count), whole)
+
+
+_sample = partial(jax.jit, static_argnums=(0, 1, 2))(_elements_of)

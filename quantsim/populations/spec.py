@@ -1,0 +1,96 @@
+"""Spec strings of populations: ``normal``, ``t5(std=0.02)``, ``laplace+outliers(rate=0.01,magnitude=100)``."""
+
+import re
+from difflib import get_close_matches
+
+from quantsim.populations.base import Population
+from quantsim.populations.families import Laplace, Mixture, Normal, StudentT, Uniform
+from quantsim.populations.outliers import Contaminated, Outliers
+
+_PLAIN = {"normal": Normal, "laplace": Laplace, "uniform": Uniform}
+_KNOWN = (*_PLAIN, "t5", "t3", "mixture", "outliers")
+
+
+def parse(text: str) -> Population:
+    """Population of a spec string; ``str`` of it parses back.
+
+    Raises:
+        ValueError: if it is none; the message says what was probably meant.
+
+    >>> pop = parse("t5+outliers(rate=0.01,magnitude=100)")
+    >>> print(pop, pop.bulk)
+    t5+outliers(rate=0.01,magnitude=100) t5
+    >>> print(parse("mixture(0.9*normal+0.1*normal(std=3))"))
+    mixture(0.9*normal+0.1*normal(std=3))
+    """
+    head, *rest = _split(text.replace(" ", ""), "+")
+    pop = _bulk(head, text)
+    for part in rest:
+        name, args = _call(part, text)
+        if name != "outliers":
+            raise _unknown(name, text)
+        pop = Contaminated(pop, _make(Outliers, args, text))
+    return pop
+
+
+def _bulk(part: str, text: str) -> Population:
+    name, args = _call(part, text)
+    if name == "mixture":
+        pairs = [p.partition("*") for p in _split(part[len("mixture(") : -1], "+")]
+        return Mixture(tuple(_number(w, text) for w, _, _ in pairs), tuple(_bulk(c, text) for _, _, c in pairs))
+    if m := re.fullmatch(r"t(\d+(?:\.\d+)?)", name):
+        return _make(StudentT, {"df": float(m[1]), **args}, text)
+    if name not in _PLAIN:
+        raise _unknown(name, text)
+    return _make(_PLAIN[name], args, text)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside parentheses; a sign of an exponent such as 1e+3 does not separate."""
+    parts, depth = [""], 0
+    for at, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        exponent = re.search(r"\d[eE]$", text[:at]) is not None
+        if c == separator and depth == 0 and not exponent:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return parts
+
+
+def _call(part: str, text: str) -> tuple[str, dict[str, float | int | str]]:
+    m = re.fullmatch(r"([a-z]+[\d.]*)(?:\((.*)\))?", part)
+    if not m:
+        raise ValueError(
+            f"cannot read {part!r} in population {text!r}; write for example normal+outliers(rate=0.01,magnitude=100)"
+        )
+    args: dict[str, float | int | str] = {}
+    for pair in filter(None, (m[2] or "").split(",")) if m[1] != "mixture" else ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"write {pair!r} in population {text!r} as name=value")
+        args[name] = value if re.fullmatch("[a-z]+", value) else _number(value, text)
+    return m[1], args
+
+
+def _number(value: str, text: str) -> float | int:
+    try:
+        return int(value) if re.fullmatch(r"\d+", value) else float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} in population {text!r} is not a number") from None
+
+
+def _make(cls: type, args: dict, text: str):
+    try:
+        return cls(**args)
+    except TypeError:
+        known = ", ".join(cls.__dataclass_fields__)
+        raise ValueError(f"population {text!r}: {cls.__name__} takes {known}, got {', '.join(args)}") from None
+
+
+def _unknown(name: str, text: str) -> ValueError:
+    near = get_close_matches(name, _KNOWN, 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(
+        f"unknown population {name!r} in {text!r}{hint} Known: normal, laplace, uniform, tN (N > 2), mixture(), with +outliers()"
+    )
