@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Key, Num
+from jaxtyping import Array, Float, Int, Integer, Key
 
 Weights: TypeAlias = Float[Array, "..."]
 Matrix: TypeAlias = Float[Array, "out in"]
@@ -38,4 +38,4 @@ Scale: TypeAlias = Float[Array, "..."]
 ZeroPoint: TypeAlias = Int[Array, "..."]
 PRNGKey: TypeAlias = Key[Array, ""]
 Shape: TypeAlias = tuple[int, ...]
-ArrayLike: TypeAlias = jax.Array | np.ndarray | Num[Array, "..."] | list | float | int
+ArrayLike: TypeAlias = jax.Array | np.ndarray | np.generic | list | tuple | float | int

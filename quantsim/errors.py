@@ -285,10 +285,10 @@ def _class_sums(w: Weights, w_hat: Weights, edges: Float[Array, " edges"]) -> tu
     def tile(pair: tuple) -> tuple:
         a, b = pair
         e, magnitude = jnp.abs(error(a, b)), jnp.abs(a)
-        inside = (magnitude >= edges[:-1, None]) & (magnitude < edges[1:, None])
+        inside = (magnitude[None] >= edges[:-1, None]) & (magnitude[None] < edges[1:, None])
         ratio = jnp.where(a == 0, 0.0, e / jnp.where(a == 0, 1.0, magnitude))
         values = jnp.stack([jnp.ones_like(a), e, e * e, a * a, ratio, (a != 0) * 1.0])
-        return jnp.sum(inside[:, None] * values[None], axis=-1), jnp.max(inside * e, axis=-1)
+        return jnp.sum(inside[:, None] * values[None], axis=-1), jnp.max(inside * e[None], axis=-1)
 
     return lax.map(tile, (_tiled(w), _tiled(w_hat)))
 

@@ -112,13 +112,15 @@ FORMATS: dict[str, Format] = {
         Float("e2m1", 2, 1),
         Codebook("nf4", tuple(float(v) for v in _NF4.split())),
         Codebook("af4", tuple(float(v) for v in _AF4.split())),
-        Codebook("fp4", tuple(sorted({s * v / 12 for v in _BNB_FP4 for s in (-1, 1)}))),
+        Codebook("fp4", tuple(sorted({s * v / 12 for v in _BNB_FP4 for s in (1, -1)}))),
     )
 }
 
 
 def parse(name: str) -> Format:
     """Format of a name in the table, or of any ``ExMy`` with 2 to 8 exponent and 0 to 22 mantissa bits.
+
+    Not e8m0: with the specials of float32 it has no code for NaN.
 
     Raises:
         KeyError: if the name is neither.
@@ -128,7 +130,7 @@ def parse(name: str) -> Format:
     """
     if name in FORMATS:
         return FORMATS[name]
-    if m := re.fullmatch(r"e([2-8])m(\d|1\d|2[0-2])", name):
+    if name != "e8m0" and (m := re.fullmatch(r"e([2-8])m(\d|1\d|2[0-2])", name)):
         e, bits = int(m[1]), int(m[2])
         return Float(name, e, bits, "ieee" if e == 8 else "finite")
     raise KeyError(name)

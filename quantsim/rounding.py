@@ -57,15 +57,16 @@ def round_to_grid(
     """``x`` rounded to the grid and clipped to its range; the fields of ``g`` may be traced.
 
     ``quantum = 2^(max(floor(log2 |x|), min_exponent) - mantissa_bits)``, ``round(x / quantum) * quantum``; both factors
-    are exact. Magnitudes below 2^-126 count as zero.
+    are exact. Magnitudes below 2^-126 count as zero, infinities saturate, NaN stays NaN.
 
     >>> from quantsim.formats import parse
     >>> round_to_grid(jnp.array([0.3, 2.6, 99.0]), grid(parse("e2m1"))).tolist()
     [0.5, 3.0, 6.0]
     """
+    x = jnp.clip(x, g.low, g.high)  # first: the powers of two of an infinity are no normal numbers
     exponent = jnp.maximum(ieee.exponent_of(x), g.min_exponent) - g.mantissa_bits
     scaled = x * ieee.power_of_two(-exponent)
-    return jnp.clip(round_integer(scaled, rounding, key) * ieee.power_of_two(exponent), g.low, g.high)
+    return round_integer(scaled, rounding, key) * ieee.power_of_two(exponent)
 
 
 def _round_bits(
@@ -105,7 +106,7 @@ def _snap_codebook(x: Float[Array, "..."], book: Codebook) -> Float[Array, "..."
     out = jnp.full_like(x, book.values[0])
     for threshold, level in zip(_thresholds(book), book.values[1:], strict=True):
         out = jnp.where(x > threshold, jnp.float32(level), out)
-    return out + (x - x)
+    return jnp.where(jnp.isnan(x), x, out)
 
 
 def snap(
@@ -120,7 +121,8 @@ def snap(
     if isinstance(fmt, Codebook):
         return _snap_codebook(x, fmt)
     if isinstance(fmt, Integer):
-        return jnp.clip(round_integer(x, rounding, key), *grid(fmt)[2:])
+        rounded = jnp.clip(round_integer(x, rounding, key), *grid(fmt)[2:])
+        return jnp.where(rounded == 0, 0.0, rounded)  # an integer code has no -0
     if fmt.exponent_bits == 8:
         return _round_bits(x, fmt, rounding, key)
     return _beyond(x, fmt, round_to_grid(x, grid(fmt), rounding, key))
@@ -158,7 +160,8 @@ def encode(x: Float[Array, "..."], fmt: Format, rounding: Rounding = "even", key
 def _pattern(v: Float[Array, "..."], fmt: FloatFormat) -> Codes:
     m, bits = fmt.mantissa_bits, ieee.bits_of(v)
     if fmt.exponent_bits == 8:
-        return lax.shift_right_logical(bits, jnp.int32(23 - m))
+        quiet = jnp.where(jnp.isnan(v), bits | 0x00400000, bits)  # a NaN keeps a bit that is not cut off
+        return lax.shift_right_logical(quiet, jnp.int32(23 - m))
     g = grid(fmt)
     exponent = ieee.exponent_of(v)
     normal = ((exponent - int(g.min_exponent) + 1) << m) | ((bits >> (23 - m)) & (2**m - 1))

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from quantsim import ieee
-from quantsim._types import PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:

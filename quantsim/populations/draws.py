@@ -6,17 +6,18 @@ the bit. Like those, ``normal`` and ``laplace`` come from 23-bit uniforms and so
 and 11.27 (ln 2^23 / sqrt 2); the tails of 10^8 draws reach further.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from quantsim._types import PRNGKey
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_ROUNDS = 12
 
 
 class Index(NamedTuple):
@@ -73,6 +74,12 @@ def uniform(key: PRNGKey, i: Index) -> Float[Array, "..."]:
     return _unit(bits(key, i))
 
 
+def chance(key: PRNGKey, i: Index, p: Any) -> Bool[Array, "..."]:
+    """True with probability ``p``, from all 32 bits: the 23 of ``uniform`` would turn 10^-6 into 1.07 10^-6."""
+    p = jnp.asarray(p, jnp.float32)
+    return (bits(key, i).astype(jnp.float32) * np.float32(2.0**-32) < p) | (p >= 1)
+
+
 def _symmetric(key: PRNGKey, i: Index, low: np.float32) -> Float[Array, "..."]:
     return jnp.maximum(_unit(bits(key, i)) * 2.0 + low, low)
 
@@ -110,17 +117,19 @@ def student_t(key: PRNGKey, i: Index, df: float) -> Float[Array, "..."]:
 def permuted(key: PRNGKey, j: Int32[Array, " n"], size: int) -> Int32[Array, " n"]:
     """Image of each ``j`` under a keyed permutation of ``range(size)``.
 
-    A four-round Feistel network on the next even number of bits, walked along its cycle until it lands below ``size``
-    (Black and Rogaway, CT-RSA 2002); distinct ``j`` have distinct images and nothing of length ``size`` is formed.
+    A Feistel network on the next even number of bits, walked along its cycle until it lands below ``size`` (Black and
+    Rogaway, CT-RSA 2002); distinct ``j`` have distinct images and nothing of length ``size`` is formed. Twelve rounds,
+    because the pairs drawn from a few units are far from equally likely after the four that large sizes need.
     """
     half = max(-(-(size - 1).bit_length() // 2), 1)
     mask = jnp.uint32((1 << half) - 1)
 
     def step(v: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
-        left, right = v >> half, v & mask
-        for r in range(4):
-            word = bits(key, Index(jnp.full_like(right, r), right))
-            left, right = right, (left ^ word) & mask
+        def mix(r: UInt32[Array, ""], sides: tuple) -> tuple:
+            left, right = sides
+            return right, (left ^ bits(key, Index(jnp.full_like(right, r), right))) & mask
+
+        left, right = lax.fori_loop(jnp.uint32(0), jnp.uint32(_ROUNDS), mix, (v >> half, v & mask))
         return (left << half) | right
 
     first = step(j.astype(jnp.uint32))

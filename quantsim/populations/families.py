@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from quantsim._types import PRNGKey
+from quantsim._types import ArrayLike, PRNGKey
 from quantsim.populations import draws
 from quantsim.populations.base import Population, scaled
 from quantsim.populations.draws import Index

@@ -1,8 +1,8 @@
 """Exact error of a fixed set of levels on an infinite population."""
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from quantsim._types import ArrayLike
 from quantsim.populations import Population
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)

@@ -1,0 +1,73 @@
+"""Measured rows: one flat dict each, one JSON object a line."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Rows(list[dict[str, Any]]):
+    """A list of rows that can be filtered and read by column.
+
+    >>> rows = Rows([{"spec": "int8", "sqnr_db": 42.0}, {"spec": "int4", "sqnr_db": 20.0}])
+    >>> rows.where(spec="int4").one("sqnr_db"), rows.column("sqnr_db").tolist()
+    (20.0, [42.0, 20.0])
+    """
+
+    def where(self, **equal: Any) -> "Rows":
+        """Rows whose columns have these values."""
+        return Rows(r for r in self if all(r.get(k) == v for k, v in equal.items()))
+
+    def column(self, name: str) -> np.ndarray:
+        """Values of a column, NaN where there is no number."""
+        return np.array([np.nan if r.get(name) is None else r[name] for r in self])
+
+    def one(self, name: str) -> Any:
+        """Value of a column in the only row there is.
+
+        Raises:
+            LookupError: if there is not exactly one row.
+        """
+        if len(self) != 1:
+            raise LookupError(f"{len(self)} rows where one is needed for {name!r}")
+        return self[0][name]
+
+    def values(self, name: str) -> list[Any]:
+        """Distinct values of a column, in order of appearance."""
+        return list(dict.fromkeys(r[name] for r in self if name in r))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: NumPy scalars and arrays unwrapped, numbers that JSON lacks as null."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dumps(row: dict[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+
+
+def load(path: Path) -> Rows:
+    """Rows of a file."""
+    return Rows(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def save(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows, whole or not at all."""
+    replace_text(path, "".join(dumps(r) + "\n" for r in rows))
