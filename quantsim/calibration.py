@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
+from numpy.typing import NDArray
 
 from quantsim import formats, ieee
 from quantsim._types import Blocks, PerBlock
@@ -75,7 +76,8 @@ def calibrate(blocks: Blocks, fmt: Format, rule: Calibration, counts: Counts) ->
     if isinstance(rule, Percentile):
         return divide_by_reach(_percentile(blocks, rule.p, counts), fmt)
     if isinstance(rule, RMS):
-        return divide_by_reach(_rms(blocks, counts) * np.float32(normal_reach(fmt)), fmt)
+        scale = divide_by_reach(_rms(blocks, counts), fmt) * np.float32(normal_reach(fmt))
+        return jnp.minimum(scale, np.finfo(np.float32).max)
     if isinstance(rule, MSE):
         return _search(blocks, fmt)
     return divide_by_reach(ieee.absmax(blocks), fmt)
@@ -118,15 +120,25 @@ def _order_statistic(magnitude_bits: Int[Array, "blocks size"], from_top: Counts
     return lax.fori_loop(0, 31, halve, jnp.zeros((magnitude_bits.shape[0], 1), jnp.int32))
 
 
+def _ranks(p: float, n: NDArray[np.integer] | int) -> tuple:
+    """Of n weights the two ranks from the top around the percentile, and the distances from either, in float64."""
+    rank = (1 - p / 100) * (n - 1)
+    upper = np.floor(rank)
+    above, below = upper.astype(np.int32), np.minimum(upper + 1, n - 1).astype(np.int32)
+    return above, below, np.float32(rank - upper), np.float32(upper + 1 - rank)
+
+
 def _percentile(blocks: Blocks, p: float, counts: Counts) -> PerBlock:
     # ranks from the top: the zeros of the padding stay at the bottom, out of the way
-    rank = (1 - p / 100) * (np.float64(counts) - 1 if isinstance(counts, int) else counts - 1.0)
-    upper = jnp.floor(rank).astype(jnp.int32)
-    fraction = jnp.asarray(rank - np.floor(rank) if isinstance(counts, int) else rank - upper, jnp.float32)
+    if isinstance(counts, int):
+        above, below, down, up = (v.item() for v in _ranks(p, counts))
+    else:
+        above, below, down, up = (jnp.asarray(v)[counts - 1] for v in _ranks(p, np.arange(1, blocks.shape[-1] + 1)))
     bits = ieee.bits_of(blocks) & 0x7FFFFFFF
-    high = ieee.from_bits(_order_statistic(bits, upper))
-    low = ieee.from_bits(_order_statistic(bits, jnp.minimum(upper + 1, jnp.asarray(counts) - 1)))
-    return high - ieee.unfused((high - low) * fraction, high)
+    high, low = (ieee.from_bits(_order_statistic(bits, rank)) for rank in (above, below))
+    gap = high - low
+    # from the nearer end, as numpy does: no cancellation
+    return jnp.where(down < up, high - ieee.unfused(gap * down, high), low + ieee.unfused(gap * up, low))
 
 
 def _search(blocks: Blocks, fmt: Format) -> PerBlock:

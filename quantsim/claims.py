@@ -113,7 +113,7 @@ def share_of_cases(what: str) -> Rule:
 
 def no_statement(why: str) -> Rule:
     """For a sentence that states nothing which data could decide; needs the reason."""
-    return Rule(f"out of scope: {why}", lambda value, se: "out of scope")
+    return Rule(f"out of scope: {why}", lambda _value, _se: "out of scope")
 
 
 @cache
@@ -164,6 +164,11 @@ def ledger(settled: Iterable[tuple[str, Iterable[Claim], Rows]]) -> list[dict[st
     return [plain(vars(s) | verdicts.get(s.id, unsettled)) for s in statements()]
 
 
+def settled_count(entries: list[dict[str, Any]]) -> int:
+    """How many statements have a verdict."""
+    return sum(e["verdict"] != "open" for e in entries)
+
+
 def to_json(entries: list[dict[str, Any]]) -> str:
     """The ledger as it is stored."""
     return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
@@ -186,8 +191,7 @@ def to_markdown(entries: list[dict[str, Any]]) -> str:
         + " |\n"
         for e in entries
     ]  # fmt: skip
-    settled = sum(e["verdict"] != "open" for e in entries)
-    return f"# Ledger\n\n{settled} of {len(entries)} statements settled.\n\n{head}{''.join(lines)}"
+    return f"# Ledger\n\n{settled_count(entries)} of {len(entries)} statements settled.\n\n{head}{''.join(lines)}"
 
 
 def number_text(entry: dict[str, Any]) -> str:

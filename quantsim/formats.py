@@ -10,6 +10,7 @@ Dettmers et al., QLoRA, arXiv:2305.14314 (nf4); Yoshida, arXiv:2306.06965 (af4 f
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from math import frexp
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -187,6 +188,20 @@ def levels(fmt: Format) -> np.ndarray:
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
     return np.array(_levels(fmt))
+
+
+def ends(fmt: Format) -> np.ndarray:
+    """The last two levels on either side, also of formats with too many levels to list.
+
+    >>> ends(parse("e2m1")).tolist()
+    [-6.0, -4.0, 4.0, 6.0]
+    """
+    if fmt.bits <= 16:
+        return levels(fmt)[[0, 1, -2, -1]]
+    assert isinstance(fmt, Float)
+    top = largest(fmt)
+    below = top - 2.0 ** (frexp(top)[1] - 1 - fmt.mantissa_bits)
+    return np.array([-top, -below, below, top])
 
 
 def largest(fmt: Format) -> float:

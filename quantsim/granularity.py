@@ -49,15 +49,15 @@ def _axis(g: Channel | Block, shape: Shape) -> int:
     return g.axis % len(shape) if shape else 0
 
 
-def _lengths(g: Granularity, shape: Shape) -> tuple[int, int, int]:
-    """Rows of the view before blocking, length of a row, size of a block."""
+def _lengths(g: Granularity, shape: Shape) -> tuple[int, int, int, int]:
+    """Rows of the view before blocking, length of a row, blocks in a row, size of a block."""
     if isinstance(g, Tensor) or not shape:
-        return 1, prod(shape), max(prod(shape), 1)
+        return 1, prod(shape), 1, max(prod(shape), 1)
     axis = _axis(g, shape)
+    rest = prod(n for i, n in enumerate(shape) if i != axis)
     if isinstance(g, Channel):
-        rest = prod(shape) // shape[axis] if shape[axis] else 0
-        return shape[axis], rest, max(rest, 1)
-    return (prod(shape) // shape[axis] if shape[axis] else 0), shape[axis], g.size
+        return shape[axis], rest, 1, max(rest, 1)
+    return rest, shape[axis], -(-shape[axis] // g.size), g.size
 
 
 def _moved(g: Granularity, shape: Shape) -> tuple[int, int]:
@@ -90,13 +90,13 @@ def to_blocks(w: Shaped[Array, "..."], g: Granularity) -> Shaped[Array, "blocks 
     >>> to_blocks(jnp.arange(10.0).reshape(2, 5), Block(3)).tolist()
     [[0.0, 1.0, 2.0], [3.0, 4.0, 0.0], [5.0, 6.0, 7.0], [8.0, 9.0, 0.0]]
     """
-    rows, length, size = _lengths(g, w.shape)
+    rows, length, blocks, size = _lengths(g, w.shape)
     if w.ndim:
         w = jnp.moveaxis(w, *_moved(g, w.shape))
     w = w.reshape(rows, length)
-    if tail := -length % size:
+    if tail := blocks * size - length:
         w = jnp.pad(w, ((0, 0), (0, tail)))
-    return w.reshape(-1, size)
+    return w.reshape(rows * blocks, size)
 
 
 def from_blocks(blocks: Shaped[Array, "blocks size"], g: Granularity, shape: Shape) -> Shaped[Array, "..."]:
@@ -106,8 +106,8 @@ def from_blocks(blocks: Shaped[Array, "blocks size"], g: Granularity, shape: Sha
     >>> bool((from_blocks(to_blocks(w, Block(3)), Block(3), w.shape) == w).all())
     True
     """
-    rows, length, size = _lengths(g, shape)
-    w = blocks.reshape(rows, -(-length // size) * size)[:, :length]
+    rows, length, in_row, size = _lengths(g, shape)
+    w = blocks.reshape(rows, in_row * size)[:, :length]
     if not shape:
         return w.reshape(shape)
     source, target = _moved(g, shape)
@@ -122,8 +122,8 @@ def block_counts(g: Granularity, shape: Shape) -> Shaped[Array, "blocks 1"] | in
     >>> block_counts(Block(3), (2, 5)).ravel().tolist(), block_counts(Channel(), (2, 5))
     ([3, 2, 3, 2], 5)
     """
-    rows, length, size = _lengths(g, shape)
+    rows, length, blocks, size = _lengths(g, shape)
     if not length % size:
         return size
-    in_row = jnp.minimum(length - size * jnp.arange(-(-length // size)), size)
+    in_row = jnp.minimum(length - size * jnp.arange(blocks), size)
     return jnp.tile(in_row, rows)[:, None]

@@ -23,7 +23,10 @@ def from_bits(b: Int32[Array, "..."]) -> Float[Array, "..."]:
 
 
 def divide(x: Float[Array, "..."], divisor: Float[Array, "..."] | float) -> Float[Array, "..."]:
-    """``x / divisor`` rounded once; ``divisor`` may be a scalar, a constant or broadcast. NaN where x is not finite."""
+    """``x / divisor`` rounded once; ``divisor`` may be a scalar, a constant or broadcast. NaN where x is not finite.
+
+    ``x`` is known to the compiler only at run time: of a constant, such as the 1 of a reciprocal, it folds ``x - x``.
+    """
     return lax.div(x, divisor + (x - x))
 
 

@@ -4,7 +4,6 @@ Products that serve as a reference run in float32 with the highest precision (GP
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,7 @@ class OutputError:
 
 
 def product(x: Activations, w: Matrix) -> Float[Array, "batch out"]:
-    """x Wᵀ in float32, highest precision on every device."""
+    """X Wᵀ in float32, highest precision on every device."""
     return jnp.matmul(x, w.T, precision=lax.Precision.HIGHEST)
 
 
@@ -110,7 +109,7 @@ def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """sum a / sum b and its standard error by the delta method."""
+    """Sum a / sum b and its standard error by the delta method."""
     with np.errstate(divide="ignore", invalid="ignore"):
         r, n = a.sum() / b.sum(), len(a)
         se = np.sqrt(((a - r * b) ** 2).sum() * n / (n - 1)) / b.sum() if n > 1 else np.nan
@@ -134,7 +133,7 @@ def integer_product(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) 
 
 
 def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
-    """x Wᵀ of two symmetric int8 arrays: integer products, the scales applied after.
+    """X Wᵀ of two symmetric int8 arrays: integer products, the scales applied after.
 
     Scales per tensor or per row are applied once; with blocks, which must be equal in both, once for each block.
 
@@ -162,9 +161,10 @@ def _row_scale(a: QuantizedArray) -> Float[Array, " rows"]:
     return jnp.broadcast_to(a.scale, a.codes.shape[:1])
 
 
-@partial(jax.jit)
+@jax.jit
 def _block_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
-    assert x.scale is not None and w.scale is not None
+    assert x.scale is not None
+    assert w.scale is not None
     assert isinstance(w.quantizer.granularity, Block)
     size = w.quantizer.granularity.size
     blocks = [to_blocks(a.codes, Block(size)).reshape(a.codes.shape[0], -1, size).swapaxes(0, 1) for a in (x, w)]

@@ -1,5 +1,6 @@
 """The 16×32 matrix that the documents quantize, and the report of one quantized matrix."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def document_matrix(seed: int = 42, shape: tuple[int, int] = (16, 32)) -> np.nda
     >>> document_matrix().shape, round(float(abs(document_matrix()).max()), 4)
     ((16, 32), 0.9899)
     """
-    return np.random.RandomState(seed).uniform(-1.0, 1.0, shape).astype(np.float32)  # noqa: NPY002 - the documents' own
+    return np.random.RandomState(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
 
 
 def report(w: ArrayLike, q: Quantizer) -> dict[str, Any]:
@@ -37,8 +38,7 @@ def report(w: ArrayLike, q: Quantizer) -> dict[str, Any]:
     stats, e = error_stats(w32, w_hat), np.abs(np.asarray(error(w32, w_hat)))
     edges = [0.0, *(high for high, _ in LEGEND)]
     counts = [
-        int(((e > low) & (e <= high)).sum()) + (low == 0.0) * int((e == 0).sum())
-        for low, high in zip(edges, edges[1:], strict=False)
+        int(((e > low) & (e <= high)).sum()) + (low == 0.0) * int((e == 0).sum()) for low, high in pairwise(edges)
     ]
     return {
         "spec": str(q),

@@ -1,6 +1,6 @@
 """Figures: the only module that imports matplotlib. Byte-identical when drawn again from the same rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +55,7 @@ def mark_claim(ax: Axes, x: float, y: float, text: str, *, offset: tuple[float, 
     ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=6.5, color="0.1", zorder=5, **kw)
 
 
-def letter(axes: Sequence[Axes]) -> None:
+def letter(axes: Iterable[Axes]) -> None:
     """Letters a, b, c … above the panels."""
     for ax, name in zip(axes, "abcdefghijklmnop", strict=False):
         ax.set_title(name, loc="left", fontweight="bold", fontsize=8)

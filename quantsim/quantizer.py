@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from quantsim import formats, ieee
@@ -148,9 +150,9 @@ class QuantizedArray:
     ((64,), (2,), 41)
     """
 
-    codes: Codes
-    scale: Scale | None
-    zero_point: ZeroPoint | None
+    codes: Codes | Any  # Any: a tree transformation may put shapes or specs in the place of arrays
+    scale: Scale | Any | None
+    zero_point: ZeroPoint | Any | None
     quantizer: Quantizer
 
     def dequantize(self) -> Weights:
@@ -179,6 +181,7 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
     with np.errstate(over="ignore"):
         w32 = jnp.asarray(w.astype(np.float32))
     if nonfinite == "raise" and not _all_finite(w32):
+        w, w32 = (lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (w, w32))
         bad = np.argwhere(~np.isfinite(np.asarray(w32)))
         at = tuple(int(i) for i in bad[0])
         raise ValueError(
@@ -273,7 +276,7 @@ def _roundtrip_jvp(q: Quantizer, primals: tuple, tangents: tuple) -> tuple[Weigh
 
 @partial(jax.jit, static_argnums=0)
 def _clipped(q: Quantizer, w: Weights) -> Bool[Array, "..."]:
-    levels = formats.levels(q.format) if q.format.bits <= 16 else np.array([-1.0, 1.0]) * formats.largest(q.format)
+    levels = formats.ends(q.format)
     if q.granularity is None:
         return _outside(w, levels)
     blocks = to_blocks(w, q.granularity)
@@ -289,4 +292,5 @@ def _clipped(q: Quantizer, w: Weights) -> Bool[Array, "..."]:
 def _outside(x: Float[Array, "..."], levels: np.ndarray) -> Bool[Array, "..."]:
     """Beyond the last level by more than half of the last gap."""
     low, high = levels[0] - (levels[1] - levels[0]) / 2, levels[-1] + (levels[-1] - levels[-2]) / 2
-    return (x < low) | (x > high)
+    limit = float(np.finfo(np.float32).max)
+    return (x < max(low, -limit)) | (x > min(high, limit))

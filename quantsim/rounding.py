@@ -1,8 +1,9 @@
 """Blocks in units of their scale to codes and back, exact to the bit.
 
 ``snap`` gives the nearest level, ``encode`` its code, ``decode`` the level of a code; ``snap`` is ``decode`` after
-``encode`` to the bit. One arithmetic kernel, ``round_to_grid``, rounds every integer and every small float; formats with the eight
-exponent bits of float32 are rounded in their bit pattern, because float32 subnormals are flushed in arithmetic.
+``encode`` to the bit. One arithmetic kernel, ``round_to_grid``, rounds every integer and every small float; formats
+with the eight exponent bits of float32 are rounded in their bit pattern, because float32 subnormals are flushed in
+arithmetic.
 """
 
 from typing import Literal, TypeAlias, get_args

@@ -9,6 +9,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
+import numpy as np
+
 from quantsim import formats
 from quantsim.calibration import MSE, RMS, Absmax, Calibration, MinMax, Percentile
 from quantsim.formats import Format, Integer
@@ -51,8 +53,8 @@ def parse_fields(text: str) -> dict[str, Any]:
 def _token(token: str, text: str) -> tuple[str, Any]:
     if token in _CALIBRATIONS:
         return "calibration", _CALIBRATIONS[token]
-    if token in _SCALE_FORMATS:
-        return "scale_format", formats.FORMATS[token]
+    if token in _SCALE_FORMATS or (re.fullmatch(r"e\d+m\d+", token) and _is_format(token)):
+        return "scale_format", formats.parse(token)
     if token in _BOUNDS:
         return "bounds", token
     if token in ROUNDINGS:
@@ -95,7 +97,7 @@ def _unknown(what: str, token: str, text: str) -> ValueError:
         if what == "format"
         else ", ".join(_WORDS).replace("block, p,", "blockN, pN,")
     )
-    hint = f"; did you mean {':'.join(map(str, meant))!r}?" if all(meant) else ""
+    hint = f"; did you mean {':'.join(map(str, meant))!r}?" if all(meant) else "."
     return ValueError(f"unknown {what} {token!r} in spec {text!r}{hint} Known: {known}")
 
 
@@ -131,5 +133,5 @@ def _spell_granularity(g: Granularity) -> str:
 
 def _spell_calibration(rule: Calibration) -> str:
     if isinstance(rule, Percentile):
-        return f"p{rule.p:.12g}"
+        return "p" + np.format_float_positional(rule.p, trim="-")
     return next(name for name, known in _CALIBRATIONS.items() if known == rule)

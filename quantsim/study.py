@@ -1,4 +1,4 @@
-"""The runner: finds the studies, measures or loads their rows, draws, judges, and writes where the numbers come from."""
+"""The runner: finds the studies, measures or loads their rows, draws, and writes where the numbers come from."""
 
 import ast
 import hashlib
@@ -56,7 +56,8 @@ def module(name: str) -> ModuleType:
         package = importlib.util.spec_from_file_location(
             "quantsim.studies", folder() / "__init__.py", submodule_search_locations=[str(folder())]
         )
-        assert package and package.loader
+        assert package
+        assert package.loader
         sys.modules["quantsim.studies"] = importlib.util.module_from_spec(package)
         package.loader.exec_module(sys.modules["quantsim.studies"])
     return importlib.import_module(f"quantsim.studies.{name}")

@@ -3,19 +3,25 @@
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int32
 
 from quantsim import errors
 from quantsim._types import PRNGKey, Shape
+from quantsim.calibration import Absmax
 from quantsim.errors import ErrorStats, Tally
-from quantsim.populations import Population, key
+from quantsim.formats import Integer
+from quantsim.granularity import scale_shape
+from quantsim.populations import Contaminated, Population, key
 from quantsim.quantizer import Quantizer
+from quantsim.theory import absmax_int_mse
 
 
 def population_key(seed: int, name: str) -> PRNGKey:
@@ -39,12 +45,12 @@ def _round(
 ) -> tuple[Tally, ...]:
     """One array on every device."""
 
-    def one(number: Int32[Array, "1"]) -> tuple[Tally, ...]:
-        each = tallies(pop, quantizers, shape, jax.random.fold_in(base, number[0]))
+    def one(base: PRNGKey, first: Int32[Array, ""]) -> tuple[Tally, ...]:
+        number = first + lax.axis_index("arrays")
+        each = tallies(pop, quantizers, shape, jax.random.fold_in(base, number))
         return jax.tree.map(lambda leaf: leaf[None], each)
 
-    numbers = first + jnp.arange(mesh.size, dtype=jnp.int32)
-    return jax.shard_map(one, mesh=mesh, in_specs=P("arrays"), out_specs=P("arrays"), check_vma=False)(numbers)
+    return jax.shard_map(one, mesh=mesh, in_specs=(P(), P()), out_specs=P("arrays"), check_vma=False)(base, first)
 
 
 def measure(
@@ -86,3 +92,23 @@ def measure(
             if (first + device + 1) % 16 == 0 and enough is not None and enough(stats):
                 return stats
     return stats
+
+
+def predicted_sqnr_db(pop: Population, q: Quantizer, shape: Shape) -> float | None:
+    """SQNR that theory gives for symmetric absmax integers with float32 scales, else None.
+
+    The uniform-noise model needs a step below the standard deviation of the bulk; beyond that nothing is predicted.
+
+    >>> import quantsim as qs
+    >>> predicted_sqnr_db(qs.populations.Uniform(), qs.parse("nf4:block64"), (64, 64)) is None
+    True
+    """
+    plain = isinstance(q.format, Integer) and q.format.bounds == "narrow" and q.rounding == "even"
+    if not plain or q.granularity is None or q.calibration != Absmax() or q.scale_format.name != "f32":
+        return None
+    n = prod(shape) // prod(scale_shape(q.granularity, shape))
+    mse = absmax_int_mse(pop, n, q.format.bits)
+    bulk = pop.bulk if isinstance(pop, Contaminated) else pop
+    if n < 2 or 12 * mse > bulk.std_dev() ** 2:
+        return None
+    return float(-10 * np.log10(mse / pop.moment(2)))

@@ -1,7 +1,8 @@
 """Synthetic weight populations: families, mixtures, samples of real weights, each with outliers where wanted."""
 
 from quantsim.populations.base import Population, expected_absmax_power, key
-from quantsim.populations.families import Empirical, Laplace, Mixture, Normal, StudentT, Uniform
+from quantsim.populations.empirical import Empirical
+from quantsim.populations.families import Laplace, Mixture, Normal, StudentT, Uniform
 from quantsim.populations.outliers import Contaminated, Outliers
 from quantsim.populations.spec import parse
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from quantsim import ieee
-from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, Number, PRNGKey, Shape, Weights
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:
@@ -51,11 +51,17 @@ class Population(ABC):
         """P(X <= x)."""
 
     @abstractmethod
-    def moment(self, k: int) -> float:
+    def moment(self, k: int) -> Number:
         """E[X^k]; infinite where it does not exist, 0 for the odd ones of symmetric populations."""
 
     def sample(
-        self, key: PRNGKey, shape: Shape, *, start: int = 0, of: Shape | None = None, dtype: DTypeLike = jnp.float32
+        self,
+        key: PRNGKey,
+        shape: Shape,
+        *,
+        start: int | Index = 0,
+        of: Shape | None = None,
+        dtype: DTypeLike = jnp.float32,
     ) -> Weights:
         """Elements ``start …`` of the infinite sequence that ``key`` names, drawn in float32 and cast last.
 
@@ -66,14 +72,30 @@ class Population(ABC):
             of: shape of that larger array, ``shape`` if it is whole; only layouts and counts of outliers look at it.
             dtype: type of the result.
 
+        Raises:
+            ValueError: if the layout of outliers needs ``of`` and the chunk does not lie within it.
+
         >>> from quantsim.populations import Normal, key
         >>> whole = Normal().sample(key(0), (6,))
         >>> bool((Normal().sample(key(0), (2,), start=4) == whole[4:]).all())
         True
         """
         whole = tuple(of or shape)
+        if not isinstance(start, Index) and start + prod(shape) > prod(whole):
+            self._check_beyond(whole)
         draw = _sample if _is_static(self) else _elements_of
         return draw(self, prod(shape), whole, key, _words(start)).reshape(shape).astype(dtype)
+
+    def _check_beyond(self, whole: Shape) -> None:
+        """Reject elements behind the end of an array of shape ``whole``, where it matters; outliers override this."""
+
+    def _breaks(self) -> NDArray[np.float64]:
+        """Magnitudes at which the density or the tail jumps; quadrature splits there."""
+        return np.zeros(0)
+
+    def _reach(self) -> float:
+        """Magnitude that is exceeded with probability 1e-280 only: where quadrature may end."""
+        return float(_bisect(lambda x: self.tail(x) <= 1e-280, (), low=0.0))
 
     def _in_array(self, key: PRNGKey, i: Index, whole: Shape) -> Float[Array, " n"]:
         """Elements of an array of shape ``whole``; outliers override this."""
@@ -95,11 +117,11 @@ class Population(ABC):
         x = np.asarray(x, np.float64)
         return 2 * self.cdf(-x)
 
-    def std_dev(self) -> float:
+    def std_dev(self) -> Number:
         """Root of the second moment; every family but positive outliers has mean 0."""
-        return float(np.sqrt(self.moment(2)))
+        return self.moment(2) ** 0.5
 
-    def kurtosis(self) -> float:
+    def kurtosis(self) -> Number:
         """E[X^4] / E[X^2]^2: 3 for a normal, 1.8 for a uniform population.
 
         >>> from quantsim.populations import Laplace, StudentT
@@ -136,11 +158,12 @@ class Population(ABC):
 def expected_absmax_power(pop: Population, n: int, power: int) -> float:
     """E[max(|x_1| … |x_n|)^power] = power times the integral of x^(power-1) (1 - (1 - tail(x))^n) over x > 0.
 
-    Gauss-Legendre on panels between the magnitudes at which the integrand falls, split in decades of n tail(x).
+    Gauss-Legendre on panels between the magnitudes at which the integrand falls, split in decades of n tail(x); the last
+    ones lie far out, because the second power of Student's t with few degrees of freedom converges slowly.
     """
-    decades = np.concatenate([10.0 ** np.arange(2, -17, -0.5) / n])
+    decades = 10.0 ** np.concatenate([np.arange(2, -17, -0.5), np.arange(-17, -281, -2.0)]) / n
     edges = _bisect(lambda x: pop.tail(x) <= decades, decades.shape, low=0.0)
-    edges = np.unique(np.concatenate([[0.0], edges[0] * np.linspace(0.25, 1, 4), edges]))
+    edges = np.unique(np.concatenate([[0.0], edges[0] * np.linspace(0.25, 1, 4), edges, pop._breaks()]))
     a, b = edges[:-1, None], edges[1:, None]
     x = (a + b) / 2 + (b - a) / 2 * _NODES
     with np.errstate(divide="ignore"):

@@ -6,7 +6,7 @@ the bit. Like those, ``normal`` and ``laplace`` come from 23-bit uniforms and so
 and 11.27 (ln 2^23 / sqrt 2); the tails of 10^8 draws reach further.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from quantsim._types import PRNGKey
+from quantsim._types import Number, PRNGKey
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROUNDS = 12
@@ -74,7 +74,7 @@ def uniform(key: PRNGKey, i: Index) -> Float[Array, "..."]:
     return _unit(bits(key, i))
 
 
-def chance(key: PRNGKey, i: Index, p: Any) -> Bool[Array, "..."]:
+def chance(key: PRNGKey, i: Index, p: Number) -> Bool[Array, "..."]:
     """True with probability ``p``, from all 32 bits: the 23 of ``uniform`` would turn 10^-6 into 1.07 10^-6."""
     p = jnp.asarray(p, jnp.float32)
     return (bits(key, i).astype(jnp.float32) * np.float32(2.0**-32) < p) | (p >= 1)
@@ -101,7 +101,7 @@ def laplace(key: PRNGKey, i: Index) -> Float[Array, "..."]:
     return jnp.sign(u) * jnp.log1p(-jnp.abs(u))
 
 
-def student_t(key: PRNGKey, i: Index, df: float) -> Float[Array, "..."]:
+def student_t(key: PRNGKey, i: Index, df: Number) -> Float[Array, "..."]:
     """Student's t by Bailey's polar formula, ``sqrt(df (u^(-2/df) - 1)) cos(2 pi v)``, exact for any df.
 
     The two words of one threefry call give ``u`` (32 bits, so the tails of 10^9 draws are there) and ``v``.

@@ -1,8 +1,7 @@
 """The bulk populations, all with mean 0 and parametrized by their standard deviation."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from math import factorial, inf, prod
 from typing import Any
 
 import jax
@@ -11,23 +10,31 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from quantsim._types import ArrayLike, PRNGKey
+from quantsim._types import ArrayLike, Number, PRNGKey
 from quantsim.populations import draws
 from quantsim.populations.base import Population, scaled
 from quantsim.populations.draws import Index
 
-_ROOT2, _ROOT3 = np.sqrt(2.0), np.sqrt(3.0)
+_ROOT2, _ROOT3 = 2.0**0.5, 3.0**0.5
 F64 = NDArray[np.float64]
 
 
-def _check_std(std: Any) -> None:
-    if isinstance(std, float | int) and not (0 < std < np.inf):
+def _check_std(std: Number) -> None:
+    if not isinstance(std, jax.Array) and not 0 < std < inf:
         raise ValueError(f"the standard deviation must be positive and finite, got {std}")
 
 
-def _suffix(**params: float) -> str:
-    shown = [f"{name}={value:.12g}" for name, value in params.items() if (name, value) != ("std", 1.0)]
-    return f"({','.join(shown)})" if shown else ""
+def spell(number: Number) -> str:
+    """The fewest digits that ``float`` reads back as the same number.
+
+    >>> spell(100.0), spell(1 / 3)
+    ('100', '0.3333333333333333')
+    """
+    return str(number) if isinstance(number, jax.Array) else repr(float(number)).removesuffix(".0")
+
+
+def _suffix(std: Number) -> str:
+    return "" if not isinstance(std, jax.Array) and std == 1.0 else f"(std={spell(std)})"
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Normal(Population):
     (3.0, 1.96)
     """
 
-    std: float = 1.0
+    std: Number = 1.0
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
@@ -60,12 +67,12 @@ class Normal(Population):
 
         return self.std * ndtri(np.asarray(p, np.float64))
 
-    def moment(self, k: int) -> float:
-        return 0.0 if k % 2 else float(np.prod(np.arange(1.0, k, 2)) * self.std**k)
+    def moment(self, k: int) -> Number:
+        return 0.0 if k % 2 else float(prod(range(1, k, 2))) * self.std**k
 
     def __str__(self) -> str:
         """Spec of the population."""
-        return "normal" + _suffix(std=self.std)
+        return "normal" + _suffix(self.std)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Laplace(Population):
     0.121558
     """
 
-    std: float = 1.0
+    std: Number = 1.0
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
@@ -99,12 +106,12 @@ class Laplace(Population):
         with np.errstate(divide="ignore"):
             return (self.std / _ROOT2) * np.where(p < 0.5, np.log(2 * p), -np.log(2 * (1 - p)))
 
-    def moment(self, k: int) -> float:
-        return 0.0 if k % 2 else float(np.prod(np.arange(1.0, k + 1)) * (self.std / _ROOT2) ** k)
+    def moment(self, k: int) -> Number:
+        return 0.0 if k % 2 else float(factorial(k)) * (self.std / _ROOT2) ** k
 
     def __str__(self) -> str:
         """Spec of the population."""
-        return "laplace" + _suffix(std=self.std)
+        return "laplace" + _suffix(self.std)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Uniform(Population):
     1.8
     """
 
-    std: float = 1.0
+    std: Number = 1.0
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
@@ -131,15 +138,18 @@ class Uniform(Population):
     def cdf(self, x: ArrayLike) -> F64:
         return np.clip(0.5 + np.asarray(x, np.float64) / (2 * self.std * _ROOT3), 0.0, 1.0)
 
+    def _breaks(self) -> F64:
+        return np.array([self.std * _ROOT3])
+
     def quantile(self, p: ArrayLike) -> F64:
         return (2 * np.asarray(p, np.float64) - 1) * self.std * _ROOT3
 
-    def moment(self, k: int) -> float:
-        return 0.0 if k % 2 else float((self.std * _ROOT3) ** k / (k + 1))
+    def moment(self, k: int) -> Number:
+        return 0.0 if k % 2 else (self.std * _ROOT3) ** k / (k + 1)
 
     def __str__(self) -> str:
         """Spec of the population."""
-        return "uniform" + _suffix(std=self.std)
+        return "uniform" + _suffix(self.std)
 
 
 @dataclass(frozen=True)
@@ -153,13 +163,13 @@ class StudentT(Population):
     9.0
     """
 
-    df: float
-    std: float = 1.0
+    df: Number
+    std: Number = 1.0
 
     def __post_init__(self) -> None:
         """Reject what has no variance."""
         _check_std(self.std)
-        if isinstance(self.df, float | int) and not (2 < self.df < np.inf):
+        if not isinstance(self.df, jax.Array) and not 2 < self.df < inf:
             raise ValueError(f"Student's t has a finite variance only for df > 2, got df = {self.df}")
 
     @property
@@ -186,16 +196,19 @@ class StudentT(Population):
 
         return self._scale * stdtrit(self.df, np.asarray(p, np.float64))
 
-    def moment(self, k: int) -> float:
+    def moment(self, k: int) -> Number:
         if k % 2:
             return 0.0
-        j = np.arange(1.0, k // 2 + 1)
-        unit = np.prod((2 * j - 1) / (self.df - 2 * j)) * self.df ** (k / 2) if k < self.df else np.inf
-        return float(unit * self._scale**k)
+        if k > 2 and k >= self.df:
+            return inf
+        return prod((2 * j - 1) / (self.df - 2 * j) for j in range(1, k // 2 + 1)) * (self.df * self._scale**2) ** (
+            k // 2
+        )
 
     def __str__(self) -> str:
         """Spec of the population."""
-        return f"t{self.df:.12g}" + _suffix(std=self.std)
+        df = self.df if isinstance(self.df, jax.Array) else np.format_float_positional(self.df, trim="-")
+        return f"t{df}" + _suffix(self.std)
 
 
 @dataclass(frozen=True)
@@ -209,7 +222,7 @@ class Mixture(Population):
     1.8
     """
 
-    weights: tuple[float, ...]
+    weights: tuple[Number, ...]
     components: tuple[Population, ...]
 
     def __post_init__(self) -> None:
@@ -220,16 +233,19 @@ class Mixture(Population):
             raise ValueError(f"the probabilities of a mixture are at least 0 and add up to 1, got {self.weights}")
 
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        u = draws.uniform(jax.random.fold_in(key, 0), i)
+        b = draws.bits(jax.random.fold_in(key, 0), i)
         out = self.components[-1]._elements(jax.random.fold_in(key, len(self.components)), i)
-        edges = np.cumsum(self.weights, dtype=np.float64)
+        ends = np.round(np.minimum(np.cumsum(self.weights, dtype=np.float64), 1.0) * 2.0**32)
         for j in reversed(range(len(self.components) - 1)):
             here = self.components[j]._elements(jax.random.fold_in(key, j + 1), i)
-            out = jnp.where(u < np.float32(edges[j]), here, out)
+            out = jnp.where(b <= np.uint32(ends[j] - 1), here, out) if ends[j] else out
         return out
 
     def _mean_of(self, parts: Any) -> Any:
         return sum(w * part for w, part in zip(self.weights, parts, strict=True))
+
+    def _breaks(self) -> F64:
+        return np.concatenate([c._breaks() for c in self.components])
 
     def pdf(self, x: ArrayLike) -> F64:
         return self._mean_of(c.pdf(x) for c in self.components)
@@ -240,70 +256,10 @@ class Mixture(Population):
     def tail(self, x: ArrayLike) -> F64:
         return self._mean_of(c.tail(x) for c in self.components)
 
-    def moment(self, k: int) -> float:
+    def moment(self, k: int) -> Number:
         return self._mean_of(c.moment(k) for c in self.components)
 
     def __str__(self) -> str:
         """Spec of the population."""
-        parts = "+".join(f"{w:.12g}*{c}" for w, c in zip(self.weights, self.components, strict=True))
+        parts = "+".join(f"{spell(w)}*{c}" for w, c in zip(self.weights, self.components, strict=True))
         return f"mixture({parts})"
-
-
-class Empirical(Population):
-    """Weights drawn with replacement from given values, for example those of a checkpoint; equal by content.
-
-    An element is ``values[bits % n]``: the bias of the modulus is below n / 2^32.
-
-    Raises:
-        ValueError: for no values, or values that are not finite.
-
-    >>> Empirical([3.0, -1.0]).quantile([0.25, 0.75]).tolist()
-    [-1.0, 3.0]
-    """
-
-    def __init__(self, values: ArrayLike) -> None:
-        """Keep the sorted values as float32."""
-        self.values: np.ndarray = np.sort(np.asarray(values, np.float32).ravel())
-        if not self.values.size or not np.isfinite(self.values).all():
-            raise ValueError("an empirical population needs at least one value, all of them finite")
-        self.values.setflags(write=False)
-
-    @cached_property
-    def _digest(self) -> str:
-        return hashlib.sha256(self.values.tobytes()).hexdigest()[:12]
-
-    def __eq__(self, other: object) -> bool:
-        """Equal values."""
-        return isinstance(other, Empirical) and self._digest == other._digest
-
-    def __hash__(self) -> int:
-        """Hash of the values."""
-        return hash(self._digest)
-
-    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        return jnp.asarray(self.values)[draws.bits(key, i) % np.uint32(self.values.size)]
-
-    def pdf(self, x: ArrayLike) -> F64:
-        """Zero: every value is a point mass."""
-        return np.zeros(np.shape(x))
-
-    def cdf(self, x: ArrayLike) -> F64:
-        return np.searchsorted(self.values, np.asarray(x, np.float64), side="right") / self.values.size
-
-    def tail(self, x: ArrayLike) -> F64:
-        above = 1 - self.cdf(x)
-        below = np.searchsorted(self.values, -np.asarray(x, np.float64), side="left") / self.values.size
-        return above + below
-
-    def quantile(self, p: ArrayLike) -> F64:
-        at = np.ceil(np.asarray(p, np.float64) * self.values.size).astype(int) - 1
-        return self.values[np.clip(at, 0, None)].astype(np.float64)
-
-    def moment(self, k: int) -> float:
-        return float(np.mean(self.values.astype(np.float64) ** k))
-
-    def __str__(self) -> str:
-        """A name with a digest of the values."""
-        return f"empirical({self._digest})"
-
-    __repr__ = __str__

@@ -10,16 +10,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt32
 from numpy.typing import NDArray
 
-from quantsim._types import ArrayLike, PRNGKey, Shape
+from quantsim._types import ArrayLike, Number, PRNGKey, Shape
 from quantsim.populations import draws
 from quantsim.populations.base import Population, scaled
 from quantsim.populations.draws import Index
+from quantsim.populations.families import spell
 
 Layout = Literal["element", "row", "column", "block"]
 Sign = Literal["random", "positive", "negative"]
 Values = Literal["exact", "spread"]
 
-_POSITION, _SIGN, _SIZE = 0x0F0F0001, 0x0F0F0002, 0x0F0F0003  # streams of the key, beside the bulk's own
+# streams of the key, beside the bulk's own; outliers of a population that has outliers take the next level
+_POSITION, _SIGN, _SIZE, _LEVEL = 0x0F0F0001, 0x0F0F0002, 0x0F0F0003, 0x10
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Outliers:
     100.0
     """
 
-    rate: float | None = None
+    rate: Number | None = None
     count: int | None = None
-    magnitude: float | None = None
-    value: float | None = None
+    magnitude: Number | None = None
+    value: Number | None = None
     layout: Layout = "element"
     sign: Sign = "random"
     values: Values = "exact"
@@ -66,15 +68,17 @@ class Outliers:
             ("value", 0, np.inf),
         ):
             v = getattr(self, name)
-            if isinstance(v, float | int) and not low <= v <= high:
+            if v is not None and not isinstance(v, jax.Array) and not low <= v <= high:
                 raise ValueError(f"outlier {name} must lie between {low} and {high}, got {v}")
         for name, known in (("layout", Layout), ("sign", Sign), ("values", Values)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"outlier {name} is one of {', '.join(get_args(known))}, not {getattr(self, name)!r}")
+        if self.count is not None and int(self.count) != self.count:
+            raise ValueError(f"the count of outliers is a whole number, got {self.count}")
         if self.block < 1:
             raise ValueError(f"an outlier block needs at least 1 weight, got {self.block}")
 
-    def size(self, bulk_std: float) -> Any:
+    def size(self, bulk_std: Number) -> Any:
         """Absolute magnitude."""
         return self.value if self.value is not None else self.magnitude * bulk_std
 
@@ -82,7 +86,7 @@ class Outliers:
         """Spec of the outliers."""
         shown = {"layout": "element", "sign": "random", "values": "exact", "block": 32}
         parts = [
-            f"{k}={v:.12g}" if isinstance(v, float | int) else f"{k}={v}"
+            f"{k}={v if isinstance(v, str) else spell(v)}"
             for k, v in vars(self).items()
             if v is not None and shown.get(k) != v
         ]
@@ -110,6 +114,24 @@ class Contaminated(Population):
             raise ValueError(f"{self.outliers} depends on the shape of the array and cannot be part of a mixture")
         return self._in_array(key, i, ())
 
+    def _check_beyond(self, whole: Shape) -> None:
+        self.bulk._check_beyond(whole)
+        if self.outliers.layout != "element" or self.outliers.count is not None:
+            raise ValueError(
+                f"a chunk with {self.outliers} must lie within the whole array: pass its shape as of=…, not {whole}"
+            )
+
+    def _breaks(self) -> NDArray[np.float64]:
+        ends = [1.0] if self.outliers.values == "exact" else [0.5, 1.5]
+        return np.append(self.bulk._breaks(), self.outliers.size(self.bulk.std_dev()) * np.array(ends))
+
+    def _stream(self, key: PRNGKey, which: int) -> PRNGKey:
+        return jax.random.fold_in(key, which + _LEVEL * self._depth)
+
+    @property
+    def _depth(self) -> int:
+        return 1 + self.bulk._depth if isinstance(self.bulk, Contaminated) else 0
+
     def _in_array(self, key: PRNGKey, i: Index, whole: Shape) -> Float[Array, " n"]:
         return jnp.where(self._marks(key, i, whole), self._values(key, i), self.bulk._in_array(key, i, whole))
 
@@ -117,19 +139,19 @@ class Contaminated(Population):
         o = self.outliers
         sign = {"positive": 1.0, "negative": -1.0}.get(o.sign)
         if sign is None:
-            sign = jnp.where(draws.bits(jax.random.fold_in(key, _SIGN), i) >> 31 == 1, -1.0, 1.0)
+            sign = jnp.where(draws.bits(self._stream(key, _SIGN), i) >> 31 == 1, -1.0, 1.0)
         unit = sign * jnp.ones(i.low.shape, jnp.float32)
         if o.values == "spread":
-            unit = unit * (0.5 + draws.uniform(jax.random.fold_in(key, _SIZE), i))
+            unit = unit * (0.5 + draws.uniform(self._stream(key, _SIZE), i))
         return scaled(unit, o.size(self.bulk.std_dev()))
 
     def _marks(self, key: PRNGKey, i: Index, whole: Shape) -> Bool[Array, " n"]:
-        o, k = self.outliers, jax.random.fold_in(key, _POSITION)
+        o, k = self.outliers, self._stream(key, _POSITION)
         if o.layout == "element" and o.count is None:
-            return draws.uniform(k, i) < o.rate
+            return draws.chance(k, i, o.rate)
         unit, units = _unit_of(o, i.low, whole)
         if o.count is None:
-            return draws.uniform(k, Index(jnp.zeros_like(unit), unit)) < o.rate
+            return draws.chance(k, Index(jnp.zeros_like(unit), unit), o.rate)
         if o.count > units:
             raise ValueError(f"{o.count} outlier {o.layout}s do not fit into the {units} of shape {whole}")
         chosen = jnp.sort(draws.permuted(k, jnp.arange(o.count), units))
@@ -140,13 +162,14 @@ class Contaminated(Population):
         )
 
     def is_outlier(self, key: PRNGKey, shape: Shape) -> Bool[Array, "..."]:
-        """Which elements of ``sample(key, shape)`` are outliers."""
-        return self._marks(key, draws.indices(0, prod(shape)), tuple(shape)).reshape(shape)
+        """Which elements of ``sample(key, shape)`` are outliers, of this or of the bulk."""
+        marks = self._marks(key, draws.indices(0, prod(shape)), tuple(shape)).reshape(shape)
+        return marks | self.bulk.is_outlier(key, shape) if isinstance(self.bulk, Contaminated) else marks
 
-    def _rate(self) -> float:
+    def _rate(self) -> Number:
         if self.outliers.rate is None:
             raise ValueError(f"{self} has no distribution of one element: give its outliers a rate instead of a count")
-        return float(self.outliers.rate)
+        return self.outliers.rate
 
     def _mean(self, bulk: Any, outlier: Any) -> Any:
         return (1 - self._rate()) * bulk + self._rate() * outlier
@@ -173,7 +196,7 @@ class Contaminated(Population):
         beyond = (x < size) * 1.0 if self.outliers.values == "exact" else 1 - np.clip(x / size - 0.5, 0.0, 1.0)
         return self._mean(self.bulk.tail(x), beyond)
 
-    def moment(self, k: int) -> float:
+    def moment(self, k: int) -> Number:
         size = self.outliers.size(self.bulk.std_dev())
         unit = 1.0 if self.outliers.values == "exact" else (1.5 ** (k + 1) - 0.5 ** (k + 1)) / (k + 1)
         return self._mean(self.bulk.moment(k), sum(w * s**k for s, w in self._signs()) * unit * size**k)

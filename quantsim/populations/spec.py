@@ -8,6 +8,7 @@ from quantsim.populations.families import Laplace, Mixture, Normal, StudentT, Un
 from quantsim.populations.outliers import Contaminated, Outliers
 
 _PLAIN = {"normal": Normal, "laplace": Laplace, "uniform": Uniform}
+_WORDS = ("layout", "sign", "values")
 _KNOWN = (*_PLAIN, "t5", "t3", "mixture", "outliers")
 
 
@@ -23,7 +24,11 @@ def parse(text: str) -> Population:
     >>> print(parse("mixture(0.9*normal+0.1*normal(std=3))"))
     mixture(0.9*normal+0.1*normal(std=3))
     """
-    head, *rest = _split(text.replace(" ", ""), "+")
+    return _population(text.replace(" ", ""), text)
+
+
+def _population(part: str, text: str) -> Population:
+    head, *rest = _split(part, "+")
     pop = _bulk(head, text)
     for part in rest:
         name, args = _call(part, text)
@@ -36,8 +41,11 @@ def parse(text: str) -> Population:
 def _bulk(part: str, text: str) -> Population:
     name, args = _call(part, text)
     if name == "mixture":
-        pairs = [p.partition("*") for p in _split(part[len("mixture(") : -1], "+")]
-        return Mixture(tuple(_number(w, text) for w, _, _ in pairs), tuple(_bulk(c, text) for _, _, c in pairs))
+        terms: list[str] = []
+        for term in _split(part[len("mixture(") : -1], "+"):  # outliers belong to the component before them
+            terms[-1:] = [f"{terms[-1]}+{term}"] if terms and "*" not in term else [*terms[-1:], term]
+        pairs = [term.partition("*") for term in terms]
+        return Mixture(tuple(_number(w, text) for w, _, _ in pairs), tuple(_population(c, text) for _, _, c in pairs))
     if m := re.fullmatch(r"t(\d+(?:\.\d+)?)", name):
         return _make(StudentT, {"df": float(m[1]), **args}, text)
     if name not in _PLAIN:
@@ -69,7 +77,7 @@ def _call(part: str, text: str) -> tuple[str, dict[str, float | int | str]]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"write {pair!r} in population {text!r} as name=value")
-        args[name] = value if re.fullmatch("[a-z]+", value) else _number(value, text)
+        args[name] = value if name in _WORDS else _number(value, text)
     return m[1], args
 
 
@@ -92,5 +100,5 @@ def _unknown(name: str, text: str) -> ValueError:
     near = get_close_matches(name, _KNOWN, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"unknown population {name!r} in {text!r}{hint} Known: normal, laplace, uniform, tN (N > 2), mixture(), with +outliers()"
+        f"unknown population {name!r} in {text!r}{hint}; known are normal, laplace, uniform, tN (N > 2), mixture(), with +outliers()"
     )

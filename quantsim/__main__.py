@@ -1,0 +1,5 @@
+"""``python -m quantsim``."""
+
+from quantsim.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""Populations made of real weights."""
+
+import hashlib
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from quantsim._types import ArrayLike, PRNGKey
+from quantsim.populations import draws
+from quantsim.populations.base import Population
+from quantsim.populations.draws import Index
+
+F64 = NDArray[np.float64]
+_MAX_BREAKS = 1 << 14  # enough for quadrature: what lies between two of them holds less than 10^-4 of the values
+
+
+class Empirical(Population):
+    """Weights drawn with replacement from given values, for example those of a checkpoint; equal by content.
+
+    An element is ``values[bits % n]``: the bias of the modulus is below n / 2^32.
+
+    Raises:
+        ValueError: for no values, or values that are not finite.
+
+    >>> Empirical([3.0, -1.0]).quantile([0.25, 0.75]).tolist()
+    [-1.0, 3.0]
+    """
+
+    def __init__(self, values: ArrayLike) -> None:
+        """Keep the sorted values as float32."""
+        self.values: np.ndarray = np.sort(np.asarray(values, np.float32).ravel())
+        if not self.values.size or not np.isfinite(self.values).all():
+            raise ValueError("an empirical population needs at least one value, all of them finite")
+        self.values.setflags(write=False)
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.values.tobytes()).hexdigest()[:12]
+
+    def __eq__(self, other: object) -> bool:
+        """Equal values."""
+        return isinstance(other, Empirical) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        """Hash of the values."""
+        return hash(self._digest)
+
+    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
+        return jnp.asarray(self.values)[draws.bits(key, i) % np.uint32(self.values.size)]
+
+    def _breaks(self) -> F64:
+        steps = np.unique(np.abs(self.values)).astype(np.float64)
+        return steps[:: -(-steps.size // _MAX_BREAKS)]
+
+    def pdf(self, x: ArrayLike) -> F64:
+        """Zero: every value is a point mass."""
+        return np.zeros(np.shape(x))
+
+    def cdf(self, x: ArrayLike) -> F64:
+        return np.searchsorted(self.values, np.asarray(x, np.float64), side="right") / self.values.size
+
+    def tail(self, x: ArrayLike) -> F64:
+        above = 1 - self.cdf(x)
+        below = np.searchsorted(self.values, -np.asarray(x, np.float64), side="left") / self.values.size
+        return above + below
+
+    def quantile(self, p: ArrayLike) -> F64:
+        # the same quotients as cdf's: p * size could round past the value it came from
+        reached = np.arange(1, self.values.size) / self.values.size
+        return self.values[np.searchsorted(reached, np.asarray(p, np.float64))].astype(np.float64)
+
+    def moment(self, k: int) -> float:
+        return float(np.mean(self.values.astype(np.float64) ** k))
+
+    def __str__(self) -> str:
+        """A name with a digest of the values."""
+        return f"empirical({self._digest})"
+
+    __repr__ = __str__

@@ -1,0 +1,52 @@
+"""Maps and tables of plain characters, readable on 80 columns and without colour."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHADES = ("··", "░░", "▒▒", "▓▓", "██")
+
+
+def shade_map(magnitude: NDArray[np.floating], top: float) -> str:
+    """One shaded cell for each entry, in fifths of ``top``.
+
+    >>> print(shade_map(np.array([[0.0, 0.5, 1.0]]), 1.0))
+    ··▒▒██
+    """
+    level = np.clip((np.asarray(magnitude) / (top or 1.0) * len(SHADES)).astype(int), 0, len(SHADES) - 1)
+    return "\n".join("".join(SHADES[i] for i in row) for row in level)
+
+
+def digit_map(values: NDArray[np.floating], top: float) -> str:
+    """Each entry as a signed digit, its ninths of ``top``.
+
+    >>> print(digit_map(np.array([[1.0, -0.5, 0.0]]), 1.0))
+     9-4 0
+    """
+    digit = np.round(np.asarray(values) / (top or 1.0) * 9).astype(int)
+    return "\n".join("".join(f"{d:2d}" for d in row) for row in digit)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, last: int | None = None) -> str:
+    """Columns padded to their widest cell; numbers to the right. ``last`` cuts the last column at a width.
+
+    >>> print(table(("spec", "dB"), [("int8", "42.1"), ("bf16", "55.6")]))
+    spec    dB
+    int8  42.1
+    bf16  55.6
+    """
+    cells = [[str(c) for c in row] for row in (header, *rows)]
+    if last is not None:
+        cells = [[*row[:-1], row[-1] if len(row[-1]) <= last else row[-1][: last - 1] + "…"] for row in cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
+    lines = (
+        "  ".join(c.rjust(n) if right else c.ljust(n) for c, n, right in zip(row, widths, numeric, strict=True))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _is_number(text: str) -> bool:
+    return not text or text[0].isdigit() or text[0] in "-+"
