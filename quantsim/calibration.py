@@ -112,12 +112,12 @@ def _rms(blocks: Blocks, counts: Counts) -> PerBlock:
 def _order_statistic(magnitude_bits: Int[Array, "blocks size"], from_top: Counts) -> Int[Array, "blocks 1"]:
     """The ``from_top``-th largest (0 is the largest) by bisection on the bit pattern: exact, no sort."""
 
-    def halve(i: Int[Array, ""], found: Int[Array, "blocks 1"]) -> Int[Array, "blocks 1"]:
+    def halve(i: Int[Array, ""] | int, found: Int[Array, "blocks 1"]) -> Int[Array, "blocks 1"]:
         trial = found | (jnp.int32(1) << (30 - i))
         enough = jnp.sum(magnitude_bits >= trial, axis=-1, keepdims=True) > from_top
         return jnp.where(enough, trial, found)
 
-    return lax.fori_loop(0, 31, halve, jnp.zeros((magnitude_bits.shape[0], 1), jnp.int32))
+    return lax.fori_loop(0, 31, halve, jnp.zeros_like(magnitude_bits[:, :1]))
 
 
 def _ranks(p: float, n: NDArray[np.integer] | int) -> tuple:
@@ -144,7 +144,7 @@ def _percentile(blocks: Blocks, p: float, counts: Counts) -> PerBlock:
 def _search(blocks: Blocks, fmt: Format) -> PerBlock:
     top = ieee.absmax(blocks)
 
-    def attempt(k: Int[Array, ""], best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:
+    def attempt(k: Int[Array, ""] | int, best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:
         scale = divide_by_reach(top * ratios[k], fmt)
         safe = jnp.where(scale == 0, 1.0, scale)
         # in units of the largest weight, so that no square underflows

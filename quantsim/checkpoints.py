@@ -6,6 +6,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
+
 
 class CheckpointError(Exception):
     """A file that cannot be read as weights; the message says what to do."""
@@ -23,7 +26,8 @@ def read(path: str | Path, name: str | None = None) -> Iterator[tuple[str, np.nd
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        found = "a folder, not a file" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}; name an .npy or .safetensors file")
     readers = {".npy": _read_npy, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise CheckpointError(
@@ -40,9 +44,13 @@ def _read_npy(path: Path, name: str | None) -> Iterator[tuple[str, np.ndarray]]:
     if name not in (None, path.stem):
         raise CheckpointError(f"{path}: an .npy file holds one array, here called {path.stem!r}, not {name!r}")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as failure:
-        reason = "holds pickled objects, which are never loaded" if "pickle" in str(failure) else f"damaged: {failure}"
+        # not numpy.load: it would open a zip or a pickle of this name as such
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as failure:  # a damaged header makes NumPy's parser raise all kinds
+        pickled = "Python objects" in str(failure)
+        reason = "holds pickled objects, which are never loaded" if pickled else f"damaged, or no .npy file: {failure}"
         raise CheckpointError(f"{path}: {reason}; save it again with numpy.save from a numeric array") from None
     yield path.stem, _numeric(array, path, path.stem)
 
@@ -52,26 +60,35 @@ def _read_safetensors(path: Path, name: str | None) -> Iterator[tuple[str, np.nd
 
     try:
         with safe_open(path, framework="numpy") as file:
-            names = sorted(file.keys())
-            if name is not None and name not in names:
-                raise CheckpointError(
-                    f"{path}: no tensor {name!r}; it holds {', '.join(names[:8])}{' …' * (len(names) > 8)}"
-                )
-            chosen = names if name is None else [name]
-            for each in chosen:
-                if name is not None or file.get_slice(each).get_dtype() in ("F64", "F32", "F16", "BF16"):
-                    yield each, _numeric(file.get_tensor(each), path, each)
+            types = {each: file.get_slice(each).get_dtype() for each in sorted(file.keys())}
+            for each in _chosen(types, path, name):
+                yield each, _numeric(file.get_tensor(each), path, each)
     except SafetensorError as failure:
-        raise CheckpointError(f"{path}: damaged or truncated: {failure}") from None
+        raise CheckpointError(f"{path}: damaged or truncated: {failure}; download or save it again") from None
+
+
+def _chosen(types: dict[str, str], path: Path, name: str | None) -> list[str]:
+    """The tensor of that name, or all that hold floats, if they can be read."""
+    floats = [n for n, t in types.items() if t in _FLOATS]
+    held = ", ".join(f"{n} ({t})" for n, t in list(types.items())[:8]) + " …" * (len(types) > 8) or "nothing"
+    if name is None and not floats:
+        raise CheckpointError(f"{path}: no tensor of {', '.join(_FLOATS)}; it holds {held}; integers are read by name")
+    if name is not None and name not in types:
+        raise CheckpointError(f"{path}: no tensor {name!r}; it holds {held}")
+    if name is not None and types[name] not in (*_FLOATS, *_INTEGERS):
+        raise CheckpointError(f"{path}: {name!r} is stored as {types[name]}, which cannot be read; save it as F32")
+    return floats if name is None else [name]
 
 
 def _numeric(array: np.ndarray, path: Path, name: str) -> np.ndarray:
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+    bfloat16 = array.dtype == ml_dtypes.bfloat16  # of kind "V", as what numpy.save makes of it
+    if array.dtype.kind == "V" and not bfloat16:
         raise CheckpointError(
-            f"{path}: {name!r} has lost its type: numpy.save does not keep bfloat16; use .safetensors, or save float32"
+            f"{path}: {name!r} has lost its type: numpy.save does not keep bfloat16 and the like; use .safetensors, "
+            "or save float32"
         )
-    if not (array.dtype.kind in "fiu" or array.dtype == ml_dtypes.bfloat16):
-        raise CheckpointError(f"{path}: {name!r} is {array.dtype}, not real numbers")
+    if not (array.dtype.kind in "fiu" or bfloat16):
+        raise CheckpointError(f"{path}: {name!r} is {array.dtype}, not real numbers; save them as float32")
     if not array.size:
-        raise CheckpointError(f"{path}: {name!r} is empty, shape {array.shape}")
+        raise CheckpointError(f"{path}: {name!r} is empty, shape {array.shape}; there is nothing to measure")
     return array

@@ -18,7 +18,8 @@ from quantsim.rows import Rows, plain
 Verdict: TypeAlias = Literal[
     "holds", "conditional", "refuted", "self-contradiction", "unsourced", "out of scope", "open"
 ]
-Number: TypeAlias = float | tuple[float, float]
+Real: TypeAlias = float | int
+Number: TypeAlias = Real | tuple[Real, Real]
 _Z = 3.0  # standard errors that a measured number may be off its mark
 
 
@@ -59,7 +60,7 @@ class Claim:
     reading: str = ""
 
 
-def stated(number: float, within: float, *, limit: float = np.inf) -> Rule:
+def stated(number: Real, within: Real, *, limit: Real = np.inf) -> Rule:
     """Holds if the measured number is the stated one up to its last digit (and three standard errors).
 
     ``limit`` is a bound that the document's own other numbers put on it: beyond it, it contradicts itself.
@@ -79,17 +80,17 @@ def stated(number: float, within: float, *, limit: float = np.inf) -> Rule:
     return Rule(f"holds if within {within:g} of the stated {number:g}{bound}", decide)
 
 
-def at_most(number: float) -> Rule:
+def at_most(number: Real) -> Rule:
     """Holds if the measured number is not significantly larger."""
     return Rule(f"holds if at most {number:g}", lambda value, se: "holds" if value <= number + _Z * se else "refuted")
 
 
-def at_least(number: float) -> Rule:
+def at_least(number: Real) -> Rule:
     """Holds if the measured number is not significantly smaller."""
     return Rule(f"holds if at least {number:g}", lambda value, se: "holds" if value >= number - _Z * se else "refuted")
 
 
-def between(low: float, high: float) -> Rule:
+def between(low: Real, high: Real) -> Rule:
     """Holds if the measured number lies between, up to three standard errors."""
     return Rule(
         f"holds between {low:g} and {high:g}",
@@ -132,13 +133,17 @@ def judge(claim: Claim, rows: Rows, study: str) -> dict[str, Any]:
 
     Raises:
         KeyError: if the claim's identifier is not a statement.
+        ValueError: if there is no number to decide on.
     """
     if claim.id not in {s.id for s in statements()}:
         raise KeyError(f"{claim.id} in study {study} is no statement of the ledger")
     found = claim.find(rows)
     value, se = found if isinstance(found, tuple) else (found, 0.0)
+    verdict = claim.rule.decide(float(value), float(se))
+    if verdict != "out of scope" and np.isnan([value, se]).any():
+        raise ValueError(f"{claim.id} in study {study} has no number to decide on: {value} ± {se}")
     return {
-        "verdict": claim.rule.decide(float(value), float(se)),
+        "verdict": verdict,
         "value": float(value),
         "se": float(se),
         "definition": claim.definition,

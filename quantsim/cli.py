@@ -21,7 +21,7 @@ from quantsim import checkpoints, claims, doctor, study, sweep, terminal
 from quantsim import populations as pops
 from quantsim.errors import ErrorStats, error_stats
 from quantsim.matrix import document_matrix, report
-from quantsim.quantizer import Quantizer, parse
+from quantsim.quantizer import Quantizer, as_weights, parse
 from quantsim.rows import dumps, plain, replace_text
 
 app = tyro.extras.SubcommandApp()
@@ -144,14 +144,24 @@ def matrix(
         json: print the statistics as JSON.
     """
     q = parse(format)
-    named = checkpoints.read(file, tensor) if file else [(f"numpy.random.seed({seed})", document_matrix(seed))]
+    named = _tensors(file, tensor) if file else [(f"numpy.random.seed({seed})", document_matrix(seed))]
     for name, w in named:
         if json:
             print(dumps({"tensor": name} | report(w, q)))
         elif csv:
-            _print_csv(np.asarray(w, np.float32), q)
+            _print_csv(w, q)
         else:
-            _print_maps(name, np.atleast_2d(np.asarray(w, np.float32)), q)
+            _print_maps(name, w, q)
+
+
+def _tensors(file: Path, tensor: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Float32 tensors of a file; one that is not finite makes it a bad file."""
+    for name, w in checkpoints.read(file, tensor):
+        try:
+            w32 = np.asarray(as_weights(w))
+        except ValueError as failure:
+            raise checkpoints.CheckpointError(f"{file}: {name!r}: {failure}") from None
+        yield name, w32
 
 
 def _print_csv(w: np.ndarray, q: Quantizer) -> None:
@@ -165,14 +175,14 @@ def _print_csv(w: np.ndarray, q: Quantizer) -> None:
 def _print_maps(name: str, w: np.ndarray, q: Quantizer) -> None:
     r = report(w, q)
     corner = (*(0,) * (w.ndim - 2), slice(16), slice(32))
-    before, after = w[corner], np.asarray(q.roundtrip(w))[corner]
+    before, after = (np.atleast_2d(a)[corner] for a in (w, np.asarray(q.roundtrip(w))))
     shown = "" if before.size == w.size else f", its first {before.shape[0]}×{before.shape[1]} shown"
     print(f"{name}: {'×'.join(map(str, w.shape))}{shown}, {q}, {r['bits_per_weight']:.3g} bits per weight\n")
     print("before (ninths of the largest weight)\n" + terminal.digit_map(before, np.abs(before).max()))
     print("\nafter\n" + terminal.digit_map(after, np.abs(before).max()))
     top = r["max_abs"] or 1.0
     print(f"\n|error|, in fifths of the largest, {top:.6f}\n" + terminal.shade_map(np.abs(after - before), top))
-    print("  ".join(f"{s} up to {(i + 1) / 5 * top:.2g}" for i, s in enumerate(terminal.SHADES)))
+    print("  ".join(f"{s} ≤ {(i + 1) / 5 * top:.2g}" for i, s in enumerate(terminal.SHADES)))
     scale = "none" if r["scale"] is None else f"{r['scale']:.6g}"
     print(
         f"\nscale {scale}   max |e| {r['max_abs']:.6g}   mean |e| {r['mean_abs']:.6g}   ||e||/||w|| {r['rel_rms']:.4%}"
@@ -202,9 +212,8 @@ def compare(
     quantizers = [parse(s) for s in specs]
     if not quantizers:
         raise ValueError("name at least one quantizer, for example: quantsim compare int8:channel int4:block32")
-    rows = list(
-        _of_file(quantizers, weights, tensor) if weights else _of_population(quantizers, population, shape, seed)
-    )
+    found = _of_file(quantizers, weights, tensor) if weights else _of_population(quantizers, population, shape, seed)
+    rows = list(found)
     if json:
         _print_json(rows)
         return
@@ -214,13 +223,9 @@ def compare(
 
 
 def _cells(r: dict[str, Any]) -> tuple[str, ...]:
-    p, db = r["predicted_sqnr_db"], r["sqnr_db"]
-    values = (r["bits_per_weight"], db, r["sqnr_db_se"], p, r["rel_rms"])
-    formats = ("{:.3f}", "{:.3f}", "{:.3f}", "{:.3f}", "{:.5f}")
-    return (
-        r["spec"],
-        *(f.format(v) if v is not None and np.isfinite(v) else "" for f, v in zip(formats, values, strict=True)),
-    )
+    places = {"bits_per_weight": 3, "sqnr_db": 3, "sqnr_db_se": 3, "predicted_sqnr_db": 3, "rel_rms": 5}
+    shown = ("" if r[n] is None or not np.isfinite(r[n]) else f"{r[n]:.{d}f}" for n, d in places.items())
+    return (r["spec"], *shown)
 
 
 def _row(q: Quantizer, stats: ErrorStats, shape: Sequence[int], predicted: float | None) -> dict[str, Any]:
@@ -246,9 +251,9 @@ def _of_population(qs: list[Quantizer], text: str, shape: tuple[int, int], seed:
 
 
 def _of_file(qs: list[Quantizer], path: Path, tensor: str | None) -> Iterator[dict[str, Any]]:
-    for name, w in checkpoints.read(path, tensor):
+    for name, w in _tensors(path, tensor):
         for q in qs:
-            yield {"tensor": name} | _row(q, error_stats(np.asarray(w, np.float32), q.roundtrip(w)), w.shape, None)
+            yield {"tensor": name} | _row(q, error_stats(w, q.roundtrip(w)), w.shape, None)
 
 
 @app.command(name="doctor")
@@ -263,11 +268,8 @@ def show_doctor(json: Flag = False) -> None:
         _print_json(found)
     else:
         print("  ".join(f"{k} {v}" for k, v in found["versions"].items()) + "\n" + "\n".join(found["devices"]))
-        print(
-            "\n".join(
-                f"{'ok  ' if n == 0 else 'FAIL'} {what}: {n} mismatches" for what, n in found["mismatches"].items()
-            )
-        )
+        for what, n in found["mismatches"].items():
+            print(f"{'FAIL' if n else 'ok  '} {what}: {n} mismatches")
     if any(found["mismatches"].values()):
         raise CheckFailedError("this machine does not compute exactly: its numbers cannot be compared")
 
@@ -291,7 +293,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(3)
     except OSError as failure:
         where = failure.filename or "output"
-        _say(f"quantsim: cannot write {where}: {failure.strerror}; choose another folder with --out")
+        _say(f"quantsim: cannot write {where}: {failure.strerror or failure}; choose another folder with --out")
         sys.exit(4)
     except (ValueError, LookupError, TypeError) as failure:
         _say(f"quantsim: {failure.args[0] if failure.args else failure}")

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int32
 from numpy.typing import NDArray
 
 from quantsim import ieee
@@ -57,12 +57,12 @@ _RATIOS = {
 class Tally:
     """What the device returns: sums of (1, e, |e|, e^2, w^2, e w) of each tile, extremes and counts."""
 
-    sums: Float[Array, "... tiles 6"]
-    max_abs: Float[Array, "..."]
-    max_signal: Float[Array, "..."]
-    nonzero: Int32[Array, "..."]
-    zeroed: Int32[Array, "..."]
-    clipped: Int32[Array, "..."]
+    sums: Float[Array | np.ndarray, "... tiles 6"]
+    max_abs: Float[Array | np.ndarray, "..."]
+    max_signal: Float[Array | np.ndarray, "..."]
+    nonzero: Int32[Array | np.ndarray, "..."]
+    zeroed: Int32[Array | np.ndarray, "..."]
+    clipped: Int32[Array | np.ndarray, "..."]
 
 
 def error(w: Weights, w_hat: Weights) -> Weights:
@@ -87,24 +87,18 @@ def tally(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None = None)
 
     def tile(pair: tuple) -> tuple:
         a, b = pair
-        return (
-            _tile_sums(a, b),
-            ieee.absmax(error(a, b))[0],
-            ieee.absmax(a)[0],
-            jnp.sum((b == 0) & (a != 0)),
-            jnp.sum(a != 0),
-        )
+        zeroed = jnp.sum((b == 0) & (a != 0))
+        return _tile_sums(a, b), ieee.absmax(error(a, b))[0], ieee.absmax(a)[0], zeroed, jnp.sum(a != 0)
 
     sums, max_abs, max_signal, zeroed, nonzero = lax.map(tile, (_tiled(w), _tiled(w_hat)))
     counts = np.full(sums.shape[0], TILE, np.float32)
     if counts.size:
         counts[-1] = w.size - TILE * (counts.size - 1)
     out = jnp.sum(clipped) if clipped is not None else jnp.int32(0)
-    zero = jnp.zeros((1,))
     return Tally(
         sums.at[:, _COUNT].set(counts),
-        jnp.max(jnp.concatenate([zero, max_abs])),
-        jnp.max(jnp.concatenate([zero, max_signal])),
+        jnp.max(max_abs, initial=0.0),
+        jnp.max(max_signal, initial=0.0),
         jnp.sum(nonzero).astype(jnp.int32),
         jnp.sum(zeroed).astype(jnp.int32),
         out.astype(jnp.int32),
@@ -221,8 +215,8 @@ def merge(a: ErrorStats, b: ErrorStats) -> ErrorStats:
         a.sums + b.sums,
         a.cross + b.cross,
         a.units + b.units,
-        max(a.max_abs, b.max_abs),
-        max(a.max_signal, b.max_signal),
+        float(np.maximum(a.max_abs, b.max_abs)),  # keeps a NaN
+        float(np.maximum(a.max_signal, b.max_signal)),
         a.nonzero + b.nonzero,
         a.zeroed_count + b.zeroed_count,
         a.clipped_count + b.clipped_count,
@@ -313,31 +307,3 @@ def merge_classes(a: ClassStats, b: ClassStats) -> ClassStats:
     if a.edges != b.edges:
         raise ValueError("only statistics with the same class edges can be merged")
     return ClassStats(a.edges, a.sums + b.sums, np.maximum(a.max_abs, b.max_abs))
-
-
-_BIN_BITS = 5  # mantissa bits of a bin: 32 bins an octave, 2.2 % wide or less than 3.2 %
-_BINS = 1 << (8 + _BIN_BITS)
-
-
-@jax.jit
-def histogram(x: Float[Array, "..."]) -> Int[Array, " bins"]:
-    """Counts of |x| in fixed bins, 32 an octave over all of float32: integers, so any merge order gives the same."""
-    index = (ieee.bits_of(x.reshape(-1)) & 0x7FFFFFFF) >> (23 - _BIN_BITS)
-    return jnp.zeros(_BINS, jnp.int32).at[index].add(1)
-
-
-def histogram_edges() -> NDArray[np.float32]:
-    """Lower edge of each bin of ``histogram``, increasing."""
-    return (np.arange(_BINS, dtype=np.int32) << (23 - _BIN_BITS)).view(np.float32)
-
-
-def histogram_quantile(counts: NDArray[np.integer] | Array, p: float) -> float:
-    """p-quantile of |x| from a histogram, the upper edge of its bin: at most 3.2 % too large.
-
-    >>> x = jnp.arange(1.0, 1001.0)
-    >>> 500 <= histogram_quantile(histogram(x), 0.5) <= 500 * 1.032
-    True
-    """
-    counts = np.asarray(counts)
-    at = int(np.searchsorted(np.cumsum(counts, dtype=np.int64), p * counts.sum()))
-    return float(histogram_edges()[min(at + 1, _BINS - 1)])

@@ -28,7 +28,7 @@ class OutputError:
         rel_rms: ||dy|| / ||y||.
         rel_rms_se: its standard error over the outputs; NaN for fewer than two.
         rms: root mean dy^2, in output units.
-        mean_abs: mean |dy|.
+        rms_se: its standard error over the outputs.
         to_bound: sum |dy| over the sum of |x| |e|ᵀ, which it would be if no two errors cancelled.
         to_bound_se: its standard error over the outputs.
         predicted_rel_rms: ||x|| ||e|| / (sqrt(fan-in) ||y||), what white errors of this size give.
@@ -38,7 +38,7 @@ class OutputError:
     rel_rms: float
     rel_rms_se: float
     rms: float
-    mean_abs: float
+    rms_se: float
     to_bound: float
     to_bound_se: float
     predicted_rel_rms: float
@@ -91,16 +91,18 @@ def output_error(w: ArrayLike, q: Quantizer, x: ArrayLike) -> OutputError:
 def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
     """Ratios and standard errors of ``output_sums``, the outputs being the independent units."""
     dy2, y2, dy, bound, white, rows = np.asarray(sums, np.float64)
-    power, power_se = _ratio(dy2, y2)
-    to_bound, to_bound_se = _ratio(dy, bound)
+    power, power_se = ratio_of_sums(dy2, y2)
+    square, square_se = ratio_of_sums(dy2, rows)
+    to_bound, to_bound_se = ratio_of_sums(dy, bound)
     rel = float(np.sqrt(power))
     with np.errstate(divide="ignore", invalid="ignore"):
-        se, predicted = np.float64(power_se) / (2 * rel), np.sqrt(white.sum() / y2.sum())
+        se, rms_se = np.float64(power_se) / (2 * rel), np.float64(square_se) / (2 * np.sqrt(square))
+        predicted = np.sqrt(white.sum() / y2.sum())
     return OutputError(
         rel_rms=rel,
         rel_rms_se=float(se),
-        rms=float(np.sqrt(dy2.sum() / rows.sum())),
-        mean_abs=float(dy.sum() / rows.sum()),
+        rms=float(np.sqrt(square)),
+        rms_se=float(rms_se),
         to_bound=to_bound,
         to_bound_se=to_bound_se,
         predicted_rel_rms=float(predicted),
@@ -108,8 +110,12 @@ def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
     )
 
 
-def _ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Sum a / sum b and its standard error by the delta method."""
+def ratio_of_sums(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Sum of a over sum of b, of independent units, and its standard error by the delta method; NaN where undefined.
+
+    >>> ratio_of_sums(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    (1.0, 0.5)
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         r, n = a.sum() / b.sum(), len(a)
         se = np.sqrt(((a - r * b) ** 2).sum() * n / (n - 1)) / b.sum() if n > 1 else np.nan
@@ -121,11 +127,13 @@ def integer_product(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) 
     """Exact integer product x wᵀ of int8 codes, accumulated in int32.
 
     Raises:
-        ValueError: if the fan-in is so long that an int32 could overflow.
+        ValueError: for other codes, or if the fan-in is so long that an int32 could overflow.
 
     >>> integer_product(jnp.full((1, 1000), 127, jnp.int8), jnp.full((1, 1000), -127, jnp.int8)).tolist()
     [[-16129000]]
     """
+    if {x.dtype, w.dtype} != {jnp.dtype(jnp.int8)}:
+        raise ValueError(f"an exact product takes int8 codes, got {x.dtype} and {w.dtype}")
     if x.shape[-1] > MAX_FAN_IN:
         raise ValueError(f"an int32 holds at most {MAX_FAN_IN} products of int8 codes, got a fan-in of {x.shape[-1]}")
     contract = (((1,), (1,)), ((), ()))
@@ -142,21 +150,26 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
 
     >>> import quantsim as qs
     >>> q = qs.parse("int8:channel")
-    >>> quantized_product(q.quantize(jnp.array([[1.0, 2.0]])), q.quantize(jnp.array([[3.0, 4.0]]))).round(2).tolist()
-    [[11.039999961853027]]
+    >>> y = quantized_product(q.quantize(jnp.array([[1.0, 2.0]])), q.quantize(jnp.array([[3.0, 4.0]])))
+    >>> round(y.item(), 4) == round((64 * 95 + 127 * 127) * (2 / 127) * (4 / 127), 4)
+    True
     """
     if x.zero_point is not None or w.zero_point is not None or {x.codes.dtype, w.codes.dtype} != {jnp.dtype(jnp.int8)}:
         raise ValueError(f"integer products need symmetric integer quantizers, got {x.quantizer} and {w.quantizer}")
+    if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
+        raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     if not any(isinstance(a.quantizer.granularity, Block) for a in (x, w)):
         return integer_product(x.codes, w.codes) * _row_scale(x)[:, None] * _row_scale(w)[None]
     if x.quantizer.granularity != w.quantizer.granularity:
         raise ValueError(f"blocks of activations and weights must be the same, got {x.quantizer} and {w.quantizer}")
+    if getattr(w.quantizer.granularity, "axis", -1) not in (-1, 1):
+        raise ValueError(f"blocks of {w.quantizer} do not run along the axis that is summed over, the last")
     return _block_product(x, w)
 
 
 def _row_scale(a: QuantizedArray) -> Float[Array, " rows"]:
     assert a.scale is not None
-    if getattr(a.quantizer.granularity, "axis", 0) != 0:
+    if getattr(a.quantizer.granularity, "axis", 0) not in (0, -2):
         raise ValueError(f"{a.quantizer} scales the axis that is summed over: its scales cannot be applied afterwards")
     return jnp.broadcast_to(a.scale, a.codes.shape[:1])
 

@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from quantsim.rows import Rows
+
 #: Okabe and Ito's palette, told apart by colour-blind readers; black last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -35,12 +37,26 @@ def figure(
     return fig, axes
 
 
+def mosaic(
+    layout: str, *, width: Literal["single", "double"] = "double", height: float = 2.6, **kw: Any
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure whose panels span cells, a letter a panel, rows parted by ``;``, for example "aab;aac"."""
+    plt.style.use(["default", _STYLE])
+    return plt.subplot_mosaic(layout, figsize=(WIDTHS[width], height), layout="constrained", **kw)
+
+
 def curve(ax: Axes, x: Any, y: Any, *, se: Any = None, series: int = 0, label: str | None = None, **kw: Any) -> None:
     """Measured points with their 95 % interval, one colour and marker for each series."""
     color, marker = COLORS[series % len(COLORS)], MARKERS[series % len(MARKERS)]
     bars = None if se is None else 1.96 * np.nan_to_num(np.asarray(se, float))
     style = {"color": color, "marker": marker, "linestyle": "-", "label": label} | kw
     ax.errorbar(np.asarray(x), np.asarray(y), yerr=bars, capsize=1.5, **style)
+
+
+def points(ax: Axes, rows: Rows, x: str, y: str, *, series: int = 0, label: str | None = None, **kw: Any) -> None:
+    """Column ``y`` of measured rows against column ``x``, with the 95 % interval from ``<y>_se``; markers, no line."""
+    style = {"linestyle": "none", "ms": 2.6} | kw
+    curve(ax, rows.column(x), rows.column(y), se=rows.column(f"{y}_se"), series=series, label=label, **style)
 
 
 def prediction(ax: Axes, x: Any, y: Any, *, series: int | None = None, label: str | None = None, **kw: Any) -> None:

@@ -54,6 +54,9 @@ class Quantizer:
         scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not isinstance(self.format, formats.Float)
         if self.granularity is None and scaled:
             raise ValueError(f"{self} needs a granularity, for example {self.format.name}:block32")
+        if self.granularity is not None and getattr(self.format, "exponent_bits", 0) == 8:
+            # its largest value is that of float32: the scale of any weight below 4 would underflow
+            raise ValueError(f"{self.format.name} has the range of float32 and takes no scale: say it alone")
         if isinstance(self.calibration, MinMax) and not (integer and self.format.bounds == "narrow"):
             raise ValueError(f"minmax needs an integer format with its default bounds, not {self.format.name}")
         if isinstance(self.format, Codebook) and self.rounding != "even":

@@ -58,7 +58,8 @@ def dumps(row: dict[str, Any]) -> str:
 
 def load(path: Path) -> Rows:
     """Rows of a file."""
-    return Rows(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    with path.open(encoding="utf-8") as lines:  # not splitlines: a string may hold other separators than \n
+        return Rows(json.loads(line) for line in lines)
 
 
 def replace_text(path: Path, text: str) -> None:

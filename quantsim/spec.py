@@ -35,7 +35,9 @@ def parse_fields(text: str) -> dict[str, Any]:
     name, *tokens = text.strip().split(":")
     fields: dict[str, Any] = {}
     for token in tokens:
-        slot, value = _token(token, text)
+        if (found := _token(token)) is None:
+            raise _unknown("token", token, text)
+        slot, value = found
         if slot in fields:
             raise ValueError(f"spec {text!r} gives its {slot.replace('_', ' ')} twice: the second is {token!r}")
         fields[slot] = value
@@ -50,7 +52,7 @@ def parse_fields(text: str) -> dict[str, Any]:
     return {"format": fmt, **fields}
 
 
-def _token(token: str, text: str) -> tuple[str, Any]:
+def _token(token: str) -> tuple[str, Any] | None:
     if token in _CALIBRATIONS:
         return "calibration", _CALIBRATIONS[token]
     if token in _SCALE_FORMATS or (re.fullmatch(r"e\d+m\d+", token) and _is_format(token)):
@@ -67,7 +69,7 @@ def _token(token: str, text: str) -> tuple[str, Any]:
         return "granularity", Block(int(m[1]), int(m[2] or -1))
     if m := re.fullmatch(r"p(\d+(?:\.\d+)?)", token):
         return "calibration", Percentile(float(m[1]))
-    raise _unknown("token", token, text)
+    return None
 
 
 def _nearest(token: str, words: tuple[str, ...]) -> str | None:
@@ -81,9 +83,9 @@ def _nearest(token: str, words: tuple[str, ...]) -> str | None:
     return (near[0] + (number or "32") * (near[0] == "block")) if near else None
 
 
-def _known(token: str, text: str) -> bool:
+def _known(token: str) -> bool:
     try:
-        return bool(_token(token, text))
+        return _token(token) is not None
     except ValueError:
         return False
 
@@ -91,7 +93,7 @@ def _known(token: str, text: str) -> bool:
 def _unknown(what: str, token: str, text: str) -> ValueError:
     name, *tokens = text.strip().split(":")
     meant = [name if _is_format(name) else _nearest(name, tuple(formats.FORMATS))]
-    meant += [t if t and t != token and _known(t, text) else _nearest(t, _WORDS) for t in tokens]
+    meant += [t if t and t != token and _known(t) else _nearest(t, _WORDS) for t in tokens]
     known = (
         ", ".join(formats.FORMATS) + ", any ExMy"
         if what == "format"

@@ -80,7 +80,8 @@ def _code(source: str, keep: set[str] | None = None) -> str:
             drop.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     for node in tree.body if keep is not None else []:
         if not _defines(node) & (keep or set()):
-            drop.update(range(node.lineno, (node.end_lineno or 0) + 1))
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            drop.update(range(first, (node.end_lineno or 0) + 1))
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
@@ -89,10 +90,13 @@ def _code(source: str, keep: set[str] | None = None) -> str:
 
 
 def _defines(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement binds; of one that is no assignment, all that it mentions and so may change."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    single = isinstance(node, ast.AnnAssign | ast.AugAssign)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if single else [node]
+    imported = {(n.asname or n.name).partition(".")[0] for n in ast.walk(node) if isinstance(n, ast.alias)}
+    return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)} | imported
 
 
 def _measuring(source: str) -> str:
@@ -154,7 +158,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     config, started = config_of(name, small), time.perf_counter()
     identity, stored = key(name, config), stored_key(out, name)
-    if stored == identity and not fresh and (out / f"{name}.jsonl").is_file():
+    if stored == identity and not fresh:
         state, rows = "loaded", load(out / f"{name}.jsonl")
     else:
         state, rows = _measure(name, config, identity, out, tick)
@@ -169,7 +173,12 @@ def run(
 def stored_key(out: Path, name: str) -> str | None:
     """Key of the rows that lie there, if any."""
     path = out / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("key") if path.is_file() else None
+    if not path.is_file() or not (out / f"{name}.jsonl").is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("key")
+    except ValueError:
+        return None
 
 
 def _measure(
@@ -177,6 +186,8 @@ def _measure(
 ) -> tuple[str, Rows]:
     partial = out / f"{name}.partial.jsonl"
     cells: list[Cell] = list(module(name).measure(config))
+    if len({cell for cell, _ in cells}) < len(cells):
+        raise ValueError(f"study {name} gives two of its cells one name")
     done = dict(_finished(partial, identity))
     state = "resumed" if done else "measured"
     kept = [{"key": identity}, *({"cell": cell, "rows": rows} for cell, rows in done.items())]
@@ -198,7 +209,8 @@ def _finished(partial: Path, identity: str) -> Iterator[tuple[str, list[dict[str
     """Cells that an interrupted run of the same key has finished; a line cut short is not one."""
     if not partial.is_file():
         return
-    for at, line in enumerate(partial.read_text(encoding="utf-8").splitlines()):
+    # a line may be cut in the middle of a character
+    for at, line in enumerate(partial.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
@@ -219,7 +231,7 @@ def _provenance(name: str, config: Any, identity: str, seconds: float) -> dict[s
         "versions": {p: version(p) for p in ("jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "matplotlib")}
         | {"quantsim": sys.modules["quantsim"].__version__, "python": platform.python_version()},
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
-        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default; references use HIGHEST"),
+        "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
         "seconds": seconds,
     }
 

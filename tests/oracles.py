@@ -36,6 +36,12 @@ def every_f16() -> np.ndarray:
         return np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
+def wide(x) -> np.ndarray:
+    """Values as float64; a signaling NaN is no reason to warn."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x).astype(np.float64)
+
+
 def midpoints(levels: np.ndarray) -> np.ndarray:
     """The middle of each pair of neighbouring levels, rounded to float32, and the float32 on either side of it."""
     v = np.sort(np.asarray(levels, np.float64))
@@ -94,7 +100,7 @@ def round_float(x, exponent_bits: int, mantissa_bits: int, specials: str, roundi
     """
     table = float_codes(exponent_bits, mantissa_bits, specials)
     table = table[np.isfinite(table)]
-    x = np.asarray(x, np.float64)
+    x = wide(x)
     magnitude = np.minimum(np.abs(x), table[-1])
     at = np.clip(np.searchsorted(table, magnitude, side="right") - 1, 0, len(table) - 2)
     digit = (at % 2**mantissa_bits) + np.where(at >= 2**mantissa_bits, 2**mantissa_bits, 0)
@@ -107,7 +113,7 @@ def round_float(x, exponent_bits: int, mantissa_bits: int, specials: str, roundi
 
 def round_integer(x, low: float, high: float, rounding: str = "even") -> np.ndarray:
     """Integer nearest to ``x`` within the range; +0 for zero."""
-    x = np.clip(np.asarray(x, np.float64), low - 2, high + 2)
+    x = np.clip(wide(x), low - 2, high + 2)
     away = np.copysign(np.floor(np.abs(x) + 0.5), x)
     r = {"even": np.rint(x), "away": away, "truncate": np.trunc(x)}[rounding]
     return (np.clip(r, low, high) + 0.0).astype(np.float32)
@@ -116,7 +122,7 @@ def round_integer(x, low: float, high: float, rounding: str = "even") -> np.ndar
 def round_codebook(x, levels) -> np.ndarray:
     """Index of the level nearest to ``x``; of two equally near ones the lower."""
     v = np.asarray(levels, np.float32).astype(np.float64)
-    x = np.clip(np.asarray(x, np.float64), v[0], v[-1])
+    x = np.clip(wide(x), v[0], v[-1])
     return np.argmin(np.abs(x[..., None] - v), axis=-1)
 
 

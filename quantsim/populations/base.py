@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from quantsim.populations.draws import Index, indices
 if TYPE_CHECKING:
     from quantsim.populations.outliers import Contaminated
 
+_CHUNK = 1 << 15
+F64: TypeAlias = NDArray[np.float64] | np.float64  # what NumPy makes of an array, and of a number
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
@@ -43,11 +46,11 @@ class Population(ABC):
         """Float32 elements with index ``i``."""
 
     @abstractmethod
-    def pdf(self, x: ArrayLike) -> NDArray[np.float64]:
+    def pdf(self, x: ArrayLike) -> F64:
         """Probability density at ``x``; point masses are left out."""
 
     @abstractmethod
-    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+    def cdf(self, x: ArrayLike) -> F64:
         """P(X <= x)."""
 
     @abstractmethod
@@ -83,13 +86,14 @@ class Population(ABC):
         whole = tuple(of or shape)
         if not isinstance(start, Index) and start + prod(shape) > prod(whole):
             self._check_beyond(whole)
-        draw = _sample if _is_static(self) else _elements_of
+        draw = _sample if is_static(self) else _elements_of
         return draw(self, prod(shape), whole, key, _words(start)).reshape(shape).astype(dtype)
 
     def _check_beyond(self, whole: Shape) -> None:
         """Reject elements behind the end of an array of shape ``whole``, where it matters; outliers override this."""
+        del whole
 
-    def _breaks(self) -> NDArray[np.float64]:
+    def _breaks(self) -> F64:
         """Magnitudes at which the density or the tail jumps; quadrature splits there."""
         return np.zeros(0)
 
@@ -102,7 +106,7 @@ class Population(ABC):
         del whole
         return self._elements(key, i)
 
-    def quantile(self, p: ArrayLike) -> NDArray[np.float64]:
+    def quantile(self, p: ArrayLike) -> F64:
         """Smallest x with cdf(x) >= p, by bisection unless a closed form is known.
 
         >>> from quantsim.populations import Laplace
@@ -112,7 +116,7 @@ class Population(ABC):
         p = np.asarray(p, np.float64)
         return _bisect(lambda x: self.cdf(x) >= p, p.shape)
 
-    def tail(self, x: ArrayLike) -> NDArray[np.float64]:
+    def tail(self, x: ArrayLike) -> F64:
         """P(|X| > x), accurate also where it is tiny."""
         x = np.asarray(x, np.float64)
         return 2 * self.cdf(-x)
@@ -158,8 +162,8 @@ class Population(ABC):
 def expected_absmax_power(pop: Population, n: int, power: int) -> float:
     """E[max(|x_1| … |x_n|)^power] = power times the integral of x^(power-1) (1 - (1 - tail(x))^n) over x > 0.
 
-    Gauss-Legendre on panels between the magnitudes at which the integrand falls, split in decades of n tail(x); the last
-    ones lie far out, because the second power of Student's t with few degrees of freedom converges slowly.
+    Gauss-Legendre on panels between the magnitudes at which the integrand falls, split in decades of n tail(x). The
+    last lie far out, because the second power of Student's t with few degrees of freedom converges slowly.
     """
     decades = 10.0 ** np.concatenate([np.arange(2, -17, -0.5), np.arange(-17, -281, -2.0)]) / n
     edges = _bisect(lambda x: pop.tail(x) <= decades, decades.shape, low=0.0)
@@ -171,7 +175,7 @@ def expected_absmax_power(pop: Population, n: int, power: int) -> float:
     return float(power * ((b - a) / 2 * _NODE_WEIGHTS * x ** (power - 1) * some).sum())
 
 
-def _bisect(reached: Any, shape: Shape, low: float | None = None) -> NDArray[np.float64]:
+def _bisect(reached: Any, shape: Shape, low: float | None = None) -> F64:
     """Smallest x for which the monotone ``reached(x)`` holds, to the last bits of a float64."""
     hi = np.ones(shape)
     while not np.all(done := reached(hi)) and hi.max(initial=1.0) < 1e300:
@@ -191,7 +195,8 @@ def scaled(unit: Float[Array, " n"], factor: Any) -> Float[Array, " n"]:
     return ieee.unfused(unit, unit) * jnp.asarray(factor, jnp.float32)
 
 
-def _is_static(pop: Population) -> bool:
+def is_static(pop: Population) -> bool:
+    """Whether every parameter is a number, so that the population can be a static argument."""
     try:
         hash(pop)
     except TypeError:  # a traced field, in a sweep over it
@@ -204,7 +209,12 @@ def _words(start: int | Index) -> Index:
 
 
 def _elements_of(pop: Population, count: int, whole: Shape, key: PRNGKey, start: Index) -> Float[Array, " n"]:
-    return pop._in_array(key, indices(start, count), whole)
+    if count <= _CHUNK:
+        return pop._in_array(key, indices(start, count), whole)
+    # one chunk after the other: a loop cannot be fused into, and so repeated in, everything that reads the weights
+    firsts = indices(start, -(-count // _CHUNK), step=_CHUNK)
+    chunks = lax.map(lambda first: pop._in_array(key, indices(first, _CHUNK), whole), firsts)
+    return chunks.reshape(-1)[:count]
 
 
 _sample = partial(jax.jit, static_argnums=(0, 1, 2))(_elements_of)

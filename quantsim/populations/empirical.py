@@ -6,14 +6,12 @@ from functools import cached_property
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, PRNGKey
 from quantsim.populations import draws
-from quantsim.populations.base import Population
+from quantsim.populations.base import F64, Population
 from quantsim.populations.draws import Index
 
-F64 = NDArray[np.float64]
 _MAX_BREAKS = 1 << 14  # enough for quadrature: what lies between two of them holds less than 10^-4 of the values
 
 

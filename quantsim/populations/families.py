@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, Number, PRNGKey
 from quantsim.populations import draws
-from quantsim.populations.base import Population, scaled
+from quantsim.populations.base import F64, Population, scaled
 from quantsim.populations.draws import Index
 
 _ROOT2, _ROOT3 = 2.0**0.5, 3.0**0.5
-F64 = NDArray[np.float64]
 
 
 def _check_std(std: Number) -> None:

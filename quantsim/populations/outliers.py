@@ -1,6 +1,7 @@
 """Outliers as a first-class part of a population: how many, where, how large, of which sign."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import Any, Literal, get_args
 
@@ -8,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt32
-from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, Number, PRNGKey, Shape
 from quantsim.populations import draws
-from quantsim.populations.base import Population, scaled
+from quantsim.populations.base import F64, Population, is_static, scaled
 from quantsim.populations.draws import Index
 from quantsim.populations.families import spell
 
@@ -20,6 +20,7 @@ Layout = Literal["element", "row", "column", "block"]
 Sign = Literal["random", "positive", "negative"]
 Values = Literal["exact", "spread"]
 
+_LARGEST = float(np.finfo(np.float32).max)
 # streams of the key, beside the bulk's own; outliers of a population that has outliers take the next level
 _POSITION, _SIGN, _SIZE, _LEVEL = 0x0F0F0001, 0x0F0F0002, 0x0F0F0003, 0x10
 
@@ -64,8 +65,8 @@ class Outliers:
         for name, low, high in (
             ("rate", 0, 1),
             ("count", 0, 2**31 - 1),
-            ("magnitude", 0, np.inf),
-            ("value", 0, np.inf),
+            ("magnitude", 0, _LARGEST),
+            ("value", 0, _LARGEST),
         ):
             v = getattr(self, name)
             if v is not None and not isinstance(v, jax.Array) and not low <= v <= high:
@@ -121,9 +122,12 @@ class Contaminated(Population):
                 f"a chunk with {self.outliers} must lie within the whole array: pass its shape as of=…, not {whole}"
             )
 
-    def _breaks(self) -> NDArray[np.float64]:
+    def _breaks(self) -> F64:
         ends = [1.0] if self.outliers.values == "exact" else [0.5, 1.5]
-        return np.append(self.bulk._breaks(), self.outliers.size(self.bulk.std_dev()) * np.array(ends))
+        return np.append(self.bulk._breaks(), self._size() * np.array(ends))
+
+    def _size(self) -> Any:
+        return self.outliers.value if self.outliers.value is not None else self.outliers.size(self.bulk.std_dev())
 
     def _stream(self, key: PRNGKey, which: int) -> PRNGKey:
         return jax.random.fold_in(key, which + _LEVEL * self._depth)
@@ -143,7 +147,7 @@ class Contaminated(Population):
         unit = sign * jnp.ones(i.low.shape, jnp.float32)
         if o.values == "spread":
             unit = unit * (0.5 + draws.uniform(self._stream(key, _SIZE), i))
-        return scaled(unit, o.size(self.bulk.std_dev()))
+        return scaled(unit, self._size())
 
     def _marks(self, key: PRNGKey, i: Index, whole: Shape) -> Bool[Array, " n"]:
         o, k = self.outliers, self._stream(key, _POSITION)
@@ -163,7 +167,8 @@ class Contaminated(Population):
 
     def is_outlier(self, key: PRNGKey, shape: Shape) -> Bool[Array, "..."]:
         """Which elements of ``sample(key, shape)`` are outliers, of this or of the bulk."""
-        marks = self._marks(key, draws.indices(0, prod(shape)), tuple(shape)).reshape(shape)
+        mark = _marked if is_static(self) else _marks_of
+        marks = mark(self, tuple(shape), key).reshape(shape)
         return marks | self.bulk.is_outlier(key, shape) if isinstance(self.bulk, Contaminated) else marks
 
     def _rate(self) -> Number:
@@ -174,14 +179,14 @@ class Contaminated(Population):
     def _mean(self, bulk: Any, outlier: Any) -> Any:
         return (1 - self._rate()) * bulk + self._rate() * outlier
 
-    def pdf(self, x: ArrayLike) -> NDArray[np.float64]:
-        x, size = np.asarray(x, np.float64), self.outliers.size(self.bulk.std_dev())
+    def pdf(self, x: ArrayLike) -> F64:
+        x, size = np.asarray(x, np.float64), self._size()
         within = (np.abs(x) >= size / 2) & (np.abs(x) <= 1.5 * size) & (self.outliers.values == "spread")
         share = sum(w * (np.sign(x) == s) for s, w in self._signs())
         return self._mean(self.bulk.pdf(x), np.where(within, share / size, 0.0))
 
-    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
-        x, size = np.asarray(x, np.float64), self.outliers.size(self.bulk.std_dev())
+    def cdf(self, x: ArrayLike) -> F64:
+        x, size = np.asarray(x, np.float64), self._size()
         total = np.zeros(x.shape)
         for sign, w in self._signs():
             if self.outliers.values == "exact":
@@ -191,13 +196,13 @@ class Contaminated(Population):
                 total = total + w * (from_low if sign > 0 else 1 - from_low)
         return self._mean(self.bulk.cdf(x), total)
 
-    def tail(self, x: ArrayLike) -> NDArray[np.float64]:
-        x, size = np.asarray(x, np.float64), self.outliers.size(self.bulk.std_dev())
+    def tail(self, x: ArrayLike) -> F64:
+        x, size = np.asarray(x, np.float64), self._size()
         beyond = (x < size) * 1.0 if self.outliers.values == "exact" else 1 - np.clip(x / size - 0.5, 0.0, 1.0)
         return self._mean(self.bulk.tail(x), beyond)
 
     def moment(self, k: int) -> Number:
-        size = self.outliers.size(self.bulk.std_dev())
+        size = self._size()
         unit = 1.0 if self.outliers.values == "exact" else (1.5 ** (k + 1) - 0.5 ** (k + 1)) / (k + 1)
         return self._mean(self.bulk.moment(k), sum(w * s**k for s, w in self._signs()) * unit * size**k)
 
@@ -207,6 +212,13 @@ class Contaminated(Population):
     def __str__(self) -> str:
         """Spec of the population."""
         return f"{self.bulk}+{self.outliers}"
+
+
+def _marks_of(pop: Contaminated, whole: Shape, key: PRNGKey) -> Bool[Array, " n"]:
+    return pop._marks(key, draws.indices(0, prod(whole)), whole)
+
+
+_marked = partial(jax.jit, static_argnums=(0, 1))(_marks_of)
 
 
 def _unit_of(o: Outliers, i: UInt32[Array, " n"], whole: Shape) -> tuple[UInt32[Array, " n"], int]:

@@ -41,16 +41,30 @@ def _population(part: str, text: str) -> Population:
 def _bulk(part: str, text: str) -> Population:
     name, args = _call(part, text)
     if name == "mixture":
-        terms: list[str] = []
-        for term in _split(part[len("mixture(") : -1], "+"):  # outliers belong to the component before them
-            terms[-1:] = [f"{terms[-1]}+{term}"] if terms and "*" not in term else [*terms[-1:], term]
-        pairs = [term.partition("*") for term in terms]
-        return Mixture(tuple(_number(w, text) for w, _, _ in pairs), tuple(_population(c, text) for _, _, c in pairs))
+        weights, components = zip(*(_term(term, text) for term in _terms(part[len("mixture(") : -1])), strict=True)
+        return Mixture(weights, components)
+    if name == "empirical":
+        raise ValueError(f"population {text!r} is made from values, not from a spec: use Empirical(values)")
     if m := re.fullmatch(r"t(\d+(?:\.\d+)?)", name):
         return _make(StudentT, {"df": float(m[1]), **args}, text)
     if name not in _PLAIN:
         raise _unknown(name, text)
     return _make(_PLAIN[name], args, text)
+
+
+def _terms(text: str) -> list[str]:
+    """Components of a mixture; outliers belong to the one before them."""
+    terms: list[str] = []
+    for term in _split(text, "+"):
+        terms[-1:] = [f"{terms[-1]}+{term}"] if terms and term.startswith("outliers") else [*terms[-1:], term]
+    return terms
+
+
+def _term(term: str, text: str) -> tuple[float | int, Population]:
+    weight, times, component = term.partition("*")
+    if not times:
+        raise ValueError(f"write {term!r} in population {text!r} as probability*population, for example 0.9*normal")
+    return _number(weight, text), _population(component, text)
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -73,10 +87,12 @@ def _call(part: str, text: str) -> tuple[str, dict[str, float | int | str]]:
             f"cannot read {part!r} in population {text!r}; write for example normal+outliers(rate=0.01,magnitude=100)"
         )
     args: dict[str, float | int | str] = {}
-    for pair in filter(None, (m[2] or "").split(",")) if m[1] != "mixture" else ():
+    for pair in filter(None, (m[2] or "").split(",")) if m[1] not in ("mixture", "empirical") else ():
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"write {pair!r} in population {text!r} as name=value")
+        if name in args:
+            raise ValueError(f"population {text!r} gives {name} twice")
         args[name] = value if name in _WORDS else _number(value, text)
     return m[1], args
 
@@ -100,5 +116,6 @@ def _unknown(name: str, text: str) -> ValueError:
     near = get_close_matches(name, _KNOWN, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"unknown population {name!r} in {text!r}{hint}; known are normal, laplace, uniform, tN (N > 2), mixture(), with +outliers()"
+        f"unknown population {name!r} in {text!r}{hint}; known are normal, laplace, uniform, tN (N > 2), mixture(), "
+        "each with +outliers()"
     )

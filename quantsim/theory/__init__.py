@@ -1,6 +1,17 @@
 """Closed forms and quadrature: what an error must be, in float64, without simulating it."""
 
-from quantsim.theory.levels import levels_mse
-from quantsim.theory.scales import absmax_int_mse, expected_absmax
+from quantsim.theory.levels import int_mse, levels_mean, levels_mse
+from quantsim.theory.propagation import cancellation, output_rms
+from quantsim.theory.scales import absmax_int_mse, absmax_quantile, expected_absmax, rms_crest
 
-__all__ = ["absmax_int_mse", "expected_absmax", "levels_mse"]
+__all__ = [
+    "absmax_int_mse",
+    "absmax_quantile",
+    "cancellation",
+    "expected_absmax",
+    "int_mse",
+    "levels_mean",
+    "levels_mse",
+    "output_rms",
+    "rms_crest",
+]

@@ -1,5 +1,9 @@
 """Absmax scales: the largest of n weights, and the error of integers that its step predicts."""
 
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsim._types import ArrayLike
 from quantsim.populations import Population, expected_absmax_power
 
 
@@ -34,3 +38,36 @@ def absmax_int_mse(pop: Population, n: int, bits: int) -> float:
         raise ValueError(f"a block has at least one weight, got n = {n}")
     step2 = expected_absmax_power(pop, n, 2) / (2.0 ** (bits - 1) - 1) ** 2
     return step2 / 12 * (n - 1) / n
+
+
+def rms_crest(pop: Population, n: int) -> float:
+    """Root mean square over blocks of n weights of absmax / rms: the crest factor that sets the SQNR of integers.
+
+    With it ``SQNR = 12 (2^(bits-1) - 1)^2 / crest^2 * n / (n - 1)`` is the reciprocal of ``absmax_int_mse``, exactly.
+    ``Population.crest`` is the mean instead, which is at most as large.
+
+    Raises:
+        ValueError: if n < 1.
+
+    >>> from quantsim.populations import Uniform
+    >>> round(rms_crest(Uniform(), 10**6), 5)  # sqrt(3)
+    1.73205
+    """
+    if n < 1:
+        raise ValueError(f"a block has at least one weight, got n = {n}")
+    return (expected_absmax_power(pop, n, 2) / pop.moment(2)) ** 0.5
+
+
+def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> NDArray[np.float64]:
+    """p-quantile of max |w_i| of n independent weights of a symmetric population: ``tail(x) = 1 - p^(1/n)``.
+
+    Raises:
+        ValueError: if n < 1.
+
+    >>> from quantsim.populations import Uniform
+    >>> round(float(absmax_quantile(Uniform(3**-0.5), 2, 0.25)), 9)
+    0.5
+    """
+    if n < 1:
+        raise ValueError(f"a block has at least one weight, got n = {n}")
+    return -pop.quantile(-np.expm1(np.log(np.asarray(p, np.float64)) / n) / 2)

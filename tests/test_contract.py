@@ -1,0 +1,297 @@
+"""One matrix: the same laws over every quantizer. A new member registers itself in CASES or the tests fail.
+
+Laws are functions of a quantizer alone; test_mutations.py runs them against mutated copies of the package.
+"""
+
+from functools import lru_cache, partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+import quantsim as qs
+from quantsim import calibration, errors, formats, granularity, rounding
+from tests import oracles
+
+CASES = [
+    # plain casts
+    *("f32", "tf32", "bf16", "f16", "e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1", "e5m0"),
+    *("bf16:stochastic", "e4m3:away", "bf16:truncate"),
+    # integers: every width, every granularity, ragged blocks, other axes
+    *("int8:tensor", "int8:channel", "int8:block32", "int2:tensor", "int3:channel", "int4:block32", "int5:block16"),
+    *("int6:channel@1", "int7:block4@0"),
+    # calibrations and bounds
+    *("int8:channel:minmax", "int4:block32:minmax:f16", "int8:tensor:p99", "int4:block32:p90", "int4:block32:mse"),
+    *("int3:block32:rms:bf16", "int8:tensor:absmax:half", "int4:block32:absmax:full", "int4:block32:absmax:f16:signed"),
+    # scale formats
+    *("int8:block32:absmax:bf16", "int4:block32:absmax:tf32", "e2m1:block16:absmax:e4m3"),
+    # scaled floats and codebooks
+    *("e4m3:tensor", "e5m2:channel", "f16:channel", "e3m4:block32", "e2m1:block32:mse", "nf4:block32", "af4:tensor"),
+    *("fp4:channel", "nf4:block32:mse:bf16"),
+    # roundings
+    *("int8:block32:absmax:away", "int8:channel:absmax:truncate", "int4:block32:absmax:stochastic"),
+]
+SHAPE, BATCH = (6, 80), 4  # 80 = 2 blocks of 32 and a tail of 16
+KEYS = jax.random.split(jax.random.key(7), BATCH)
+
+
+@lru_cache
+def _batch() -> np.ndarray:
+    """Four matrices of normal weights, one row of them zero and some weights large."""
+    w = np.random.default_rng(1).standard_normal((BATCH, *SHAPE)).astype(np.float32)
+    w[:, 2], w[:, 4, ::9] = 0, w[:, 4, ::9] * 8
+    return w
+
+
+def test_every_member_is_registered():
+    members = [qs.parse(text) for text in CASES]
+    assert {q.format.name for q in members} >= set(formats.FORMATS)
+    assert {type(q.format) for q in members} == set(get_args(formats.Format))
+    assert {q.format.bounds for q in members if isinstance(q.format, formats.Integer)} == set(get_args(formats.Bounds))
+    assert {q.format.specials for q in members if isinstance(q.format, formats.Float)} == set(
+        get_args(formats.Specials)
+    )
+    assert {type(q.granularity) for q in members} == {type(None), *get_args(granularity.Granularity)}
+    assert {type(q.calibration) for q in members} == set(get_args(calibration.Calibration))
+    assert {q.rounding for q in members} == set(rounding.ROUNDINGS)
+    assert {"f32", "f16", "bf16", "e4m3"} <= {q.scale_format.name for q in members}
+    assert [str(q) for q in members] == CASES
+
+
+# --- laws -----------------------------------------------------------------------------------------------------------
+
+
+def _key(q):
+    return KEYS[0] if q.rounding == "stochastic" else None
+
+
+def _spread(q, values) -> np.ndarray:
+    """Scales or zero points, one for each weight, float64."""
+    kind = {"Tensor": "tensor", "Channel": "channel", "Block": "block"}[type(q.granularity).__name__]
+    ids = oracles.block_ids(SHAPE, kind, getattr(q.granularity, "size", 1), getattr(q.granularity, "axis", 0))
+    return np.float64(values).ravel()[ids]
+
+
+def law_shape_and_type(q, w):
+    qw = q.quantize(w, key=_key(q))
+    for out in (qw.dequantize(), q.roundtrip(w, key=_key(q))):
+        assert (out.shape, out.dtype) == (w.shape, jnp.float32)
+    assert qw.codes.shape == w.shape
+    assert (qw.scale is None) == (q.granularity is None)
+    oracles.same_bits(qw.dequantize(), q.roundtrip(w, key=_key(q)))
+
+
+def law_error_is_at_most_half_a_step(q, w):
+    """The nearest level, or with directed roundings one of the two around: |e| <= the distance to it."""
+    qw = q.quantize(w, key=_key(q))
+    scale = np.ones(SHAPE) if qw.scale is None else _spread(q, qw.scale)
+    if q.format.bits > 16:
+        gap = 2.0 ** (np.frexp(np.where(w == 0, 1, w))[1] - 1 - q.format.mantissa_bits)
+        assert (np.abs(np.float64(qw.dequantize()) - w) <= gap / 2).all()
+        return
+    levels = formats.levels(q.format)
+    zero = 0.0
+    if qw.zero_point is not None:
+        zero, levels = _spread(q, qw.zero_point), np.arange(2.0**q.format.bits)
+    units = np.where(scale == 0, 0, np.float64(w) / np.where(scale == 0, 1, scale)) + zero
+    at = np.clip(np.searchsorted(levels, units), 1, len(levels) - 1)
+    around = np.stack([np.abs(units - levels[at - 1]), np.abs(units - levels[at])])
+    nearest = q.rounding in ("even", "away")
+    allowed = (around.min(axis=0) if nearest else around.max(axis=0)) * np.abs(scale)
+    allowed = np.where(scale == 0, np.abs(w), allowed)
+    got = np.float64(qw.dequantize())
+    assert (np.abs(got - w) <= allowed + 2.0**-22 * (np.abs(w) + np.abs(got) + np.abs(zero * scale))).all()
+
+
+def law_idempotent(q, w):
+    """Levels stay levels. The scale of an integer may move by an ulp: 127 s / 127 is not always s."""
+    once = q.quantize(w)
+    twice = q.quantize(once.dequantize())
+    np.testing.assert_array_equal(twice.codes, once.codes)
+    if once.zero_point is not None:
+        np.testing.assert_array_equal(twice.zero_point, once.zero_point)
+    assert oracles.ulps(twice.dequantize(), once.dequantize()) <= (2 if q.granularity else 0)
+
+
+def law_odd(q, w):
+    np.testing.assert_array_equal(q.roundtrip(-w), -q.roundtrip(w))
+
+
+def law_power_of_two(q, w):
+    """Scaling by 2^k scales the result by 2^k to the bit, in the range of the scale format."""
+    once = q.quantize(w, key=_key(q))
+    for k in (-40, 30) if q.scale_format.exponent_bits == 8 else (-1, 3):
+        scaled = q.quantize(np.ldexp(w, k), key=_key(q))
+        oracles.same_bits(scaled.dequantize(), np.ldexp(np.asarray(once.dequantize()), k))
+        if once.scale is not None:
+            np.testing.assert_array_equal(scaled.codes, once.codes)
+            oracles.same_bits(scaled.scale, np.ldexp(np.asarray(once.scale), k))
+
+
+def law_bits_are_bytes(q, w):
+    qw = q.quantize(w, key=_key(q))
+    stored = oracles.packed_bytes(qw.codes, q.format.bits)
+    if qw.scale is not None:
+        stored += -(-qw.scale.size * q.scale_format.bits // 8)
+    if qw.zero_point is not None:
+        stored += oracles.packed_bytes(qw.zero_point, q.format.bits)
+    assert qw.nbytes == stored
+    assert q.bits_per_weight(w.shape) == 8 * stored / w.size
+
+
+def law_gradient(q, w):
+    """Straight through where the weight is in range, nothing where it clips."""
+    c = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
+    grad = jax.grad(lambda x: (q.roundtrip(x, key=_key(q)) * c).sum())(w)
+    np.testing.assert_array_equal(grad, np.where(q.clipped(w), 0, c))
+
+
+def _symmetric(q) -> bool:
+    """Odd by construction: levels and ties mirrored. Ties of codebooks go down, but no tie is drawn with fp4."""
+    if isinstance(q.format, formats.Integer):
+        return (
+            q.format.bounds == "narrow" and type(q.calibration) is not calibration.MinMax and q.rounding != "stochastic"
+        )
+    return (
+        isinstance(q.format, formats.Float | formats.Codebook)
+        and q.format.name not in ("nf4", "af4")
+        and q.rounding != "stochastic"
+    )
+
+
+def _projects(q) -> bool:
+    """Idempotent: a cast, or a scale that the quantized block reproduces because its extremes are levels.
+
+    absmax with bounds on which the extreme is a level, and minmax; percentile, mse and rms find another scale. A cast
+    that truncates and one that is stochastic keep levels, but units of a scale are no exact levels for them.
+    """
+    if q.rounding not in ("even", "away") or q.scale_format.exponent_bits == 4:
+        return q.granularity is None and q.rounding == "truncate"
+    bounds = getattr(q.format, "bounds", "narrow")
+    return type(q.calibration) in (calibration.Absmax, calibration.MinMax) and bounds in ("narrow", "signed")
+
+
+def _follows_powers_of_two(q) -> bool:
+    """A cast to fewer exponent bits than float32 has its own smallest and largest value."""
+    return q.granularity is not None or q.format.exponent_bits == 8
+
+
+LAWS = {
+    law_shape_and_type: lambda q: True,
+    law_error_is_at_most_half_a_step: lambda q: True,
+    law_idempotent: _projects,
+    law_odd: _symmetric,
+    law_power_of_two: _follows_powers_of_two,
+    law_bits_are_bytes: lambda q: True,
+    law_gradient: lambda q: True,
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_laws(text):
+    q = qs.parse(text)
+    for law, claimed in LAWS.items():
+        if claimed(q):
+            law(q, _batch()[0])
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_no_law_is_idle(law):
+    assert sum(LAWS[law](qs.parse(text)) for text in CASES) >= 10
+
+
+# --- one bit pattern under every transformation ---------------------------------------------------------------------
+
+
+@lru_cache
+def _one(text: str):
+    """Everything that a quantizer gives for one matrix: codes, scale, zero point, weights, errors."""
+    q = qs.parse(text)
+
+    def one(w, key):
+        key = key if q.rounding == "stochastic" else None
+        qw = q.quantize(w, key=key)
+        w_hat, again = qw.dequantize(), q.roundtrip(w, key=key)
+        found = {"codes": qw.codes, "scale": qw.scale, "zero": qw.zero_point, "w_hat": w_hat, "roundtrip": again}
+        return found | {"error": errors.error(w, w_hat), "error of roundtrip": errors.error(w, again)}
+
+    return one
+
+
+def _each(one, w, keys) -> dict:
+    results = [one(w[i], keys[i]) for i in range(len(w))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
+@lru_cache
+def _eager(text: str) -> dict:
+    return _each(_one(text), jnp.asarray(_batch()), KEYS)
+
+
+def _interpreted(one, w, keys) -> dict:
+    """The first matrix only: one operation after the other is slow."""
+    with jax.disable_jit():
+        return _each(one, w[:1], keys)
+
+
+def _scanned(one, w, keys) -> dict:
+    return lax.scan(lambda carry, pair: (carry, one(*pair)), 0, (w, keys))[1]
+
+
+def _sharded(devices: int, inside, one, w, keys) -> dict:
+    automatic, spec = (jax.sharding.AxisType.Auto,), PartitionSpec("data")
+    mesh = jax.make_mesh((devices,), ("data",), automatic, devices=jax.devices()[:devices])
+    return jax.jit(jax.shard_map(inside(one), mesh=mesh, in_specs=(spec, spec), out_specs=spec))(w, keys)
+
+
+WAYS = {
+    "disable_jit": _interpreted,
+    "jit": lambda one, w, keys: _each(jax.jit(one), w, keys),
+    "vmap": lambda one, w, keys: jax.vmap(one)(w, keys),
+    "jit(vmap)": lambda one, w, keys: jax.jit(jax.vmap(one))(w, keys),
+    "jit(scan)": lambda one, w, keys: jax.jit(partial(_scanned, one))(w, keys),
+    "shard_map on 1": partial(_sharded, 1, jax.vmap),
+    "shard_map on 2": partial(_sharded, 2, jax.vmap),
+    "shard_map on 4": partial(_sharded, 4, jax.vmap),
+    "shard_map(scan) on 2": partial(_sharded, 2, lambda one: partial(_scanned, one)),
+}
+#: One for each path through the code; these go every way in the fast tests, the others in the slow ones.
+ALL_WAYS = ["int8:channel:minmax", "int4:block32:p90", "e2m1:block16:absmax:e4m3"]
+
+
+def _check_way(text: str, way: str) -> None:
+    got = WAYS[way](_one(text), jnp.asarray(_batch()), KEYS)
+    for name, value in _eager(text).items():
+        if value is not None:
+            bits = (np.asarray(leaf).view(np.uint8) for leaf in (got[name], value[: len(got[name])]))
+            np.testing.assert_array_equal(*bits, err_msg=f"{name} of {text} under {way}")
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_one_bit_pattern_compiled_looped_and_sharded(text):
+    _check_way(text, "shard_map(scan) on 2")
+    found = _eager(text)
+    oracles.same_bits(found["error"], found["w_hat"] - _batch())  # and the error is that of NumPy
+    np.testing.assert_array_equal(found["error"], found["error of roundtrip"])
+
+
+@pytest.mark.parametrize("text", sorted({*CASES[::4], "int4:block32:mse", "int3:block32:rms:bf16"}))
+def test_one_bit_pattern_without_a_compiler(text):
+    _check_way(text, "disable_jit")
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "disable_jit"])
+@pytest.mark.parametrize("text", ALL_WAYS)
+def test_one_bit_pattern_every_way(text, way):
+    _check_way(text, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("text", CASES)
+def test_one_bit_pattern_every_way_for_every_quantizer(text, way):
+    _check_way(text, way)

@@ -1,0 +1,247 @@
+"""Draws: jax.random's bits, from (key, index) alone, wherever and in whatever pieces they are computed."""
+
+import itertools
+import math
+from functools import partial
+
+import jax
+import jax.extend.random
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+from scipy import stats
+
+from quantsim.populations import Normal, draws, key
+from quantsim.populations.draws import Index
+
+REFERENCES = {
+    "bits": jax.random.bits,
+    "uniform": jax.random.uniform,
+    "signed_uniform": lambda k, shape: jax.random.uniform(k, shape, minval=-1.0),
+    "normal": jax.random.normal,
+    "laplace": jax.random.laplace,
+}
+DRAWS = [*REFERENCES, "student_t"]
+SHAPES = [(), (7,), (31, 33)]
+
+
+def draw(name, k, i):
+    return draws.student_t(k, i, 5.0) if name == "student_t" else getattr(draws, name)(k, i)
+
+
+def draw_all(k, i):
+    return {name: draw(name, k, i) for name in DRAWS}
+
+
+@partial(jax.jit, static_argnums=1)
+def take_all(k, count, start=0):
+    return draw_all(k, draws.indices(Index(jnp.uint32(0), jnp.uint32(start)), count))
+
+
+def same_bits(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+@pytest.fixture
+def counted_bits(monkeypatch):
+    """``draws.bits`` that returns the low word of the index, so that every value of the bits can be visited."""
+    monkeypatch.setattr(draws, "bits", lambda k, i: i.low)
+
+
+def all_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        same_bits(a[name], b[name])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_draws_equal_jax_random_to_the_bit(shape):
+    for k in (key(0), key(2**31 + 7), jax.random.fold_in(key(3), 11)):
+        drawn = take_all(k, math.prod(shape))
+        for name, reference in REFERENCES.items():
+            same_bits(drawn[name].reshape(shape), reference(k, shape))
+
+
+def test_jit_equals_eager():
+    jitted, eager = take_all(key(1), 7), draw_all(key(1), draws.indices(0, 7))
+    # XLA's log of 7 floats on their own is scalar code, an ulp off its vector code now and then; ``sample`` always jits
+    np.testing.assert_allclose(jitted.pop("student_t"), eager.pop("student_t"), rtol=1e-6)
+    all_same_bits(jitted, eager)
+
+
+def test_chunks_equal_the_whole():
+    parts = [take_all(key(1), 341, 341 * j) for j in range(3)]
+    joined = {name: jnp.concatenate([p[name] for p in parts]) for name in DRAWS}
+    all_same_bits(joined, take_all(key(1), 1023))
+
+
+def test_scan_over_chunks_equals_the_whole():
+    def step(low, _):
+        return low + 93, draw_all(key(5), draws.indices(Index(jnp.uint32(0), low), 93))
+
+    _, parts = lax.scan(step, jnp.uint32(0), length=11)
+    all_same_bits(jax.tree.map(jnp.ravel, parts), take_all(key(5), 1023))
+
+
+def test_vmap_over_keys_equals_one_key_at_a_time():
+    keys = jax.random.split(key(9), 3)
+    rows = jax.vmap(lambda k: take_all(k, 7))(keys)
+    for at, k in enumerate(keys):
+        all_same_bits({name: row[at] for name, row in rows.items()}, take_all(k, 7))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_shard_map_equals_one_device(devices):
+    mesh = jax.make_mesh((devices,), ("d",), devices=jax.devices()[:devices])
+    count = 1024 // devices
+
+    def local(k):
+        first = lax.axis_index("d").astype(jnp.uint32) * jnp.uint32(count)
+        return draw_all(k, draws.indices(Index(jnp.uint32(0), first), count))
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec("d"), check_vma=False)
+    all_same_bits(jax.jit(spread)(key(2)), take_all(key(2), 1024))
+
+
+@pytest.mark.parametrize("start", [2**32 - 3, 2**33 - 1, 5 * 2**32 + 17, 2**63 - 4])
+def test_indices_carry_into_the_high_word(start):
+    i = draws.indices(start, 8)
+    got = [(int(h) << 32) | int(low) for h, low in zip(i.high, i.low, strict=True)]
+    assert got == list(range(start, start + 8))
+
+
+@pytest.mark.parametrize("start", [0, 2**32 - 3, 7 * 2**32 - 2])
+def test_words_of_64_bit_counters_are_threefry(start):
+    i, k = draws.indices(start, 6), key(77)
+    expected = jax.extend.random.threefry_2x32(jax.random.key_data(k), jnp.concatenate([i.high, i.low]))
+    same_bits(jnp.concatenate(draws.words(k, i)), expected)
+
+
+def test_a_key_of_another_implementation_is_refused():
+    with pytest.raises(ValueError, match=r"threefry2x32 key, not rbg.*populations\.key"):
+        Normal().sample(jax.random.key(0, impl="rbg"), (3,))
+
+
+@pytest.mark.usefixtures("counted_bits")
+def test_the_largest_draws_are_those_the_docstring_states():
+    # all 2^23 values of a 23-bit uniform, at both ends; the ends decide, as both maps are monotone in |u|
+    ends = np.concatenate([np.arange(2**12), 2**23 - 1 - np.arange(2**12)]).astype(np.uint32) << 9
+    i = Index(jnp.uint32(0), jnp.asarray(ends))
+    assert float(jnp.abs(draws.normal(key(0), i)).max()) == pytest.approx(-stats.norm.ppf(2.0**-25), rel=1e-6)
+    assert float(jnp.abs(draws.laplace(key(0), i)).max()) == pytest.approx(math.log(2.0**24), rel=1e-6)
+    doc = " ".join(draws.__doc__.split())
+    assert f"{-stats.norm.ppf(2.0**-25):.2f} standard deviations" in doc
+    assert f"{math.ceil(100 * math.log(2.0**24) / 2**0.5) / 100:.2f} (ln 2^24 / sqrt 2)" in doc
+
+
+@pytest.mark.usefixtures("counted_bits")
+@pytest.mark.parametrize("p", [0.0, 2.0**-32, 1e-8, 1e-6, 3e-6])
+def test_chance_resolves_small_probabilities(p):
+    # bits 0 ... 2^14 - 1 hold all that are below 2^32 p; float32 keeps p to 6e-8
+    i = Index(jnp.uint32(0), jnp.arange(2**14, dtype=jnp.uint32))
+    assert int(draws.chance(key(0), i, p).sum()) == math.ceil(float(np.float32(p)) * 2**32)
+
+
+@pytest.mark.usefixtures("counted_bits")
+@pytest.mark.parametrize("p", [0.5, 0.9, 1 - 2.0**-24, 1.0])
+def test_chance_at_large_probabilities(p):
+    last = np.float32(p).astype(np.float64) * 2**32
+    around = np.clip(last + np.array([-600, 600]), 0, 2**32 - 1).astype(np.uint32)
+    low, high = draws.chance(key(0), Index(jnp.uint32(0), jnp.asarray(around)), p)
+    assert low
+    assert bool(high) == (p == 1.0)
+
+
+@pytest.mark.parametrize("df", [3.0, 5.0, 30.5])
+def test_student_t_passes_kolmogorov_smirnov(df):
+    # n = 10^6; sqrt(n) D of the right distribution exceeds 1.95 with probability 10^-3
+    x = np.asarray(jax.jit(lambda k: draws.student_t(k, draws.indices(0, 10**6), df))(key(2024)), np.float64)
+    assert np.isfinite(x).all()
+    d = stats.kstest(x, stats.t(df).cdf).statistic
+    assert np.sqrt(x.size) * d < stats.kstwobign.isf(1e-3)
+
+
+@pytest.mark.parametrize("df", [3.0, 5.0, 30.5])
+def test_student_t_tail_counts(df):
+    # n = 10^6, k = 4 standard errors of a binomial count on each side
+    n = 10**6
+    x = np.asarray(jax.jit(lambda k: draws.student_t(k, draws.indices(0, n), df))(key(7)), np.float64)
+    for p in (1e-2, 1e-3, 1e-4, 2e-5):
+        edge = stats.t(df).isf(p)
+        for count in ((x > edge).sum(), (x < -edge).sum()):
+            assert abs(count - n * p) <= 4 * np.sqrt(n * p * (1 - p))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 4096])
+def test_permuted_is_a_bijection(size):
+    images = draws.permuted(key(3), jnp.arange(size), size)
+    assert images.dtype == jnp.int32
+    np.testing.assert_array_equal(np.sort(images), np.arange(size))
+
+
+def chi_square(counts):
+    expected = counts.sum() / counts.size
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+@pytest.mark.parametrize("size", [2, 7, 100])
+def test_the_image_of_one_element_is_uniform(size):
+    # 4000 keys, significance 10^-3
+    keys = jax.random.split(key(size), 4000)
+    images = jax.jit(jax.vmap(lambda k: draws.permuted(k, jnp.array([size - 1]), size)))(keys)
+    counts = np.bincount(np.asarray(images).ravel(), minlength=size)
+    assert chi_square(counts) < stats.chi2.isf(1e-3, size - 1)
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 17])
+def test_every_pair_of_units_is_equally_likely(size):
+    # what two outlier columns among few are; 4000 keys, significance 10^-3. Four Feistel rounds fail this from 4 to 8
+    keys = jax.random.split(key(100 + size), 4000)
+    pairs = np.sort(jax.jit(jax.vmap(lambda k: draws.permuted(k, jnp.arange(2), size)))(keys), axis=1)
+    at = np.ravel_multi_index(pairs.T, (size, size))
+    all_pairs = [np.ravel_multi_index(p, (size, size)) for p in itertools.combinations(range(size), 2)]
+    counts = np.bincount(at, minlength=size**2)[all_pairs]
+    assert counts.sum() == 4000
+    assert chi_square(counts) < stats.chi2.isf(1e-3, len(all_pairs) - 1)
+
+
+def test_permuted_looks_random_at_large_sizes():
+    # correlation of image and element over n = 4096 has standard error 1/sqrt(n - 1); k = 4
+    images = np.asarray(draws.permuted(key(8), jnp.arange(4096), 4096), np.float64)
+    assert abs(np.corrcoef(images, np.arange(4096))[0, 1]) < 4 / np.sqrt(4095)
+    assert abs(np.corrcoef(images[1:], images[:-1])[0, 1]) < 4 / np.sqrt(4094)
+
+
+@pytest.mark.slow
+def test_sixteen_million_draws_equal_jax_random():
+    drawn, n = take_all(key(0), 2**24 + 1), 2**24 + 1
+    for name, reference in REFERENCES.items():
+        same_bits(drawn[name], reference(key(0), (n,)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("counted_bits")
+@pytest.mark.parametrize("name", ["normal", "laplace"])
+def test_no_draw_of_all_23_bit_uniforms_exceeds_the_ends(name):
+    i = Index(jnp.uint32(0), jnp.arange(2**23, dtype=jnp.uint32) << 9)
+    x = np.abs(np.asarray(draw(name, key(0), i)))
+    assert x.max() == x[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("df", [2.1, 3.0, 100.0])
+def test_student_t_tails_of_ten_to_the_eight_draws(df):
+    # n = 10^8 in 16 chunks, k = 4 standard errors of a binomial count
+    edge, n = stats.t(df).isf(1e-6), 10**8
+    chunk = n // 16
+    count_above = jax.jit(
+        lambda k, i: (jnp.abs(draws.student_t(k, draws.indices(i, chunk), df)) > jnp.float32(edge)).sum()
+    )
+    starts = [Index(jnp.uint32(0), jnp.uint32(chunk * j)) for j in range(16)]
+    count = sum(int(count_above(key(1), s)) for s in starts)
+    assert abs(count - 2e-6 * n) <= 4 * np.sqrt(2e-6 * n)

@@ -1,0 +1,111 @@
+"""Array to blocks and back, against an enumeration of every element."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quantsim.granularity import Block, Channel, Tensor, block_counts, from_blocks, scale_shape, to_blocks
+from tests import oracles
+
+SHAPES = [(), (1,), (7,), (3, 8), (2, 5), (1, 1), (2, 3, 4), (2, 2, 3, 5), (0,), (0, 5), (5, 0), (2, 0, 3)]
+
+
+def _granularities(shape: tuple[int, ...]) -> list:
+    """Tensor, channels and blocks along every axis, blocks of one and of more than the array."""
+    along = [g for axis in range(len(shape)) for g in (Channel(axis), Block(3, axis))]
+    return [Tensor(), *along, Block(1), Block(4), Block(50)]
+
+
+def _ids(g, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(g, Block):
+        return oracles.block_ids(shape, "block", g.size, g.axis)
+    return (
+        oracles.block_ids(shape, "channel", 1, g.axis) if isinstance(g, Channel) else oracles.block_ids(shape, "tensor")
+    )
+
+
+def _elements(shape: tuple[int, ...]) -> np.ndarray:
+    """Every element another number, none of them 0, so that padding shows."""
+    return np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.float32).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_each_row_holds_one_block_in_order_and_the_way_back_is_the_identity(shape):
+    w = _elements(shape)
+    for g in _granularities(shape):
+        rows, ids = np.asarray(to_blocks(jnp.asarray(w), g)), _ids(g, shape)
+        assert len(rows) == int(np.prod(scale_shape(g, shape))), g
+        for i, row in enumerate(rows):
+            inside = w[ids == i]
+            np.testing.assert_array_equal(row[: len(inside)], inside, err_msg=f"{g} {i}")
+            np.testing.assert_array_equal(row[len(inside) :], 0, err_msg=f"{g} {i}")
+        np.testing.assert_array_equal(from_blocks(jnp.asarray(rows), g, shape), w, err_msg=str(g))
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
+def test_counts_leave_out_the_padding(shape):
+    for g in _granularities(shape):
+        counts, (_, occurrences) = block_counts(g, shape), np.unique(_ids(g, shape), return_counts=True)
+        np.testing.assert_array_equal(np.broadcast_to(np.ravel(counts), occurrences.shape), occurrences, err_msg=str(g))
+        assert isinstance(counts, int) == (isinstance(g, Tensor | Channel) or not shape or shape[g.axis] % g.size == 0)
+
+
+@pytest.mark.parametrize(
+    ("g", "shape", "expected"),
+    [
+        (Tensor(), (4, 96), ()),
+        (Channel(), (4, 96), (4,)),
+        (Channel(1), (4, 96), (96,)),
+        (Channel(-1), (2, 3, 5), (5,)),
+        (Block(32), (4, 96), (4, 3)),
+        (Block(32), (4, 97), (4, 4)),
+        (Block(3, 0), (7, 2), (2, 3)),
+        (Block(2, 1), (3, 5, 4), (3, 4, 3)),
+        (Block(32), (), ()),
+        (Channel(), (), ()),
+        (Block(32), (5, 0), (5, 0)),
+        (Channel(), (5, 0), (5,)),
+        (Tensor(), (0,), ()),
+    ],
+    ids=str,
+)
+def test_shape_of_the_scales(g, shape, expected):
+    assert scale_shape(g, shape) == expected
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.bool_, jnp.bfloat16])
+def test_any_type_keeps_its_type(dtype):
+    w = jnp.ones((2, 5), dtype)
+    assert to_blocks(w, Block(3)).dtype == dtype
+    assert from_blocks(to_blocks(w, Block(3)), Block(3), (2, 5)).dtype == dtype
+
+
+def test_blocks_of_a_matrix_run_along_its_inputs():
+    w = jnp.asarray(_elements((3, 8)))
+    assert to_blocks(w, Block(4))[1].tolist() == w[0, 4:].tolist()
+    assert to_blocks(w, Channel())[1].tolist() == w[1].tolist()
+
+
+def test_views_compile():
+    w, g = jnp.asarray(_elements((2, 3, 7))), Block(3, 1)
+    blocks = jax.jit(to_blocks, static_argnums=1)(w, g)
+    np.testing.assert_array_equal(blocks, to_blocks(w, g))
+    np.testing.assert_array_equal(jax.jit(from_blocks, static_argnums=(1, 2))(blocks, g, w.shape), w)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_blocks_without_weights(size):
+    with pytest.raises(ValueError, match=rf"at least 1 weight, got size {size}; for example Block\(32\)"):
+        Block(size)
+
+
+@pytest.mark.parametrize("g", [Channel(2), Channel(-3), Block(4, 2), Block(4, -3)], ids=str)
+def test_axes_that_do_not_exist(g):
+    for call in (
+        lambda: to_blocks(jnp.ones((2, 3)), g),
+        lambda: scale_shape(g, (2, 3)),
+        lambda: block_counts(g, (2, 3)),
+    ):
+        with pytest.raises(ValueError, match=rf"axis {g.axis} does not exist in an array of shape \(2, 3\)"):
+            call()

@@ -1,0 +1,265 @@
+"""Outputs: float32 products within their rounding bound, calibrated standard errors, exact integer products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+import quantsim as qs
+from quantsim import matmul
+from quantsim.granularity import Block, Channel, scale_shape
+from quantsim.matmul import integer_product, output_error, output_sums, product, quantized_product
+from quantsim.populations import Laplace, Normal, key
+from quantsim.quantizer import Quantizer
+
+HALF_ULP = 2.0**-24
+SHAPES = [(1, 1, 1), (8, 300, 16), (2, 4097, 3)]
+
+
+def arrays(batch, fan_in, out, seed=0):
+    """Activations and weights, float32."""
+    return (Normal().sample(key(seed), (batch, fan_in)), Laplace().sample(key(seed + 1), (out, fan_in)))
+
+
+def wide(a):
+    return np.asarray(a, np.float64)
+
+
+def product_bound(x, w):
+    """What n products and n - 1 sums, each off by half an ulp, make at most: n u / (1 - n u) sum |x| |w|."""
+    n = x.shape[1] * HALF_ULP
+    return n / (1 - n) * (np.abs(x) @ np.abs(w).T)
+
+
+# --- float32 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "fan_in", "out"), SHAPES)
+def test_product_is_float64_within_the_float32_bound(batch, fan_in, out):
+    x, w = arrays(batch, fan_in, out)
+    got, x, w = wide(product(x, w)), wide(x), wide(w)
+    assert got.shape == (batch, out)
+    assert (np.abs(got - x @ w.T) <= product_bound(x, w)).all()
+
+
+@pytest.mark.parametrize(("batch", "fan_in", "out"), SHAPES)
+def test_output_sums_are_those_of_float64(batch, fan_in, out):
+    x, w = arrays(batch, fan_in, out)
+    w_hat = qs.parse("int4:tensor:mse").roundtrip(w)
+    dy2, y2, dy, bound, white, rows = wide(output_sums(w, w_hat, x))
+    e, x, w = wide(np.asarray(w_hat) - np.asarray(w)), wide(x), wide(w)
+    y, y_off, dy_off = x @ w.T, product_bound(x, w), product_bound(x, e)
+    exact = x @ e.T
+    tail = (batch + fan_in + 4) * HALF_ULP  # squares, quotient, and a sum over rows and inputs
+    close(dy2, (exact**2).sum(0), (dy_off * (2 * np.abs(exact) + dy_off)).sum(0), tail)
+    close(y2, (y**2).sum(0), (y_off * (2 * np.abs(y) + y_off)).sum(0), tail)
+    close(dy, np.abs(exact).sum(0), dy_off.sum(0), tail)
+    close(bound, (np.abs(x) @ np.abs(e).T).sum(0), dy_off.sum(0), tail)
+    close(white, (x**2).sum() * (e**2).sum(1) / fan_in, 0, 3 * batch * tail)
+    assert (rows == batch).all()
+
+
+def close(got, exact, off, relative):
+    assert (np.abs(got - exact) <= (1 + relative) * off + relative * exact).all()
+
+
+def test_output_error_is_the_ratio_of_the_sums():
+    x, w = arrays(16, 256, 32)
+    q = qs.parse("int8:channel")
+    got = output_error(w, q, x)
+    e, x, w = wide(np.asarray(q.roundtrip(w)) - np.asarray(w)), wide(x), wide(w)
+    dy, y = x @ e.T, x @ w.T
+    norm = np.linalg.norm
+    # every one of these sums is good to fan-in times half an ulp of the bound without cancellation, which is to_bound
+    slack = 256 * HALF_ULP / got.to_bound * 4
+    assert got.rel_rms == pytest.approx(norm(dy) / norm(y), rel=slack)
+    assert got.rms == pytest.approx(np.sqrt((dy**2).mean()), rel=slack)
+    assert got.to_bound == pytest.approx(np.abs(dy).sum() / (np.abs(x) @ np.abs(e).T).sum(), rel=slack)
+    assert got.predicted_rel_rms == pytest.approx(norm(x) * norm(e) / (16 * norm(y)), rel=slack)
+    assert got.fan_in == 256
+
+
+def test_prediction_and_standard_errors_are_calibrated():
+    """64 matrices: the mean of the ratio agrees within 4 standard errors, and the deviations have the size stated.
+
+    A variance from 64 normal deviates has a standard deviation of sqrt(2 / 63); 4 of these are allowed, and a fifth for
+    what the delta method leaves out.
+    """
+    q, x = qs.parse("int8:channel"), Normal().sample(key(99), (32, 256))
+    found = [output_error(Laplace().sample(key(s), (48, 256)), q, x) for s in range(64)]
+    for name in ("rel_rms", "rms", "to_bound"):
+        values, ses = (np.array([getattr(f, n) for f in found]) for n in (name, f"{name}_se"))
+        z = (values - values.mean()) / ses
+        assert abs(z.var(ddof=1) - 1) < 4 * np.sqrt(2 / 63) + 0.2, name
+    off = np.array([f.rel_rms - f.predicted_rel_rms for f in found])
+    assert abs(off.mean()) < 4 * off.std(ddof=1) / np.sqrt(64)
+
+
+def test_prediction_fails_where_the_errors_are_not_white():
+    """A code too low everywhere and inputs of one sign: the errors add up, sqrt(fan-in) above the prediction."""
+    w = jnp.abs(Normal().sample(key(5), (16, 1024)))
+    e = output_error(w, qs.parse("int8:channel:absmax:truncate"), jnp.ones((4, 1024)))
+    # errors uniform on (-1, 0] of a step: mean 1/2, rms 1/sqrt(3), so dy is sqrt(3/4 n) times the white one
+    assert e.to_bound == pytest.approx(1.0, abs=1e-6)
+    assert e.rel_rms / e.predicted_rel_rms == pytest.approx(np.sqrt(0.75 * 1024), rel=0.05)
+
+
+def test_one_output_has_no_standard_error():
+    x, w = arrays(4, 64, 1)
+    e = output_error(w, qs.parse("int8:tensor"), x)
+    assert np.isnan([e.rel_rms_se, e.rms_se, e.to_bound_se]).all()
+    assert e.rel_rms > 0
+
+
+def test_zero_weights_have_no_ratio_but_an_error_of_zero():
+    e = output_error(jnp.zeros((3, 8)), qs.parse("int8:channel"), jnp.ones((2, 8)))
+    assert e.rms == 0
+    assert np.isnan([e.rel_rms, e.predicted_rel_rms, e.to_bound]).all()
+
+
+@pytest.mark.parametrize(
+    ("w", "x"), [((4, 8), (2, 9)), ((8,), (2, 8)), ((4, 8), (8,)), ((1, 4, 8), (2, 8)), ((), ())], ids=str
+)
+def test_output_error_rejects_shapes_that_do_not_fit(w, x):
+    with pytest.raises(ValueError, match="do not fit"):
+        output_error(jnp.ones(w), qs.parse("int8:tensor"), jnp.ones(x))
+
+
+# --- integers -------------------------------------------------------------------------------------------------------
+
+
+def exact_product(x, w):
+    return np.asarray(x, np.int64) @ np.asarray(w, np.int64).T
+
+
+def codes(shape, seed):
+    return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+
+
+@pytest.mark.parametrize(("batch", "fan_in", "out"), [*SHAPES, (2, 0, 3), (0, 4, 3), (5, 33000, 4)])
+def test_integer_product_is_exact(batch, fan_in, out):
+    x, w = codes((batch, fan_in), 0), codes((out, fan_in), 1)
+    got = integer_product(jnp.asarray(x), jnp.asarray(w))
+    assert got.dtype == jnp.int32
+    np.testing.assert_array_equal(np.asarray(got), exact_product(x, w))
+
+
+@pytest.mark.parametrize("pair", [(127, 127), (-128, -128), (127, -128), (-127, 127)], ids=str)
+def test_integer_product_is_exact_at_the_longest_fan_in(pair):
+    x, w = (np.full((1, matmul.MAX_FAN_IN), v, np.int8) for v in pair)
+    assert integer_product(jnp.asarray(x), jnp.asarray(w)).item() == pair[0] * pair[1] * matmul.MAX_FAN_IN
+
+
+def test_the_longest_fan_in_is_what_an_int32_holds():
+    assert 128**2 * matmul.MAX_FAN_IN <= np.iinfo(np.int32).max < 128**2 * (matmul.MAX_FAN_IN + 1)
+    one = jnp.ones((1, matmul.MAX_FAN_IN + 1), jnp.int8)
+    with pytest.raises(ValueError, match="fan-in of 131072"):
+        integer_product(one, one)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
+def test_integer_product_takes_int8_codes_only(dtype):
+    with pytest.raises(ValueError, match="int8 codes"):
+        integer_product(jnp.ones((2, 4), dtype), jnp.ones((2, 4), jnp.int8))
+
+
+@pytest.mark.parametrize(("x", "w"), [((2, 4), (3, 5)), ((4,), (3, 4))])
+def test_integer_product_checks_its_shapes(x, w):
+    with pytest.raises(TypeCheckError):
+        integer_product(jnp.ones(x, jnp.int8), jnp.ones(w, jnp.int8))
+
+
+# --- integers with scales -------------------------------------------------------------------------------------------
+
+PAIRS = [
+    ("int8:tensor", "int8:channel"),
+    ("int8:channel", "int4:channel"),
+    ("int8:channel", "int8:channel@-2"),
+    ("int8:block32", "int8:block32"),
+    ("int8:block7", "int4:block7:mse"),  # 96 = 13 * 7 + 5: a ragged tail
+    ("int8:channel:absmax:signed", "int8:tensor:absmax:full"),
+]
+
+
+def scaled_product(x, w, size):
+    """Scales times exact integer products in float64, block by block, and the sum of the magnitudes."""
+    total = magnitude = 0.0
+    for at in range(0, x.codes.shape[1], size):
+        part = slice(at, at + size)
+        scales = per_row(x, at // size)[:, None] * per_row(w, at // size)[None]
+        block = scales * exact_product(x.codes[:, part], w.codes[:, part])
+        total, magnitude = total + block, magnitude + np.abs(block)
+    return total, magnitude
+
+
+def per_row(a, block):
+    scale = wide(a.scale)
+    return scale[:, block] if scale.ndim == 2 else np.broadcast_to(scale, a.codes.shape[:1])
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_quantized_product_is_scales_times_exact_integers(first, second):
+    x, w = arrays(6, 96, 10)
+    x, w = qs.parse(first).quantize(x), qs.parse(second).quantize(w)
+    granularity = w.quantizer.granularity
+    size = granularity.size if isinstance(granularity, Block) else 96
+    exact, magnitude = scaled_product(x, w, size)
+    # a block: integer to float32, two scales, one sum
+    got, roundings = wide(quantized_product(x, w)), 3 + -(-96 // size)
+    assert (np.abs(got - exact) <= roundings * HALF_ULP * magnitude * (1 + 1e-6)).all()
+    a, b = wide(x.dequantize()), wide(w.dequantize())
+    assert (np.abs(got - a @ b.T) <= (roundings + 4) * HALF_ULP * (np.abs(a) @ np.abs(b).T)).all()
+
+
+def test_a_long_block_is_exact_in_integers():
+    """Codes of 127 over 2^17 - 1 inputs: a float32 sum of products would stop counting at 2^24 * 127."""
+    x = qs.parse("int8:channel").quantize(jnp.ones((1, matmul.MAX_FAN_IN)))
+    s = wide(x.scale)[0]
+    got = quantized_product(x, x).item()
+    assert got == pytest.approx(127**2 * matmul.MAX_FAN_IN * s * s, rel=3 * HALF_ULP)
+
+
+BAD = {
+    "zero point": ("int8:channel:minmax", "int8:channel", "symmetric"),
+    "zero point of the weights": ("int8:channel", "int8:tensor:minmax", "symmetric"),
+    "small floats": ("int8:channel", "e4m3:channel", "symmetric"),
+    "a codebook": ("nf4:block32", "nf4:block32", "symmetric"),
+    "a cast": ("bf16", "int8:channel", "symmetric"),
+    "blocks of two sizes": ("int8:block32", "int8:block16", "must be the same"),
+    "blocks in one only": ("int8:tensor", "int8:block32", "must be the same"),
+    "scales along the sum": ("int8:tensor", "int8:channel@1", "summed over"),
+    "scales along the sum, from behind": ("int8:channel@-1", "int8:channel", "summed over"),
+    "blocks across the sum": ("int8:block32@0", "int8:block32@0", "summed over"),
+}
+
+
+def traced_product(x, w, *shapes):
+    """Shapes only: what is rejected is rejected before anything runs."""
+    arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    return jax.eval_shape(lambda a, b: quantized_product(qs.parse(x).quantize(a), qs.parse(w).quantize(b)), *arrays)
+
+
+def test_traced_product_takes_what_fits():
+    assert traced_product("int8:block4", "int8:block4", (2, 8), (3, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("x", "w", "message"), BAD.values(), ids=BAD)
+def test_quantized_product_rejects_what_has_no_integer_product(x, w, message):
+    with pytest.raises(ValueError, match=message):
+        traced_product(x, w, (96, 96), (96, 96))
+
+
+@pytest.mark.parametrize("spec", ["int8:tensor", "int8:channel", "int8:block4"])
+@pytest.mark.parametrize("shapes", [((2, 8), (3, 9)), ((8,), (3, 8)), ((2, 8), (1, 3, 8))], ids=str)
+def test_quantized_product_rejects_shapes_that_do_not_fit(spec, shapes):
+    with pytest.raises(ValueError, match="do not fit"):
+        traced_product(spec, spec, *shapes)
+
+
+def test_blocks_along_the_named_last_axis_are_blocks():
+    q = Quantizer(qs.formats.parse("int8"), Block(32, axis=1))
+    assert scale_shape(Channel(-2), (6, 96)) == (6,)
+    x, w = (q.quantize(a) for a in arrays(6, 96, 10))
+    exact, magnitude = scaled_product(x, w, 32)
+    assert (np.abs(wide(quantized_product(x, w)) - exact) <= 6.001 * HALF_ULP * magnitude).all()

@@ -1,0 +1,237 @@
+"""One identity everywhere: a spec string reads back as what it prints, and an unknown one says what was meant."""
+
+import string
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import quantsim as qs
+from quantsim import calibration, formats
+from quantsim.calibration import MSE, RMS, Absmax, MinMax, Percentile
+from quantsim.formats import FORMATS, Codebook, Float, Integer
+from quantsim.granularity import Block, Channel, Tensor
+from quantsim.quantizer import Quantizer
+from quantsim.rounding import ROUNDINGS
+
+F = formats.parse
+
+#: Spec strings and the quantizers they mean, written out.
+MEANINGS = {
+    "bf16": Quantizer(F("bf16")),
+    "f16": Quantizer(F("f16")),
+    "e4m3": Quantizer(F("e4m3")),
+    "e5m2": Quantizer(F("e5m2")),
+    "e3m3": Quantizer(Float("e3m3", 3, 3)),
+    "bf16:stochastic": Quantizer(F("bf16"), rounding="stochastic"),
+    "int8:tensor": Quantizer(Integer("int8", 8), Tensor()),
+    "int8:channel": Quantizer(Integer("int8", 8), Channel(0)),
+    "int8:channel@1": Quantizer(Integer("int8", 8), Channel(1)),
+    "int8:channel@-1": Quantizer(Integer("int8", 8), Channel(-1)),
+    "int4:block32": Quantizer(Integer("int4", 4), Block(32)),
+    "int4:block32@0": Quantizer(Integer("int4", 4), Block(32, 0)),
+    "int8:channel:minmax": Quantizer(Integer("int8", 8), Channel(), MinMax()),
+    "int8:tensor:p99.9": Quantizer(Integer("int8", 8), Tensor(), Percentile(99.9)),
+    "int8:tensor:p0.00001": Quantizer(Integer("int8", 8), Tensor(), Percentile(1e-5)),
+    "int4:block128:mse": Quantizer(Integer("int4", 4), Block(128), MSE()),
+    "int4:tensor:rms": Quantizer(Integer("int4", 4), Tensor(), RMS()),
+    "int4:block32:absmax:f16": Quantizer(Integer("int4", 4), Block(32), Absmax(), F("f16")),
+    "int4:block32:mse:e5m3": Quantizer(Integer("int4", 4), Block(32), MSE(), F("e5m3")),
+    "int8:tensor:absmax:half": Quantizer(Integer("int8", 8, "half"), Tensor()),
+    "int4:block32:absmax:f16:signed": Quantizer(Integer("int4", 4, "signed"), Block(32), Absmax(), F("f16")),
+    "int8:tensor:absmax:away": Quantizer(Integer("int8", 8), Tensor(), rounding="away"),
+    "int3:channel:mse:bf16:full:truncate": Quantizer(
+        Integer("int3", 3, "full"), Channel(), MSE(), F("bf16"), rounding="truncate"
+    ),
+    "e4m3:tensor": Quantizer(F("e4m3"), Tensor()),
+    "e2m1:block16": Quantizer(F("e2m1"), Block(16)),
+    "nf4:block64": Quantizer(F("nf4"), Block(64)),
+    "af4:block64": Quantizer(F("af4"), Block(64)),
+    "fp4:block64": Quantizer(F("fp4"), Block(64)),
+}
+
+
+@pytest.mark.parametrize("text", MEANINGS)
+def test_meaning_and_spelling(text):
+    assert qs.parse(text) == MEANINGS[text]
+    assert str(qs.parse(text)) == text
+    assert repr(qs.parse(text)) == f"Quantizer('{text}')"
+
+
+def test_every_format_reads_back():
+    for name, f in FORMATS.items():
+        texts = [name] * isinstance(f, Float) + [f"{name}:block32"] * (getattr(f, "exponent_bits", 0) != 8)
+        assert texts
+        for text in texts:
+            assert str(qs.parse(text)) == text
+            assert qs.parse(text).format is f
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("int4:block32:absmax", "int4:block32"),
+        ("int4:block32:absmax:f32", "int4:block32"),
+        ("int4:f16:block32", "int4:block32:absmax:f16"),
+        ("int4:away:mse:f16:block32", "int4:block32:mse:f16:away"),
+        ("int8:channel@0", "int8:channel"),
+        ("int8:block32@-1", "int8:block32"),
+        ("int8:tensor:p99.90", "int8:tensor:p99.9"),
+        ("int8:tensor:narrow:even", "int8:tensor"),
+        (" int8:tensor\n", "int8:tensor"),
+        ("int8:block032", "int8:block32"),
+    ],
+)
+def test_one_spelling_for_one_quantizer(text, canonical):
+    assert str(qs.parse(text)) == canonical
+    assert qs.parse(text) == qs.parse(canonical)
+
+
+# --- every valid quantizer reads back -------------------------------------------------------------------------------
+
+_axes = st.integers(-4, 4)
+_scalings = st.sampled_from([f for f in FORMATS.values() if isinstance(f, Float)]) | st.builds(
+    lambda e, m: formats.parse(f"e{e}m{m}"), st.integers(2, 7), st.integers(0, 22)
+)
+_formats = (
+    st.sampled_from([f for f in FORMATS.values() if isinstance(f, Codebook)])
+    | _scalings
+    | st.builds(
+        lambda b, bounds: Integer(f"int{b}", b, bounds), st.integers(2, 8), st.sampled_from(get_args(formats.Bounds))
+    )
+)
+_granularities = (
+    st.none() | st.just(Tensor()) | st.builds(Channel, _axes) | st.builds(Block, st.integers(1, 10**6), _axes)
+)
+_percentiles = st.builds(Percentile, st.floats(0, 100, exclude_min=True, allow_subnormal=False))
+_calibrations = st.sampled_from([Absmax(), MinMax(), MSE(), RMS()]) | _percentiles
+
+
+def test_the_strategy_knows_every_rule():
+    named = {Absmax, MinMax, MSE, RMS, Percentile}
+    assert named == set(get_args(calibration.Calibration))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(_formats, _granularities, _calibrations, _scalings, st.sampled_from(ROUNDINGS))
+def test_random_quantizers_read_back(fmt, granularity, rule, scale_format, rounding):
+    if granularity is None:
+        rule, scale_format = Absmax(), F("f32")
+    try:
+        q = Quantizer(fmt, granularity, rule, scale_format, rounding)
+    except ValueError as error:
+        assert len(str(error)) > 30  # the combination does not exist, and the message says why
+        return
+    assert qs.parse(str(q)) == q
+    assert hash(qs.parse(str(q))) == hash(q)
+    assert str(qs.parse(str(q))) == str(q)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(string.ascii_lowercase + string.digits + ":@.-", max_size=20) | st.text(max_size=12))
+def test_any_text_is_a_quantizer_or_a_value_error(text):
+    try:
+        assert qs.parse(str(qs.parse(text))) == qs.parse(text)
+    except ValueError as error:
+        assert str(error)
+
+
+# --- what is no spec ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "meant"),
+    [
+        ("int9:blok32", "token 'blok32'", "int8:block32"),
+        ("int8:blcok64", "token 'blcok64'", "int8:block64"),
+        ("int8:chanel", "token 'chanel'", "int8:channel"),
+        ("int4:block32:msee", "token 'msee'", "int4:block32:mse"),
+        ("int9:blok32:f61", "token 'blok32'", "int8:block32:f16"),
+        ("int4:block32:absmax:fp16", "token 'fp16'", "int4:block32:absmax:f16"),
+        ("int8:tensr", "token 'tensr'", "int8:tensor"),
+        ("bf17", "format 'bf17'", "bf16"),
+        ("int9:tensor", "format 'int9'", "int8:tensor"),
+        ("e4m33:tensor", "format 'e4m33'", "e4m3:tensor"),
+        ("int8:channel:minimax", "token 'minimax'", "int8:channel:minmax"),
+        ("int8:tensor:stocastic", "token 'stocastic'", "int8:tensor:stochastic"),
+    ],
+)
+def test_unknown_tokens_say_what_was_meant(text, named, meant):
+    with pytest.raises(
+        ValueError, match=f"^unknown {named} in spec '{text}'; did you mean '{meant}'\\? Known: "
+    ) as caught:
+        qs.parse(text)
+    assert qs.parse(meant)
+    known = "int8, f32, tf32" if "format" in named else "tensor, channel, blockN, pN, absmax"
+    assert known in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "int8:tensor:", "int8:tensor:?", "zzz", "int8:tensor:qqqq", "int8:block", "int8:block-3"]
+)
+def test_what_resembles_nothing_still_lists_what_is_known(text):
+    with pytest.raises(ValueError, match=r"^unknown (token|format) '.*' in spec '.*'[;.].* Known: "):
+        qs.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "slot", "second"),
+    [
+        ("int8:tensor:channel", "granularity", "channel"),
+        ("int8:block32:block32", "granularity", "block32"),
+        ("int8:tensor:mse:p99", "calibration", "p99"),
+        ("int8:tensor:f16:bf16", "scale format", "bf16"),
+        ("int8:tensor:half:full", "bounds", "full"),
+        ("int8:tensor:even:away", "rounding", "away"),
+    ],
+)
+def test_repeated_tokens(text, slot, second):
+    with pytest.raises(ValueError, match=f"^spec '{text}' gives its {slot} twice: the second is '{second}'"):
+        qs.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("int8", "int8 needs a granularity, for example int8:block32"),
+        ("nf4", "nf4 needs a granularity, for example nf4:block32"),
+        ("e4m3:mse", "e4m3 needs a granularity, for example e4m3:block32"),
+        ("bf16:tensor", "bf16 has the range of float32 and takes no scale: say it alone"),
+        ("f32:block32", "f32 has the range of float32 and takes no scale: say it alone"),
+        ("nf4:block64:minmax", "minmax needs an integer format with its default bounds, not nf4"),
+        ("int8:tensor:minmax:half", "minmax needs an integer format with its default bounds, not int8"),
+        ("nf4:block64:away", "codebook nf4 rounds to the nearest level only, not 'away'"),
+        ("e4m3:tensor:half", "bounds 'half' go with integer formats, not with e4m3"),
+        (
+            "int8:tensor:mse:signed",
+            "signed bounds take their scale from the extreme weight: only absmax goes with them",
+        ),
+        ("int8:block0", r"a block needs at least 1 weight, got size 0; for example Block\(32\)"),
+        ("int8:tensor:p0", "a percentile lies above 0 and at most at 100, got 0; for example p99.9"),
+        ("int8:tensor:p100.5", "a percentile lies above 0 and at most at 100, got 100.5; for example p99.9"),
+    ],
+)
+def test_combinations_that_do_not_exist_say_what_does(text, message):
+    with pytest.raises(ValueError, match=message):
+        qs.parse(text)
+
+
+def test_unknown_rounding_of_a_quantizer():
+    with pytest.raises(ValueError, match="unknown rounding 'up'; known are even, away, truncate, stochastic"):
+        Quantizer.__post_init__(_with_rounding("up"))
+
+
+def _with_rounding(name: str) -> Quantizer:
+    """A quantizer that the type checker of the tests would not let through."""
+    q = qs.parse("int8:tensor")
+    object.__setattr__(q, "rounding", name)
+    return q
+
+
+def test_spec_is_what_quantizes():
+    w = np.linspace(-1, 1, 40, dtype=np.float32)
+    a, b = qs.parse("int4:f16:block32").quantize(w), qs.parse("int4:block32:absmax:f16").quantize(w)
+    np.testing.assert_array_equal(a.codes, b.codes)
+    assert a.quantizer == b.quantizer

@@ -1,0 +1,185 @@
+"""Sweeps: the same bits on any number of devices, arrays that are functions of (seed, population, number), theory."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quantsim as qs
+from quantsim import errors, sweep
+from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
+
+SPECS = ("int8:tensor", "int4:block32:absmax:stochastic")
+Q = qs.parse("int8:tensor")
+SHAPE, ARRAYS = (16, 288), 7  # two tiles, the second one short; no multiple of the devices
+
+SCRIPT = """
+import json, sys
+import jax
+from quantsim import parse, populations, sweep
+specs, shape, arrays = json.loads(sys.argv[1])
+found = sweep.measure(populations.parse("laplace+outliers(rate=0.01,magnitude=9)"), [parse(s) for s in specs], shape=tuple(shape), arrays=arrays, seed=3)
+print(json.dumps([jax.local_device_count()] + [[v.hex() for v in (*s.sums, *s.cross.ravel(), s.max_abs)] for s in found]))
+"""  # noqa: E501
+
+
+def on_devices(number):
+    """All sums of a sweep in a process with so many devices, as hexadecimal floats."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([SPECS, SHAPE, ARRAYS])],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(number)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    devices, *sums = json.loads(done.stdout)
+    assert devices == number
+    return sums
+
+
+def bits(stats):
+    return [v.hex() for v in (*stats.sums.tolist(), *stats.cross.ravel().tolist(), stats.max_abs)]
+
+
+def test_sums_are_the_same_bits_on_one_two_and_four_devices():
+    assert jax.local_device_count() == 4
+    pop = qs.populations.parse("laplace+outliers(rate=0.01,magnitude=9)")
+    here = sweep.measure(pop, [qs.parse(s) for s in SPECS], shape=SHAPE, arrays=ARRAYS, seed=3)
+    assert on_devices(1) == on_devices(2) == [bits(s) for s in here]
+
+
+def by_hand(pop, q, shape, arrays, seed):
+    """Statistics from arrays drawn one after the other on one device."""
+    tally, stats = jax.jit(partial(sweep.tallies, pop, (q,), shape)), errors.init()
+    for k in range(arrays):
+        (t,) = tally(jax.random.fold_in(sweep.population_key(seed, str(pop)), k))
+        stats = errors.fold(stats, t, "array")
+    return stats
+
+
+def test_array_k_depends_on_seed_population_and_k_only():
+    expected = by_hand(Normal(), Q, SHAPE, ARRAYS, seed=11)
+    for others in ([], [qs.parse("int4:block32")]):  # nor on what else is measured
+        *_, found = sweep.measure(Normal(), [*others, Q], shape=SHAPE, arrays=ARRAYS, seed=11)
+        assert bits(found) == bits(expected)
+
+
+def test_statistics_are_numpys():
+    """The arrays themselves, drawn outside of the sweep, quantized by NumPy, summed in float64."""
+    pop, (found,) = Normal(), sweep.measure(Normal(), [Q], shape=SHAPE, arrays=ARRAYS, seed=5)
+    keys = [jax.random.fold_in(sweep.population_key(5, "normal"), k) for k in range(ARRAYS)]
+    w = np.stack([np.asarray(pop.sample(k, SHAPE)) for k in keys])
+    scale = np.abs(w).max(axis=(1, 2), keepdims=True) / np.float32(127)
+    e, w = (np.round(w / scale) * scale - w).astype(np.float64), w.astype(np.float64)
+    assert found.count == w.size
+    assert found.max_abs == np.abs(e).max()
+    bound = 4096 * 2.0**-24  # of the sum of magnitudes, in a tile
+    assert found.mse == pytest.approx((e**2).mean(), rel=bound)
+    assert found.rel_rms == pytest.approx(np.linalg.norm(e) / np.linalg.norm(w), rel=bound)
+    assert abs(found.bias - e.mean()) <= bound * np.abs(e).mean()
+    each = (e**2).sum((1, 2)), (w**2).sum((1, 2))
+    ratio = each[0].sum() / each[1].sum()
+    se = np.std(each[0] - ratio * each[1], ddof=1) * np.sqrt(ARRAYS) / each[1].sum()
+    assert found.sqnr_db_se == pytest.approx(10 / np.log(10) * se / ratio, rel=1e-2)
+
+
+def test_seeds_and_populations_have_streams_of_their_own():
+    """Sums of squares of the weights, which no two streams have in common."""
+    seen = set()
+    for pop, seed in ((Normal(), 0), (Normal(), 1), (Normal(std=2.0), 0)):
+        (s,) = sweep.measure(pop, [Q], shape=SHAPE, arrays=2, seed=seed)
+        seen.add(s.sums[4] / pop.moment(2))
+    assert len(seen) == 3
+
+
+def test_population_key_is_a_function_of_seed_and_name():
+    names = [str(p) for p in (Normal(), Laplace(), Uniform(), StudentT(5.0), Normal(std=0.5))]
+
+    def words(order):
+        return {(seed, n): tuple(jax.random.key_data(sweep.population_key(seed, n)).tolist()) for seed, n in order}
+
+    grid = [(seed, n) for seed in (0, 1, 42) for n in names]
+    assert words(grid) == words(grid[::-1])
+    assert len(set(words(grid).values())) == len(grid)
+    assert tuple(jax.random.key_data(key(0)).tolist()) not in words(grid).values()
+
+
+@pytest.mark.parametrize(("stop_at", "expected"), [(16, 16), (17, 32), (40, 40)])
+def test_enough_stops_at_a_multiple_of_16_arrays(stop_at, expected):
+    def enough(stats):
+        asked.append(stats[0].units)
+        return stats[0].units >= stop_at
+
+    asked = []
+    (s,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=40, enough=enough)
+    assert s.units == expected
+    assert asked == list(range(16, expected + 1, 16))
+
+
+def test_enough_sees_the_first_arrays_whatever_comes_later():
+    (first,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=16)
+    (stopped,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=1000, enough=lambda _: True)
+    assert bits(first) == bits(stopped)
+
+
+@pytest.mark.parametrize("arrays", [0, -1])
+def test_no_arrays_is_an_error(arrays):
+    with pytest.raises(ValueError, match="at least one array"):
+        sweep.measure(Normal(), [Q], shape=SHAPE, arrays=arrays)
+
+
+# --- theory ---------------------------------------------------------------------------------------------------------
+
+INT8 = [qs.parse(s) for s in ("int8:tensor", "int8:channel", "int8:block32")]
+
+
+@pytest.mark.parametrize("pop", [Normal(), Laplace(std=0.1), Uniform(std=3.0)], ids=str)
+def test_int8_agrees_with_theory(pop):
+    """128 arrays of 2^16 weights; within 4 standard errors, which are at most 0.1 dB."""
+    shape = (64, 1024)
+    for q, s in zip(INT8, sweep.measure(pop, INT8, shape=shape, arrays=128), strict=True):
+        expected = sweep.predicted_sqnr_db(pop, q, shape)
+        assert expected is not None
+        assert s.sqnr_db_se < 0.1
+        assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se, (str(q), s.sqnr_db, s.sqnr_db_se, expected)
+
+
+def test_a_prediction_for_the_wrong_bits_would_be_noticed():
+    (s,) = sweep.measure(Normal(), INT8[1:2], shape=(64, 1024), arrays=16)
+    expected = sweep.predicted_sqnr_db(Normal(), qs.parse("int7:channel"), (64, 1024))
+    assert expected is not None
+    assert abs(s.sqnr_db - expected) > 20 * s.sqnr_db_se
+
+
+UNPREDICTED = [
+    ("bf16", (64, 64)), ("nf4:block64", (64, 64)), ("e4m3:tensor", (64, 64)), ("int8:channel:minmax", (64, 64)),
+    ("int8:channel:p99", (64, 64)), ("int8:channel:absmax:f16", (64, 64)), ("int8:channel:absmax:half", (64, 64)),
+    ("int8:channel:absmax:stochastic", (64, 64)), ("int8:block1", (64, 64)), ("int2:tensor", (1024, 1024)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "shape"), UNPREDICTED, ids=lambda v: str(v))
+def test_nothing_is_predicted_where_the_model_does_not_hold(spec, shape):
+    assert sweep.predicted_sqnr_db(Normal(), qs.parse(spec), shape) is None
+
+
+def test_prediction_with_outliers_is_for_the_step_that_they_leave():
+    """An outlier of 1000 standard deviations makes a step of 8 of them: no weight is noise-like, nothing is said."""
+    q = qs.parse("int8:tensor")
+    far, near = (Normal().with_outliers(rate=0.01, magnitude=m) for m in (1000.0, 20.0))
+    assert sweep.predicted_sqnr_db(far, q, (256, 1024)) is None
+    (s,) = sweep.measure(near, [q], shape=(64, 1024), arrays=64)
+    expected = sweep.predicted_sqnr_db(near, q, (64, 1024))
+    assert expected is not None
+    assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se
+
+
+def test_traced_parameters_compile_once():
+    """A sweep over a population's number is one program."""
+    run = jax.jit(lambda std, k: sweep.tallies(Normal(std=std), (Q,), (4, 8), k))
+    sums = [float(run(jnp.float32(s), key(0))[0].sums[0, 4]) for s in (1.0, 2.0, 4.0)]
+    assert run._cache_size() == 1
+    np.testing.assert_array_equal(np.array(sums[1:]) / sums[0], [4.0, 16.0])
