@@ -38,5 +38,5 @@ Scale: TypeAlias = Float[Array, "..."]
 ZeroPoint: TypeAlias = Int[Array, "..."]
 PRNGKey: TypeAlias = Key[Array, ""]
 Shape: TypeAlias = tuple[int, ...]
-Number: TypeAlias = float | int | np.number | Float[Array, ""]  # a parameter; a JAX scalar where a sweep traces it
+Number: TypeAlias = float | int | np.floating | Float[Array, ""]  # a parameter; a JAX scalar where a sweep traces it
 ArrayLike: TypeAlias = jax.Array | np.ndarray | np.generic | list | tuple | float | int

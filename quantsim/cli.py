@@ -110,8 +110,7 @@ def show_claims(check: Flag = False, json: Flag = False, out: Path = _OUT) -> No
         _print_json(entries)
         return
     cells = [(e["id"], e["verdict"], claims.number_text(e), e.get("study", ""), e["statement"]) for e in entries]
-    width = max(Console().width, 80)
-    print(terminal.table(("id", "verdict", "number", "study", "statement"), cells, last=max(24, width - 58)))
+    print(terminal.table(("id", "verdict", "number", "study", "statement"), cells, last=max(24, Console().width - 58)))
     print(f"\n{claims.settled_count(entries)} of {len(entries)} statements settled; definitions with --json")
 
 
@@ -178,15 +177,14 @@ def _print_maps(name: str, w: np.ndarray, q: Quantizer) -> None:
     before, after = (np.atleast_2d(a)[corner] for a in (w, np.asarray(q.roundtrip(w))))
     shown = "" if before.size == w.size else f", its first {before.shape[0]}×{before.shape[1]} shown"
     print(f"{name}: {'×'.join(map(str, w.shape))}{shown}, {q}, {r['bits_per_weight']:.3g} bits per weight\n")
-    print("before (ninths of the largest weight)\n" + terminal.digit_map(before, np.abs(before).max()))
-    print("\nafter\n" + terminal.digit_map(after, np.abs(before).max()))
+    largest = float(np.abs(before).max())
+    print("before (ninths of the largest weight)\n" + terminal.digit_map(before, largest))
+    print("\nafter\n" + terminal.digit_map(after, largest))
     top = r["max_abs"] or 1.0
     print(f"\n|error|, in fifths of the largest, {top:.6f}\n" + terminal.shade_map(np.abs(after - before), top))
     print("  ".join(f"{s} ≤ {(i + 1) / 5 * top:.2g}" for i, s in enumerate(terminal.SHADES)))
     scale = "none" if r["scale"] is None else f"{r['scale']:.6g}"
-    print(
-        f"\nscale {scale}   max |e| {r['max_abs']:.6g}   mean |e| {r['mean_abs']:.6g}   ||e||/||w|| {r['rel_rms']:.4%}"
-    )
+    print(f"\nscale {scale}  max |e| {r['max_abs']:.6g}  mean |e| {r['mean_abs']:.6g}  ‖e‖/‖w‖ {r['rel_rms']:.4%}")
     for b in r["bins"]:
         print(f"  {b['above']:.3f} < |e| <= {b['up_to']:<5} {b['share']:7.2%}   the document says {b['stated']:.0%}")
 
@@ -217,7 +215,7 @@ def compare(
     if json:
         _print_json(rows)
         return
-    named = ("tensor",) if weights else ()
+    named = ("tensor",) * bool(weights)
     cells = [tuple(r[n] for n in named) + _cells(r) for r in rows]
     print(terminal.table((*named, "spec", "bits", "SQNR dB", "± se", "predicted", "‖e‖/‖w‖"), cells))
 
@@ -229,12 +227,8 @@ def _cells(r: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _row(q: Quantizer, stats: ErrorStats, shape: Sequence[int], predicted: float | None) -> dict[str, Any]:
-    return {
-        "spec": str(q),
-        "bits_per_weight": q.bits_per_weight(tuple(shape)),
-        **stats.result(),
-        "predicted_sqnr_db": predicted,
-    }
+    bits = q.bits_per_weight(tuple(shape))
+    return {"spec": str(q), "bits_per_weight": bits, **stats.result(), "predicted_sqnr_db": predicted}
 
 
 def _of_population(qs: list[Quantizer], text: str, shape: tuple[int, int], seed: int) -> Iterator[dict[str, Any]]:
@@ -274,27 +268,33 @@ def show_doctor(json: Flag = False) -> None:
         raise CheckFailedError("this machine does not compute exactly: its numbers cannot be compared")
 
 
+def _drop_stdout() -> None:
+    """What is still buffered goes nowhere, so that Python does not fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 16))
     try:
-        app.cli(prog="quantsim", args=args)
+        try:
+            app.cli(prog="quantsim", args=args)
+        finally:
+            sys.stdout.flush()  # here, where a failure still has an exit code
     except KeyboardInterrupt:
         _say("interrupted: what is finished is kept, the same command goes on from there")
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except CheckFailedError as failure:
+        _drop_stdout()
+    except (CheckFailedError, checkpoints.CheckpointError) as failure:
         _say(f"quantsim: {failure}")
-        sys.exit(1)
-    except checkpoints.CheckpointError as failure:
-        _say(f"quantsim: {failure}")
-        sys.exit(3)
+        sys.exit(1 if isinstance(failure, CheckFailedError) else 3)
     except OSError as failure:
         where = failure.filename or "output"
+        _drop_stdout() if failure.filename is None else None
         _say(f"quantsim: cannot write {where}: {failure.strerror or failure}; choose another folder with --out")
         sys.exit(4)
-    except (ValueError, LookupError, TypeError) as failure:
+    except (ValueError, LookupError, TypeError, OverflowError) as failure:
         _say(f"quantsim: {failure.args[0] if failure.args else failure}")
         sys.exit(2)

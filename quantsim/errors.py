@@ -94,14 +94,10 @@ def tally(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None = None)
     counts = np.full(sums.shape[0], TILE, np.float32)
     if counts.size:
         counts[-1] = w.size - TILE * (counts.size - 1)
-    out = jnp.sum(clipped) if clipped is not None else jnp.int32(0)
+    out = clipped if clipped is not None else jnp.zeros(1, bool)
+    extremes = [jnp.max(m, initial=0.0) for m in (max_abs, max_signal)]
     return Tally(
-        sums.at[:, _COUNT].set(counts),
-        jnp.max(max_abs, initial=0.0),
-        jnp.max(max_signal, initial=0.0),
-        jnp.sum(nonzero).astype(jnp.int32),
-        jnp.sum(zeroed).astype(jnp.int32),
-        out.astype(jnp.int32),
+        sums.at[:, _COUNT].set(counts), *extremes, *[jnp.sum(c, dtype=jnp.int32) for c in (nonzero, zeroed, out)]
     )
 
 
@@ -163,9 +159,9 @@ class ErrorStats:
         """Largest magnitude over root mean square of all weights seen."""
         return self.max_signal / float(np.sqrt(self.sums[_W2] / self.sums[_COUNT]))
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, float | int]:
         """Every metric and standard error as one row."""
-        row: dict[str, float] = {"count": self.count}
+        row: dict[str, float | int] = {"count": self.count}
         for name in _RATIOS:
             row[name], row[f"{name}_se"] = self._ratio(name)
         return row | {"max_abs": self.max_abs, "zeroed": self.zeroed, "clipped": self.clipped}
@@ -183,19 +179,10 @@ def fold(stats: ErrorStats, t: Tally, unit: Literal["tile", "array"] = "tile") -
     scale and the number is meant for the population rather than for this array.
     """
     sums = np.asarray(t.sums, np.float64)
-    by_unit = sums.sum(axis=-2) if unit == "array" else sums
-    by_unit = by_unit.reshape(-1, 6)
-    seen = ErrorStats(
-        by_unit.sum(axis=0),
-        by_unit.T @ by_unit,
-        len(by_unit),
-        float(np.max(t.max_abs, initial=0.0)),
-        float(np.max(t.max_signal, initial=0.0)),
-        int(np.sum(np.asarray(t.nonzero, np.int64))),
-        int(np.sum(np.asarray(t.zeroed, np.int64))),
-        int(np.sum(np.asarray(t.clipped, np.int64))),
-    )
-    return merge(stats, seen)
+    units = (sums.sum(axis=-2) if unit == "array" else sums).reshape(-1, 6)
+    largest, signal = (float(np.max(np.asarray(m), initial=0.0)) for m in (t.max_abs, t.max_signal))
+    counts = tuple(int(np.sum(np.asarray(c, np.int64))) for c in (t.nonzero, t.zeroed, t.clipped))
+    return merge(stats, ErrorStats(units.sum(axis=0), units.T @ units, len(units), largest, signal, *counts))
 
 
 def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Literal["tile", "array"] = "tile") -> ErrorStats:

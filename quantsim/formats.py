@@ -76,9 +76,9 @@ class Codebook:
 
     def __post_init__(self) -> None:
         """Reject what cannot be searched."""
-        if len(self.values) < 2 or not np.all(np.diff(np.float32(self.values)) > 0):
+        if len(self.values) < 2 or not np.all(np.diff(np.asarray(self.values, np.float32)) > 0):
             raise ValueError(f"codebook {self.name!r} needs at least two strictly increasing levels")
-        if not np.all(np.isfinite(np.float32(self.values))):
+        if not np.all(np.isfinite(np.asarray(self.values, np.float32))):
             raise ValueError(f"codebook {self.name!r} has a level that is not a finite float32")
 
     @property

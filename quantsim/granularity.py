@@ -57,7 +57,8 @@ def _lengths(g: Granularity, shape: Shape) -> tuple[int, int, int, int]:
     rest = prod(n for i, n in enumerate(shape) if i != axis)
     if isinstance(g, Channel):
         return shape[axis], rest, 1, max(rest, 1)
-    return rest, shape[axis], -(-shape[axis] // g.size), g.size
+    size = min(g.size, max(shape[axis], 1))  # a short row is one block, without padding
+    return rest, shape[axis], -(-shape[axis] // size), size
 
 
 def _moved(g: Granularity, shape: Shape) -> tuple[int, int]:

@@ -110,8 +110,10 @@ def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
     )
 
 
-def ratio_of_sums(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def ratio_of_sums(a: np.ndarray, b: np.ndarray, *, root: bool = False) -> tuple[float, float]:
     """Sum of a over sum of b, of independent units, and its standard error by the delta method; NaN where undefined.
+
+    With ``root``, both are those of the ratio's square root.
 
     >>> ratio_of_sums(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
     (1.0, 0.5)
@@ -119,7 +121,9 @@ def ratio_of_sums(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     with np.errstate(divide="ignore", invalid="ignore"):
         r, n = a.sum() / b.sum(), len(a)
         se = np.sqrt(((a - r * b) ** 2).sum() * n / (n - 1)) / b.sum() if n > 1 else np.nan
-    return float(r), float(se)
+    if root and r > 0:
+        se = se / (2 * np.sqrt(r))
+    return float(np.sqrt(r) if root else r), float(se)
 
 
 @jax.jit

@@ -29,7 +29,12 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def figure(
-    rows: int = 1, columns: int = 1, *, width: Literal["single", "double"] = "double", height: float = 2.6, **kw: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: Literal["single", "double"] = "double",
+    height: float | int = 2.6,
+    **kw: Any,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of one or two column widths with a grid of axes, always a 2-d array; ``height`` in inches."""
     plt.style.use(["default", _STYLE])
@@ -38,7 +43,7 @@ def figure(
 
 
 def mosaic(
-    layout: str, *, width: Literal["single", "double"] = "double", height: float = 2.6, **kw: Any
+    layout: str, *, width: Literal["single", "double"] = "double", height: float | int = 2.6, **kw: Any
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure whose panels span cells, a letter a panel, rows parted by ``;``, for example "aab;aac"."""
     plt.style.use(["default", _STYLE])
@@ -65,7 +70,7 @@ def prediction(ax: Axes, x: Any, y: Any, *, series: int | None = None, label: st
     ax.plot(np.asarray(x), np.asarray(y), **({"color": color, "linestyle": "--", "lw": 0.9, "label": label} | kw))
 
 
-def mark_claim(ax: Axes, x: float, y: float, text: str, *, offset: tuple[float, float] = (6, 6), **kw: Any) -> None:
+def mark_claim(ax: Axes, x: Any, y: Any, text: str, *, offset: tuple[Any, Any] = (6, 6), **kw: Any) -> None:
     """Mark where a stated number sits: a cross with the identifier of the statement, offset in points."""
     ax.plot([x], [y], marker="x", color="0.1", ms=5, mew=1.2, linestyle="none", zorder=5)
     ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=6.5, color="0.1", zorder=5, **kw)

@@ -48,7 +48,7 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         """Reject combinations that do not exist."""
-        integer = isinstance(self.format, Integer)
+        bounds = self.format.bounds if isinstance(self.format, Integer) else None
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"unknown rounding {self.rounding!r}; known are {', '.join(ROUNDINGS)}")
         scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not isinstance(self.format, formats.Float)
@@ -57,11 +57,11 @@ class Quantizer:
         if self.granularity is not None and getattr(self.format, "exponent_bits", 0) == 8:
             # its largest value is that of float32: the scale of any weight below 4 would underflow
             raise ValueError(f"{self.format.name} has the range of float32 and takes no scale: say it alone")
-        if isinstance(self.calibration, MinMax) and not (integer and self.format.bounds == "narrow"):
+        if isinstance(self.calibration, MinMax) and bounds != "narrow":
             raise ValueError(f"minmax needs an integer format with its default bounds, not {self.format.name}")
         if isinstance(self.format, Codebook) and self.rounding != "even":
             raise ValueError(f"codebook {self.format.name} rounds to the nearest level only, not {self.rounding!r}")
-        if integer and self.format.bounds == "signed" and not isinstance(self.calibration, Absmax):
+        if bounds == "signed" and not isinstance(self.calibration, Absmax):
             raise ValueError("signed bounds take their scale from the extreme weight: only absmax goes with them")
 
     def quantize(self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise") -> "QuantizedArray":

@@ -91,7 +91,7 @@ def _round_bits(
 
 def _thresholds(book: Codebook) -> np.ndarray:
     """For each pair of levels the largest float32 that is not nearer to the upper one; ties go down."""
-    v = np.float64(np.float32(book.values))
+    v = np.asarray(book.values, np.float32).astype(np.float64)
     middle = (v[1:] + v[:-1]) / 2
     t = middle.astype(np.float32)
     return np.where(t > middle, np.nextafter(t, np.float32(-np.inf)), t)

@@ -127,7 +127,7 @@ def round_codebook(x, levels) -> np.ndarray:
 
 
 def normal_float(offset: float = 0.9677083) -> np.ndarray:
-    """The levels of nf4 as bitsandbytes' ``create_normal_map`` makes them: 8 positive and 7 negative quantiles and 0."""
+    """Levels of nf4 as bitsandbytes' ``create_normal_map`` makes them: 8 positive and 7 negative quantiles, and 0."""
     positive = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
     negative = -norm.ppf(np.linspace(offset, 0.5, 8)[:-1])
     v = np.sort(np.concatenate([positive, [0.0], negative]))

@@ -31,7 +31,7 @@ CASES = [
     *("int8:block32:absmax:bf16", "int4:block32:absmax:tf32", "e2m1:block16:absmax:e4m3"),
     # scaled floats and codebooks
     *("e4m3:tensor", "e5m2:channel", "f16:channel", "e3m4:block32", "e2m1:block32:mse", "nf4:block32", "af4:tensor"),
-    *("fp4:channel", "nf4:block32:mse:bf16"),
+    "fp4:channel",
     # roundings
     *("int8:block32:absmax:away", "int8:channel:absmax:truncate", "int4:block32:absmax:stochastic"),
 ]
@@ -85,8 +85,8 @@ def law_shape_and_type(q, w):
     oracles.same_bits(qw.dequantize(), q.roundtrip(w, key=_key(q)))
 
 
-def law_error_is_at_most_half_a_step(q, w):
-    """The nearest level, or with directed roundings one of the two around: |e| <= the distance to it."""
+def law_within_half_a_step(q, w):
+    """The nearest level, or in directed roundings one of the two around it: |e| is at most the distance to that."""
     qw = q.quantize(w, key=_key(q))
     scale = np.ones(SHAPE) if qw.scale is None else _spread(q, qw.scale)
     if q.format.bits > 16:
@@ -104,7 +104,10 @@ def law_error_is_at_most_half_a_step(q, w):
     allowed = (around.min(axis=0) if nearest else around.max(axis=0)) * np.abs(scale)
     allowed = np.where(scale == 0, np.abs(w), allowed)
     got = np.float64(qw.dequantize())
-    assert (np.abs(got - w) <= allowed + 2.0**-22 * (np.abs(w) + np.abs(got) + np.abs(zero * scale))).all()
+    slack = 2.0**-22 * (np.abs(w) + np.abs(got) + np.abs(zero * scale))
+    assert (np.abs(got - w) <= allowed + slack).all()
+    ends = np.sort([(levels[0] - zero) * scale, (levels[-1] - zero) * scale], axis=0)
+    assert ((ends[0] - slack <= got) & (got <= ends[1] + slack)).all()  # and nothing leaves the range
 
 
 def law_idempotent(q, w):
@@ -182,7 +185,7 @@ def _follows_powers_of_two(q) -> bool:
 
 LAWS = {
     law_shape_and_type: lambda q: True,
-    law_error_is_at_most_half_a_step: lambda q: True,
+    law_within_half_a_step: lambda q: True,
     law_idempotent: _projects,
     law_odd: _symmetric,
     law_power_of_two: _follows_powers_of_two,
@@ -259,8 +262,8 @@ WAYS = {
     "shard_map on 4": partial(_sharded, 4, jax.vmap),
     "shard_map(scan) on 2": partial(_sharded, 2, lambda one: partial(_scanned, one)),
 }
-#: One for each path through the code; these go every way in the fast tests, the others in the slow ones.
 ALL_WAYS = ["int8:channel:minmax", "int4:block32:p90", "e2m1:block16:absmax:e4m3"]
+WITHOUT_COMPILER = [*ALL_WAYS, "e4m3", "bf16:stochastic", "int4:block32:mse", "int3:block32:rms:bf16", "nf4:block32"]
 
 
 def _check_way(text: str, way: str) -> None:
@@ -271,7 +274,7 @@ def _check_way(text: str, way: str) -> None:
             np.testing.assert_array_equal(*bits, err_msg=f"{name} of {text} under {way}")
 
 
-@pytest.mark.parametrize("text", CASES)
+@pytest.mark.parametrize("text", CASES[::2])
 def test_one_bit_pattern_compiled_looped_and_sharded(text):
     _check_way(text, "shard_map(scan) on 2")
     found = _eager(text)
@@ -279,7 +282,7 @@ def test_one_bit_pattern_compiled_looped_and_sharded(text):
     np.testing.assert_array_equal(found["error"], found["error of roundtrip"])
 
 
-@pytest.mark.parametrize("text", sorted({*CASES[::4], "int4:block32:mse", "int3:block32:rms:bf16"}))
+@pytest.mark.parametrize("text", WITHOUT_COMPILER)
 def test_one_bit_pattern_without_a_compiler(text):
     _check_way(text, "disable_jit")
 

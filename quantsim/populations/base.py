@@ -1,7 +1,7 @@
 """What every population can do: sampling on the device, distribution functions in float64 on the host."""
 
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from quantsim import ieee
-from quantsim._types import ArrayLike, Number, PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Population(ABC):
         """P(X <= x)."""
 
     @abstractmethod
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         """E[X^k]; infinite where it does not exist, 0 for the odd ones of symmetric populations."""
 
     def sample(
@@ -99,7 +99,7 @@ class Population(ABC):
 
     def _reach(self) -> float:
         """Magnitude that is exceeded with probability 1e-280 only: where quadrature may end."""
-        return float(_bisect(lambda x: self.tail(x) <= 1e-280, (), low=0.0))
+        return _reach_of(self)
 
     def _in_array(self, key: PRNGKey, i: Index, whole: Shape) -> Float[Array, " n"]:
         """Elements of an array of shape ``whole``; outliers override this."""
@@ -121,11 +121,11 @@ class Population(ABC):
         x = np.asarray(x, np.float64)
         return 2 * self.cdf(-x)
 
-    def std_dev(self) -> Number:
+    def std_dev(self) -> Any:
         """Root of the second moment; every family but positive outliers has mean 0."""
         return self.moment(2) ** 0.5
 
-    def kurtosis(self) -> Number:
+    def kurtosis(self) -> Any:
         """E[X^4] / E[X^2]^2: 3 for a normal, 1.8 for a uniform population.
 
         >>> from quantsim.populations import Laplace, StudentT
@@ -175,7 +175,7 @@ def expected_absmax_power(pop: Population, n: int, power: int) -> float:
     return float(power * ((b - a) / 2 * _NODE_WEIGHTS * x ** (power - 1) * some).sum())
 
 
-def _bisect(reached: Any, shape: Shape, low: float | None = None) -> F64:
+def _bisect(reached: Any, shape: Shape, low: float | None = None) -> NDArray[np.float64]:
     """Smallest x for which the monotone ``reached(x)`` holds, to the last bits of a float64."""
     hi = np.ones(shape)
     while not np.all(done := reached(hi)) and hi.max(initial=1.0) < 1e300:
@@ -188,6 +188,11 @@ def _bisect(reached: Any, shape: Shape, low: float | None = None) -> F64:
         done = reached(mid)
         lo, hi = np.where(done, lo, mid), np.where(done, mid, hi)
     return hi
+
+
+@lru_cache
+def _reach_of(pop: Population) -> float:
+    return float(_bisect(lambda x: pop.tail(x) <= 1e-280, (), low=0.0))
 
 
 def scaled(unit: Float[Array, " n"], factor: Any) -> Float[Array, " n"]:

@@ -65,7 +65,7 @@ class Normal(Population):
 
         return self.std * ndtri(np.asarray(p, np.float64))
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(prod(range(1, k, 2))) * self.std**k
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Laplace(Population):
         with np.errstate(divide="ignore"):
             return (self.std / _ROOT2) * np.where(p < 0.5, np.log(2 * p), -np.log(2 * (1 - p)))
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(factorial(k)) * (self.std / _ROOT2) ** k
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ class Uniform(Population):
     def quantile(self, p: ArrayLike) -> F64:
         return (2 * np.asarray(p, np.float64) - 1) * self.std * _ROOT3
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else (self.std * _ROOT3) ** k / (k + 1)
 
     def __str__(self) -> str:
@@ -194,7 +194,7 @@ class StudentT(Population):
 
         return self._scale * stdtrit(self.df, np.asarray(p, np.float64))
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         if k % 2:
             return 0.0
         if k > 2 and k >= self.df:
@@ -220,7 +220,7 @@ class Mixture(Population):
     1.8
     """
 
-    weights: tuple[Number, ...]
+    weights: tuple[float | int, ...]
     components: tuple[Population, ...]
 
     def __post_init__(self) -> None:
@@ -254,7 +254,7 @@ class Mixture(Population):
     def tail(self, x: ArrayLike) -> F64:
         return self._mean_of(c.tail(x) for c in self.components)
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         return self._mean_of(c.moment(k) for c in self.components)
 
     def __str__(self) -> str:

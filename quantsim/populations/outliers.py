@@ -81,7 +81,10 @@ class Outliers:
 
     def size(self, bulk_std: Number) -> Any:
         """Absolute magnitude."""
-        return self.value if self.value is not None else self.magnitude * bulk_std
+        if self.value is not None:
+            return self.value
+        assert self.magnitude is not None
+        return self.magnitude * bulk_std
 
     def __str__(self) -> str:
         """Spec of the outliers."""
@@ -127,7 +130,8 @@ class Contaminated(Population):
         return np.append(self.bulk._breaks(), self._size() * np.array(ends))
 
     def _size(self) -> Any:
-        return self.outliers.value if self.outliers.value is not None else self.outliers.size(self.bulk.std_dev())
+        o = self.outliers
+        return o.value if o.value is not None else o.size(self.bulk.std_dev())
 
     def _stream(self, key: PRNGKey, which: int) -> PRNGKey:
         return jax.random.fold_in(key, which + _LEVEL * self._depth)
@@ -152,10 +156,10 @@ class Contaminated(Population):
     def _marks(self, key: PRNGKey, i: Index, whole: Shape) -> Bool[Array, " n"]:
         o, k = self.outliers, self._stream(key, _POSITION)
         if o.layout == "element" and o.count is None:
-            return draws.chance(k, i, o.rate)
+            return draws.chance(k, i, self._rate())
         unit, units = _unit_of(o, i.low, whole)
         if o.count is None:
-            return draws.chance(k, Index(jnp.zeros_like(unit), unit), o.rate)
+            return draws.chance(k, Index(jnp.zeros_like(unit), unit), self._rate())
         if o.count > units:
             raise ValueError(f"{o.count} outlier {o.layout}s do not fit into the {units} of shape {whole}")
         chosen = jnp.sort(draws.permuted(k, jnp.arange(o.count), units))
@@ -201,7 +205,7 @@ class Contaminated(Population):
         beyond = (x < size) * 1.0 if self.outliers.values == "exact" else 1 - np.clip(x / size - 0.5, 0.0, 1.0)
         return self._mean(self.bulk.tail(x), beyond)
 
-    def moment(self, k: int) -> Number:
+    def moment(self, k: int) -> Any:
         size = self._size()
         unit = 1.0 if self.outliers.values == "exact" else (1.5 ** (k + 1) - 0.5 ** (k + 1)) / (k + 1)
         return self._mean(self.bulk.moment(k), sum(w * s**k for s, w in self._signs()) * unit * size**k)

@@ -2,7 +2,7 @@
 
 from quantsim.theory.levels import int_mse, levels_mean, levels_mse
 from quantsim.theory.propagation import cancellation, output_rms
-from quantsim.theory.scales import absmax_int_mse, absmax_quantile, expected_absmax, rms_crest
+from quantsim.theory.scales import absmax_int_mse, absmax_quantile, expected_absmax, rms_crest, unequal_absmax_power
 
 __all__ = [
     "absmax_int_mse",
@@ -14,4 +14,5 @@ __all__ = [
     "levels_mse",
     "output_rms",
     "rms_crest",
+    "unequal_absmax_power",
 ]

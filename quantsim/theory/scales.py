@@ -1,10 +1,13 @@
 """Absmax scales: the largest of n weights, and the error of integers that its step predicts."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
-from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
 from quantsim.populations import Population, expected_absmax_power
+from quantsim.populations.base import F64
 
 
 def expected_absmax(pop: Population, n: int) -> float:
@@ -58,7 +61,7 @@ def rms_crest(pop: Population, n: int) -> float:
     return (expected_absmax_power(pop, n, 2) / pop.moment(2)) ** 0.5
 
 
-def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> NDArray[np.float64]:
+def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> F64:
     """p-quantile of max |w_i| of n independent weights of a symmetric population: ``tail(x) = 1 - p^(1/n)``.
 
     Raises:
@@ -71,3 +74,25 @@ def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> NDArray[np.float64
     if n < 1:
         raise ValueError(f"a block has at least one weight, got n = {n}")
     return -pop.quantile(-np.expm1(np.log(np.asarray(p, np.float64)) / n) / 2)
+
+
+def unequal_absmax_power(pop: Population, scales: ArrayLike, power: int) -> float:
+    """E[max |s_i x_i|^power] of weights of unequal size that share one step: a factor ``s_i`` for each draw ``x_i``.
+
+    The product of ``1 - tail(x / s_i)`` over n weights is the n-th power of its geometric mean, so this is the extreme
+    of n draws from one population with that mean.
+
+    >>> from quantsim.populations import Uniform
+    >>> round(unequal_absmax_power(Uniform(3**-0.5), [1.0, 1.0, 1e-9], 1), 6)  # as of two weights
+    0.666667
+    """
+    s, repeats = np.unique(np.asarray(scales, np.float64), return_counts=True)
+    n = int(repeats.sum())
+
+    def tail(x: F64) -> F64:
+        with np.errstate(divide="ignore"):
+            logs = (k * np.log1p(-np.minimum(pop.tail(x / v), 1.0)) for v, k in zip(s, repeats, strict=True))
+            return -np.expm1(sum(logs) / n)
+
+    mean = SimpleNamespace(tail=tail, _breaks=lambda: np.outer(s, pop._breaks()).ravel())
+    return expected_absmax_power(cast(Population, mean), n, power)

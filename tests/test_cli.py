@@ -1,0 +1,257 @@
+"""The command line: what each command prints, and that progress stays on stderr."""
+
+import csv
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import quantsim as qs
+from quantsim import terminal
+from quantsim.rows import load
+from tests.fake_study import FAKE, command, files, registry, undraw
+
+
+@pytest.fixture
+def quantsim(capsys):
+    return command(capsys)
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    """One fake study, in the place of the real ones."""
+    for register in registry(tmp_path, monkeypatch):
+        yield register(fake=FAKE)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    undraw(monkeypatch)
+
+
+# --- studies --------------------------------------------------------------------------------------------------------
+
+
+def test_run_measures_then_loads(quantsim, studies, tmp_path):
+    out = tmp_path / "out"
+    code, shown, progress = quantsim("run", "--out", out)
+    assert code == 0
+    assert shown.startswith("fake: measured, 3 rows, ")
+    assert shown.rstrip().endswith(f"-> {out / 'fake'}.pdf .svg .png")
+    assert shown.count("\n") == 1, "progress belongs on stderr"
+    assert "3/3" in progress
+    written = {f"fake.{kind}" for kind in ("jsonl", "json", "pdf", "svg", "png")}
+    assert set(files(out)) == written | {"claims.json", "claims.md"}
+    before = files(out)
+    assert quantsim("run", "fake", "--out", out)[1].startswith("fake: loaded (key matches), 3 rows, ")
+    assert files(out) == before
+    assert quantsim("run", "fake", "--out", out, "--fresh")[1].startswith("fake: measured, 3 rows, ")
+
+
+def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, tmp_path):
+    quantsim("run", "--out", tmp_path / "out")
+    before = files(tmp_path / "out")
+    code, shown, _ = quantsim("run", "--small", "--fresh", "--out", tmp_path / "out")
+    assert (code, shown[:22]) == (0, "fake: measured, 1 rows")
+    assert files(tmp_path / "out") == before
+    assert set(files(tmp_path / "out" / "small")) == set(before)
+    assert len(load(tmp_path / "out" / "small" / "fake.jsonl")) == 1
+
+
+def test_list_says_what_is_current(quantsim, studies, undrawn, tmp_path):
+    states = []
+    changes = (lambda: None), (lambda: quantsim("run", "--out", tmp_path)), (lambda: forge(tmp_path / "fake.json"))
+    for change in changes:
+        change()
+        code, shown, _ = quantsim("list", "--json", "--out", tmp_path)
+        (entry,) = json.loads(shown)
+        assert (code, entry["name"], entry["question"]) == (0, "fake", "Is twice a number double?")
+        states.append(entry["state"])
+    assert states == ["missing", "current", "stale"]
+    header, line = quantsim("list", "--out", tmp_path)[1].splitlines()
+    assert header.split() == ["study", "rows", "question"]
+    assert line.split(maxsplit=2) == ["fake", "stale", "Is twice a number double?"]
+
+
+def test_the_real_studies_are_listed(quantsim, tmp_path):
+    code, shown, _ = quantsim("list", "--json", "--out", tmp_path)
+    assert code == 0
+    assert "int8_matrix" in {entry["name"] for entry in json.loads(shown)}
+
+
+def forge(path, name="key"):
+    """Another value in a JSON file, the rest as it was."""
+    value = json.loads(path.read_text())
+    value[name] = "forged"
+    path.write_text(json.dumps(value))
+
+
+def test_claims_are_listed(quantsim, studies, undrawn, tmp_path):
+    quantsim("run", "--out", tmp_path)
+    code, shown, _ = quantsim("claims", "--json", "--out", tmp_path)
+    entries = {e["id"]: e for e in json.loads(shown)}
+    assert (code, len(entries)) == (0, 151)
+    assert (entries["A01"]["verdict"], entries["A01"]["value"], entries["A02"]["verdict"]) == ("holds", 4.0, "open")
+    assert json.loads((tmp_path / "claims.json").read_text()) == list(entries.values())
+    lines = quantsim("claims", "--out", tmp_path)[1].splitlines()
+    assert lines[1].split()[:4] == ["A01", "holds", "4", "fake"]
+    assert lines[-1].startswith("1 of 151 statements settled")
+
+
+FORGED = {
+    "nothing": lambda out: None,
+    "a number of the rows": lambda out: rewrite(out / "fake.jsonl", '"x": 4', '"x": 5'),
+    "a row": lambda out: (out / "fake.jsonl").write_text((out / "fake.jsonl").read_text().split("\n")[0] + "\n"),
+    "the rows": lambda out: (out / "fake.jsonl").unlink(),
+    "the key": lambda out: forge(out / "fake.json"),
+    "a verdict": lambda out: rewrite(out / "claims.json", '"holds"', '"refuted"'),
+    "a verdict in the table": lambda out: rewrite(out / "claims.md", "**holds**", "**refuted**"),
+    "the ledger": lambda out: (out / "claims.json").unlink(),
+}
+
+
+def rewrite(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def test_claims_check_finds_what_was_forged(quantsim, studies, undrawn, tmp_path):
+    for what, change in FORGED.items():
+        quantsim("run", "--out", tmp_path, "--fresh")
+        change(tmp_path)
+        code, shown, message = quantsim("claims", "--check", "--out", tmp_path)
+        assert code == (what != "nothing"), what
+        if code:
+            assert (shown, message[:10]) == ("", "quantsim: "), what
+            assert "run `quantsim run" in message, what
+        else:
+            assert message == "ledger checked: 1 verdicts recomputed, 0 differ\n"
+
+
+# --- the matrix -----------------------------------------------------------------------------------------------------
+
+
+def snippet(seed=42):
+    """The documents' own code: scale, weights after, error."""
+    np.random.seed(seed)  # noqa: NPY002
+    w = np.random.uniform(-1, 1, (16, 32)).astype(np.float32)  # noqa: NPY002
+    scale = np.abs(w).max() / np.float32(127)
+    codes = np.clip(np.round(w / scale), -127, 127)
+    return w, scale, codes, codes * scale - w
+
+
+def norm(a):
+    return np.linalg.norm(a.astype(np.float64))
+
+
+@pytest.mark.parametrize("seed", [42, 7])
+def test_matrix_json_is_what_the_documents_code_gives(quantsim, seed):
+    code, shown, message = quantsim("matrix", "--json", "--seed", seed)
+    found, (w, scale, _, e) = json.loads(shown), snippet(seed)
+    assert (code, message, found["spec"], found["shape"]) == (0, "", "int8:tensor", [16, 32])
+    assert found["scale"] == float(scale)
+    assert found["max_abs"] == float(np.abs(e).max())
+    sums = 512 * 2.0**-24  # float32 sums of 512 terms
+    assert found["mean_abs"] == pytest.approx(np.abs(e, dtype=np.float64).mean(), rel=sums)
+    assert found["rel_rms"] == pytest.approx(norm(e) / norm(w), rel=sums)
+    assert found["bits_per_weight"] == 8 + 32 / 512
+    edges = np.array([0.0, 0.003, 0.006, 0.009, np.inf])
+    shares = np.bincount(np.digitize(np.abs(e).ravel().astype(float), edges[1:-1], right=True), minlength=4) / 512
+    assert [b["share"] for b in found["bins"]] == shares.tolist()
+    assert [b["stated"] for b in found["bins"]] == [0.35, 0.48, 0.15, 0.02]
+    assert [b["above"] for b in found["bins"]] == edges[:-1].tolist()
+    assert [b["up_to"] for b in found["bins"]] == [0.003, 0.006, 0.009, None]
+
+
+def test_matrix_fits_a_terminal_of_80_columns_without_colour(quantsim):
+    code, shown, message = quantsim("matrix")
+    lines, (*_, e) = shown.splitlines(), snippet()
+    assert (code, message) == (0, "")
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in shown
+    level = np.minimum(np.abs(e) / np.abs(e).max() * 5, 4).astype(int)
+    error_map = ["".join(terminal.SHADES[i] for i in row) for row in level]
+    at = lines.index(error_map[0])
+    assert lines[at : at + 16] == error_map
+    assert len(lines) < 70
+
+
+@pytest.mark.parametrize("spec", ["int8:tensor", "int4:block32", "nf4:block8", "bf16", "int4:channel:minmax"])
+def test_matrix_takes_any_format(quantsim, spec):
+    code, shown, _ = quantsim("matrix", "--format", spec)
+    assert (code, spec in shown) == (0, True)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_matrix_csv_reproduces_the_matrix(quantsim):
+    code, shown, _ = quantsim("matrix", "--csv")
+    rows, (w, scale, codes, e) = list(csv.DictReader(shown.splitlines())), snippet()
+    assert (code, len(rows)) == (0, 512)
+    assert [r["index"] for r in rows] == [f"{i} {j}" for i in range(16) for j in range(32)]
+    columns = {"weight": w, "code": codes, "after": codes * scale, "error": e}
+    for name, expected in columns.items():
+        np.testing.assert_array_equal(np.array([r[name] for r in rows], np.float32), expected.ravel(), name)
+
+
+def test_matrix_reads_npy(quantsim, tmp_path):
+    np.save(tmp_path / "layer.npy", snippet()[0])
+    found = json.loads(quantsim("matrix", tmp_path / "layer.npy", "--json")[1])
+    expected = json.loads(quantsim("matrix", "--json")[1])
+    assert found == expected | {"tensor": "layer"}
+
+
+def test_matrix_reads_safetensors_tensor_by_tensor(quantsim, tmp_path):
+    w = snippet()[0]
+    save_file({"b": w, "a": w.astype(ml_dtypes.bfloat16), "c": w[0]}, tmp_path / "w.safetensors")
+    lines = [json.loads(line) for line in quantsim("matrix", tmp_path / "w.safetensors", "--json")[1].splitlines()]
+    assert [(f["tensor"], f["shape"]) for f in lines] == [("a", [16, 32]), ("b", [16, 32]), ("c", [32])]
+    assert lines[1]["scale"] == float(snippet()[1])
+    assert lines[0]["scale"] == float(np.abs(w.astype(ml_dtypes.bfloat16).astype("f4")).max() / np.float32(127))
+    (one,) = quantsim("matrix", tmp_path / "w.safetensors", "--json", "--tensor", "b")[1].splitlines()
+    assert json.loads(one) == lines[1]
+
+
+def test_a_large_tensor_shows_its_corner(quantsim, tmp_path):
+    np.save(tmp_path / "w.npy", np.linspace(-1, 1, 2 * 40 * 50).reshape(2, 40, 50))
+    code, shown, _ = quantsim("matrix", tmp_path / "w.npy", "--format", "int8:channel")
+    assert code == 0
+    assert shown.startswith("w: 2×40×50, its first 16×32 shown, int8:channel")
+
+
+# --- compare --------------------------------------------------------------------------------------------------------
+
+
+def test_compare_on_a_population(quantsim):
+    args = ("compare", "bf16", "int8:channel", "int4:block32", "--shape", 64, 512, "--population", "laplace(std=0.02)")
+    code, shown, message = quantsim(*args, "--json")
+    rows = json.loads(shown)
+    assert (code, message) == (0, "")
+    assert [r["spec"] for r in rows] == ["bf16", "int8:channel", "int4:block32"]
+    for r in rows:
+        assert 0 < r["sqnr_db_se"] <= 0.02
+        assert (r["population"], r["shape"], r["count"] % (64 * 512)) == ("laplace(std=0.02)", [64, 512], 0)
+        assert r["bits_per_weight"] == qs.parse(r["spec"]).bits_per_weight((64, 512))
+        assert r["sqnr_db"] == pytest.approx(-20 * np.log10(r["rel_rms"]))
+    assert [r["predicted_sqnr_db"] is None for r in rows] == [True, False, False]
+    assert abs(rows[1]["sqnr_db"] - rows[1]["predicted_sqnr_db"]) < 4 * rows[1]["sqnr_db_se"]
+    lines = quantsim(*args)[1].splitlines()
+    assert lines[0].split() == ["spec", "bits", "SQNR", "dB", "±", "se", "predicted", "‖e‖/‖w‖"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        [r["spec"], f"{r['bits_per_weight']:.3f}", f"{r['sqnr_db']:.3f}"] for r in rows
+    ]
+
+
+def test_compare_on_a_file(quantsim, tmp_path):
+    w, _, _, e = snippet()
+    save_file({"up": w, "down": w * 2, "steps": np.arange(3)}, tmp_path / "w.safetensors")
+    code, shown, _ = quantsim("compare", "int8:tensor", "bf16", "--weights", tmp_path / "w.safetensors", "--json")
+    rows = json.loads(shown)
+    assert (code, [(r["tensor"], r["spec"]) for r in rows]) == (
+        0, [(t, s) for t in ("down", "up") for s in ("int8:tensor", "bf16")],
+    )  # fmt: skip
+    assert rows[2]["rel_rms"] == pytest.approx(norm(e) / norm(w), rel=512 * 2.0**-24)
+    assert rows[0]["max_abs"] == 2 * rows[2]["max_abs"] == 2 * float(np.abs(e).max())
+    table = quantsim("compare", "bf16", "--weights", tmp_path / "w.safetensors", "--tensor", "up")[1].splitlines()
+    assert (table[0].split()[:2], table[1].split()[:2], len(table)) == (["tensor", "spec"], ["up", "bf16"], 2)

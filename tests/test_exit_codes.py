@@ -1,0 +1,150 @@
+"""How a command ends: 0 fine, 1 a check failed, 2 usage, 4 cannot write, 130 interrupted; 3 is in test_checkpoints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from quantsim import doctor, study
+from quantsim.rows import load
+from tests.fake_study import FAKE, command, files, registry
+
+
+@pytest.fixture
+def quantsim(capsys):
+    return command(capsys)
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    """One fake study, in the place of the real ones."""
+    for register in registry(tmp_path, monkeypatch):
+        yield register(fake=FAKE)
+
+
+@pytest.mark.parametrize(("mismatches", "expected"), [(0, 0), (3, 1)])
+def test_doctor_ends_with_1_where_a_check_fails(quantsim, monkeypatch, mismatches, expected):
+    monkeypatch.setattr(doctor, "CHECKS", {"sums": lambda: 0, "products": lambda: mismatches})
+    code, shown, message = quantsim("doctor")
+    assert code == expected
+    last = "FAIL products: 3 mismatches" if expected else "ok   products: 0 mismatches"
+    assert shown.splitlines()[-2:] == ["ok   sums: 0 mismatches", last]
+    assert ("does not compute exactly" in message) == bool(expected)
+    code, shown, _ = quantsim("doctor", "--json")
+    assert (code, json.loads(shown)["mismatches"]["products"]) == (expected, mismatches)
+
+
+USAGE = {
+    ("run", "int8matrix"): "no study 'int8matrix'; there are fake",
+    ("matrix", "--format", "int9:blok32"): "did you mean 'int8:block32'?",
+    ("compare", "int8:tensor", "--population", "norml"): "did you mean 'normal'?",
+    ("compare", "int8:block0"): "at least 1 weight",
+    ("compare",): "name at least one quantizer",
+    ("compare", "int8:tensor", "--shape", "0", "5"): "at least one row and column",
+    ("compare", "int8:tensor", "--seed", str(2**70)): "too large",
+    ("matrix", "--seed", "-1"): "Seed must be between",
+    ("matrix", "--seed", "x"): "--seed",
+    ("matrx",): "Available subcommands: list, run, claims, matrix, compare, doctor",
+    ("run", "--smal"): "--smal",
+    (): "Missing subcommand",
+}
+
+
+@pytest.mark.parametrize("args", USAGE, ids=" ".join)
+def test_wrong_usage_ends_with_2_and_says_what_was_meant(quantsim, studies, args):
+    code, shown, message = quantsim(*args)
+    assert (code, shown) == (2, "")
+    assert USAGE[args] in message
+
+
+def test_help_is_no_error(quantsim):
+    code, shown, message = quantsim("compare", "--help")
+    assert (code, message) == (0, "")
+    assert "standard error" in shown
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_folder_that_cannot_be_written_to_ends_with_4(quantsim, studies, tmp_path, inside):
+    (tmp_path / "out").write_text("a file")
+    code, shown, message = quantsim("run", "--out", tmp_path / "out" / inside)
+    assert (code, shown) == (4, "")
+    assert f"cannot write {tmp_path / 'out'}" in message
+    assert "choose another folder with --out" in message
+
+
+def test_a_full_disk_ends_with_4(quantsim, studies, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "fake.jsonl"))
+
+    monkeypatch.setattr(study, "save", full)
+    code, _, message = quantsim("run", "--out", tmp_path)
+    assert code == 4
+    assert f"cannot write {tmp_path / 'fake.jsonl'}: No space left on device" in message
+
+
+WAITING = FAKE.replace(
+    "    # one row\n",
+    """\
+    import time
+    from pathlib import Path
+    reached = Path(__file__).with_name("reached")
+    if i == 1 and not reached.exists():
+        reached.touch()
+        time.sleep(100)
+""",
+)
+START = """
+import sys
+from pathlib import Path
+from quantsim import cli, study
+study.folder = lambda: Path(sys.argv[1])
+cli.main(sys.argv[2:])
+"""
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(quantsim, studies, tmp_path):
+    (studies / "fake.py").write_text(WAITING)
+    with subprocess.Popen([sys.executable, "-c", START, studies, "run", "--out", tmp_path], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        while not (studies / "reached").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        shown, message = process.communicate(timeout=60)
+    assert (process.returncode, shown) == (130, "")
+    assert message.endswith("interrupted: what is finished is kept, the same command goes on from there\n")
+    assert "Traceback" not in message
+    assert "fake.partial.jsonl" in files(tmp_path)
+    code, shown, _ = quantsim("run", "--out", tmp_path)
+    assert (code, shown[:21]) == (0, "fake: resumed, 3 rows")
+    assert [r["x"] for r in load(tmp_path / "fake.jsonl")] == [0, 2, 4]
+
+
+BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """Also if everything waits in the buffer until the end."""
+    with subprocess.Popen([sys.executable, "-m", "quantsim", "matrix", "--json"], env=BUFFERED,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_python_m_quantsim_is_the_command(quantsim):
+    done = subprocess.run([sys.executable, "-m", "quantsim", "matrix", "--json"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == quantsim("matrix", "--json")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which fails like a full disk")
+def test_a_stdout_that_is_full_ends_with_4():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "quantsim", "--help"]
+        done = subprocess.run(command, env=BUFFERED, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, b"cannot write output: No space left" in done.stderr) == (4, True)

@@ -1,0 +1,245 @@
+"""The tests can fail: for each mutation of the source a named quick check must.
+
+A mutation replaces one piece of the source of one module. A fresh copy of the package and of the tests is imported with
+it, side by side with the real one, and the check, a test or a law called with its arguments, has to raise.
+"""
+
+import importlib
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(importlib.import_module("quantsim").__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` becomes ``new`` in ``module``; ``check(*args)`` of ``where`` then raises."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    check: tuple
+
+
+def _check(where: str):
+    return lambda name, *args: (f"test_{where}", name, *args)
+
+
+contract, rounding, calibration, quantizer = map(_check, ("contract", "rounding", "calibration", "quantizer"))
+nearest = partial(rounding, "test_nearest_is_exact")
+CHANNEL = quantizer("test_symmetric_integers_equal_numpy", "int8:channel", (61,), "channel", 1)
+BLOCK = quantizer("test_symmetric_integers_equal_numpy", "int4:block32", (61, 3), "block", 32)
+MINMAX = quantizer("test_asymmetric_integers_equal_numpy", "int8:channel:minmax", 8)
+PERCENTILE = calibration("test_percentile_is_that_of_numpy", 99.9, 1000)
+SEARCH = calibration("test_mse_search_equals_brute_force", "int4")
+STORED = calibration("test_the_stored_scale_is_the_rounded_one_and_makes_the_codes", "int8:block32", "f16", "float16")
+CLIPPED = "int4:block32:p90"
+
+#: module: name of the mutation, what is replaced, by what, and the check that notices
+TABLE = {
+    "rounding": [
+        ("ties away", "TO_NEAREST_EVEN", "AWAY_FROM_ZERO", nearest("int4")),
+        ("ties away in e2m1", "TO_NEAREST_EVEN", "AWAY_FROM_ZERO", nearest("e2m1")),
+        ("ties away in bf16", "half - 1 + ((magnitude >> drop) & 1)", "half", nearest("bf16")),
+        ("ties up in codebooks", "x > threshold", "x >= threshold", nearest("skew")),
+        ("missing clip of floats", "x = jnp.clip(x, g.low, g.high)", "x = 1.0 * x", nearest("e4m3")),
+        ("missing clip of integers", "*grid(fmt)[2:])", "-1e9, 1e9)", contract("law_within_half_a_step", CLIPPED)),
+        (
+            "no gradual underflow",
+            "jnp.maximum(ieee.exponent_of(x), g.min_exponent)",
+            "ieee.exponent_of(x)",
+            nearest("e4m3"),
+        ),
+        ("minus zero", "rounded == 0, 0.0", "rounded == 0, -0.0", contract("law_shape_and_type", "int8:tensor")),
+        (
+            "biased draw",
+            "uniform(key, x.shape) < x - below",
+            "uniform(key, x.shape) < 0.5",
+            rounding("test_stochastic_rounding_is_unbiased", "int4"),
+        ),
+    ],
+    "formats": [
+        ("e4m3 with infinities", '4, 3, "fn"', '4, 3, "ieee"', rounding("test_codes_are_those_of_ml_dtypes", "e4m3")),
+        (
+            "a digit of nf4",
+            "0.33791524171829224",
+            "0.33781524171829224",
+            _check("formats")("test_nf4_is_the_normal_float"),
+        ),
+        ("scale for 128", '"narrow": 1.0', '"narrow": 0.0', CHANNEL),
+    ],
+    "ieee": [
+        ("reciprocal", "lax.div(x, divisor + (x - x))", "x * (1 / divisor + (x - x))", CHANNEL),
+        ("division left to the compiler", "lax.div(x, divisor + (x - x))", "x / divisor", CHANNEL),
+        ("fused product", "product + (x - x)", "product", contract("_check_way", "int8:channel:minmax", "jit")),
+    ],
+    "errors": [
+        (
+            "fused error",
+            "ieee.unfused(w_hat, w) - w",
+            "w_hat - w",
+            contract("_check_way", "int8:channel:minmax", "jit"),
+        ),
+    ],
+    "granularity": [
+        ("axis swapped", "return g.axis % len(shape)", "return (-1 - g.axis) % len(shape)", CHANNEL),
+        ("blocks along the outputs", "return g.axis % len(shape)", "return (-1 - g.axis) % len(shape)", BLOCK),
+        ("padding in front", "((0, 0), (0, tail))", "((0, 0), (tail, 0))", BLOCK),
+        ("padding not removed", "[:, :length]", "[:, -length:]", BLOCK),
+        ("padding counted", "if not length % size:", "if size:", calibration("test_percentile_of_a_ragged_tail", 90.0)),
+    ],
+    "calibration": [
+        ("from the bottom", "rank = (1 - p / 100) * (n - 1)", "rank = p / 100 * (n - 1)", PERCENTILE),
+        ("no interpolation", "np.float32(rank - upper)", "np.float32(0 * rank)", PERCENTILE),
+        ("search that finds nothing", "better = loss < best[0]", "better = loss > best[0]", SEARCH),
+        ("coarse search", "_STEPS_PER_OCTAVE, _OCTAVES = 16, 8", "_STEPS_PER_OCTAVE, _OCTAVES = 2, 8", SEARCH),
+        (
+            "padding in the rms",
+            "jnp.asarray(counts, jnp.float32)",
+            "jnp.float32(blocks.shape[-1])",
+            calibration("test_the_padding_of_a_tail_does_not_matter", "int4:block32:rms", 21),
+        ),
+        (
+            "range without zero",
+            "jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)",
+            "blocks.min(axis=-1, keepdims=True)",
+            MINMAX,
+        ),
+        ("zero point cut off", "return scale, round_integer(", "return scale, jnp.floor(", MINMAX),
+        (
+            "sums in any order",
+            "total = ieee.ordered_sum(ieee.square(blocks / unit))",
+            "total = (blocks / unit).sum(axis=-1, keepdims=True)",
+            calibration("test_rms", 100, 1.0),
+        ),
+    ],
+    "quantizer": [
+        ("scale format ignored", "snap(scale, q.scale_format) +", "scale +", STORED),
+        (
+            "scales not charged",
+            "self.scale_format.bits * scales // 8",
+            "0 * scales",
+            contract("law_bits_are_bytes", "int8:channel"),
+        ),
+        (
+            "gradient where it clips",
+            "jnp.where(_clipped(q, w), 0.0, tangents[0])",
+            "tangents[0]",
+            contract("law_gradient", CLIPPED),
+        ),
+        (
+            "contained poison",
+            "+ (top - top)",
+            "+ 0 * top.size",
+            quantizer("test_propagation_poisons_the_block_and_no_other", "int4:block32:p50", float("inf")),
+        ),
+        (
+            "half bounds clip late",
+            "/ 2, levels[-1]",
+            "/ 1, levels[-1]",
+            quantizer("test_straight_through_gradient", "int4:tensor:p80"),
+        ),
+    ],
+    "spec": [
+        (
+            "axis not spelled",
+            "(g.axis != 0)",
+            "(g.axis > 1)",
+            _check("spec")("test_meaning_and_spelling", "int8:channel@1"),
+        ),
+        (
+            "default spelled",
+            '(scale.name, "f32")',
+            '(scale.name, "f16")',
+            _check("spec")("test_meaning_and_spelling", "int8:tensor"),
+        ),
+    ],
+}
+MUTATIONS = [Mutation(name, module, *rest) for module, rows in TABLE.items() for name, *rest in rows]
+
+
+class _Loader(SourceFileLoader):
+    """Compiles the source anew, with the mutation in it."""
+
+    mutation: Mutation | None = None
+
+    def get_code(self, fullname: str):
+        text = Path(self.path).read_text(encoding="utf-8")
+        m = self.mutation
+        if m and fullname == f"quantsim.{m.module}":
+            if text.count(m.old) != 1:  # no AssertionError: a mutation that is not there must not count as noticed
+                raise LookupError(f"{m.name}: {m.old!r} occurs {text.count(m.old)} times in {m.module}")
+            text = text.replace(m.old, m.new)
+        return compile(text, self.path, "exec")
+
+
+class _Finder:
+    """Finds the package and its tests before the import hook of the session does."""
+
+    def __init__(self, mutation: Mutation | None):
+        self.mutation = mutation
+
+    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+        if not _copied(name):
+            return None
+        file = ROOT / name.replace(".", "/")
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        loader = _Loader(name, str(file))
+        loader.mutation = self.mutation
+        return spec_from_file_location(name, file, loader=loader)
+
+
+def _copied(name: str) -> bool:
+    return name == "quantsim" or name.startswith(("quantsim.", "tests.test_"))
+
+
+@contextmanager
+def mutated(mutation: Mutation | None):
+    """Within the block ``import`` gives a copy of quantsim and of its tests with the mutation."""
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if _copied(name)}
+    finder = _Finder(mutation)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if _copied(name)]:
+            del sys.modules[name]
+        sys.modules.update(real)
+
+
+def _run(check: tuple) -> None:
+    where, name, *args = check
+    module = importlib.import_module(f"tests.{where}")
+    if name.startswith("law_"):
+        args = [module.qs.parse(args[0]), module._batch()[0]]
+    getattr(module, name)(*args)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_a_mutation_is_noticed(mutation):
+    with mutated(mutation), pytest.raises(AssertionError):
+        _run(mutation.check)
+
+
+def test_each_check_passes_in_a_copy_without_mutation():
+    with mutated(None):
+        for check in {m.check[:2]: m.check for m in MUTATIONS}.values():
+            _run(check)
+
+
+def test_the_real_package_is_back():
+    import quantsim
+
+    assert sys.modules["quantsim"] is quantsim
+    with mutated(None):
+        assert importlib.import_module("quantsim") is not quantsim
+    assert importlib.import_module("quantsim") is quantsim
