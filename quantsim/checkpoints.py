@@ -6,6 +6,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from quantsim.quantizer import as_weights
+
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
@@ -38,6 +40,19 @@ def read(path: str | Path, name: str | None = None) -> Iterator[tuple[str, np.nd
         yield from readers[path.suffix](path, name)
     except OSError as failure:
         raise CheckpointError(f"{path}: {failure.strerror or failure}") from None
+
+
+def weights(path: str | Path, name: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and float32 weights of each tensor of a file, as ``read`` finds them; all must be finite.
+
+    Raises:
+        CheckpointError: also for a NaN or infinity, named with its index.
+    """
+    for each, array in read(path, name):
+        try:
+            yield each, np.asarray(as_weights(array))
+        except ValueError as failure:
+            raise CheckpointError(f"{path}: {each!r}: {failure}") from None
 
 
 def _read_npy(path: Path, name: str | None) -> Iterator[tuple[str, np.ndarray]]:

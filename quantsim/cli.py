@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +17,17 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from quantsim import checkpoints, claims, doctor, study, sweep, terminal
-from quantsim import populations as pops
-from quantsim.errors import ErrorStats, error_stats
+from quantsim import checkpoints, claims, comparison, doctor, study, terminal
+from quantsim.comparison import Source
 from quantsim.matrix import document_matrix, report
-from quantsim.quantizer import Quantizer, as_weights, parse
+from quantsim.quantizer import Quantizer, parse
 from quantsim.rows import dumps, plain, replace_text
 
 app = tyro.extras.SubcommandApp()
 Names = tyro.conf.Positional[tuple[str, ...]]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 _OUT = Path("paper_figures")
+_NORMAL = Source()
 
 
 class CheckFailedError(Exception):
@@ -143,7 +143,7 @@ def matrix(
         json: print the statistics as JSON.
     """
     q = parse(format)
-    named = _tensors(file, tensor) if file else [(f"numpy.random.seed({seed})", document_matrix(seed))]
+    named = checkpoints.weights(file, tensor) if file else [(f"numpy.random.seed({seed})", document_matrix(seed))]
     for name, w in named:
         if json:
             print(dumps({"tensor": name} | report(w, q)))
@@ -151,16 +151,6 @@ def matrix(
             _print_csv(w, q)
         else:
             _print_maps(name, w, q)
-
-
-def _tensors(file: Path, tensor: str | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Float32 tensors of a file; one that is not finite makes it a bad file."""
-    for name, w in checkpoints.read(file, tensor):
-        try:
-            w32 = np.asarray(as_weights(w))
-        except ValueError as failure:
-            raise checkpoints.CheckpointError(f"{file}: {name!r}: {failure}") from None
-        yield name, w32
 
 
 def _print_csv(w: np.ndarray, q: Quantizer) -> None:
@@ -190,32 +180,24 @@ def _print_maps(name: str, w: np.ndarray, q: Quantizer) -> None:
 
 
 @app.command
-def compare(
-    specs: Names, population: str = "normal", weights: Path | None = None, tensor: str | None = None,
-    shape: tuple[int, int] = (256, 1024), seed: int = 0, json: Flag = False,
-) -> None:  # fmt: skip
+def compare(specs: Names, source: tyro.conf.OmitArgPrefixes[Source] = _NORMAL, json: Flag = False) -> None:
     """Quantizers side by side: true bits per weight and SQNR with its standard error.
 
     Synthetic arrays are drawn until every standard error is at most 0.02 dB (at most 4096 arrays).
 
     Args:
         specs: quantizers, for example bf16 int8:channel int4:block32:mse.
-        population: normal, laplace, uniform, t5, …, with +outliers(rate=0.01,magnitude=100) where wanted.
-        weights: measure the tensors of this .npy or .safetensors file instead.
-        tensor: only the tensor of this name.
-        shape: rows and columns of one array: what a scale per tensor or channel sees.
-        seed: seed of the draws.
+        source: where the weights come from.
         json: print JSON.
     """
     quantizers = [parse(s) for s in specs]
     if not quantizers:
         raise ValueError("name at least one quantizer, for example: quantsim compare int8:channel int4:block32")
-    found = _of_file(quantizers, weights, tensor) if weights else _of_population(quantizers, population, shape, seed)
-    rows = list(found)
+    rows = list(comparison.compare(quantizers, source))
     if json:
         _print_json(rows)
         return
-    named = ("tensor",) * bool(weights)
+    named = ("tensor",) * bool(source.weights)
     cells = [tuple(r[n] for n in named) + _cells(r) for r in rows]
     print(terminal.table((*named, "spec", "bits", "SQNR dB", "± se", "predicted", "‖e‖/‖w‖"), cells))
 
@@ -224,30 +206,6 @@ def _cells(r: dict[str, Any]) -> tuple[str, ...]:
     places = {"bits_per_weight": 3, "sqnr_db": 3, "sqnr_db_se": 3, "predicted_sqnr_db": 3, "rel_rms": 5}
     shown = ("" if r[n] is None or not np.isfinite(r[n]) else f"{r[n]:.{d}f}" for n, d in places.items())
     return (r["spec"], *shown)
-
-
-def _row(q: Quantizer, stats: ErrorStats, shape: Sequence[int], predicted: float | None) -> dict[str, Any]:
-    bits = q.bits_per_weight(tuple(shape))
-    return {"spec": str(q), "bits_per_weight": bits, **stats.result(), "predicted_sqnr_db": predicted}
-
-
-def _of_population(qs: list[Quantizer], text: str, shape: tuple[int, int], seed: int) -> Iterator[dict[str, Any]]:
-    pop = pops.parse(text)
-    if min(shape) < 1:
-        raise ValueError(f"the shape of an array needs at least one row and column, got {shape}")
-
-    def enough(stats: list[ErrorStats]) -> bool:
-        return all(not s.sqnr_db_se > 0.02 for s in stats)
-
-    for q, stats in zip(qs, sweep.measure(pop, qs, shape=shape, arrays=4096, seed=seed, enough=enough), strict=True):
-        row = _row(q, stats, shape, sweep.predicted_sqnr_db(pop, q, shape))
-        yield row | {"population": str(pop), "shape": list(shape)}
-
-
-def _of_file(qs: list[Quantizer], path: Path, tensor: str | None) -> Iterator[dict[str, Any]]:
-    for name, w in _tensors(path, tensor):
-        for q in qs:
-            yield {"tensor": name} | _row(q, error_stats(w, q.roundtrip(w)), w.shape, None)
 
 
 @app.command(name="doctor")

@@ -85,6 +85,8 @@ def letter(axes: Iterable[Axes]) -> None:
 def save(fig: Figure, folder: Path, stem: str) -> list[Path]:
     """Write ``<stem>.pdf``, ``.svg`` and ``.png`` and close the figure."""
     paths = [folder / f"{stem}.{kind}" for kind in FORMATS]
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # solved once, not once a file
     with mpl.rc_context({"svg.hashsalt": "quantsim"}):
         for path in paths:
             temporary = path.with_suffix(".tmp")

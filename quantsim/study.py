@@ -29,7 +29,17 @@ Cell = tuple[str, Callable[[], list[dict[str, Any]]]]
 
 _PACKAGE = Path(__file__).parent
 # what draws, judges or serves does not change a measured number
-_BESIDE = {"claims.py", "plotting.py", "study.py", "cli.py", "terminal.py", "doctor.py", "checkpoints.py", "rows.py"}
+_BESIDE = {
+    "claims.py",
+    "plotting.py",
+    "study.py",
+    "cli.py",
+    "comparison.py",
+    "terminal.py",
+    "doctor.py",
+    "checkpoints.py",
+    "rows.py",
+}
 
 
 @cache

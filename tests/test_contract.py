@@ -263,7 +263,7 @@ WAYS = {
     "shard_map(scan) on 2": partial(_sharded, 2, lambda one: partial(_scanned, one)),
 }
 ALL_WAYS = ["int8:channel:minmax", "int4:block32:p90", "e2m1:block16:absmax:e4m3"]
-WITHOUT_COMPILER = [*ALL_WAYS, "e4m3", "bf16:stochastic", "int4:block32:mse", "int3:block32:rms:bf16", "nf4:block32"]
+WITHOUT_COMPILER = ["int8:channel:minmax", "int4:block32:mse", "e4m3", "bf16:stochastic", "nf4:block32"]
 
 
 def _check_way(text: str, way: str) -> None:
@@ -274,7 +274,7 @@ def _check_way(text: str, way: str) -> None:
             np.testing.assert_array_equal(*bits, err_msg=f"{name} of {text} under {way}")
 
 
-@pytest.mark.parametrize("text", CASES[::2])
+@pytest.mark.parametrize("text", CASES[::3])
 def test_one_bit_pattern_compiled_looped_and_sharded(text):
     _check_way(text, "shard_map(scan) on 2")
     found = _eager(text)

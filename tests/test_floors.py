@@ -34,6 +34,7 @@ FLOORS = {
     "claims": (7, 1),
     "plotting": (7, 1),
     "report": (7, 2),
+    "comparison": (8, 0),
     "doctor": (8, 0),
     "terminal": (8, 0),
     "study": (8, 0),

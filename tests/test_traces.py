@@ -118,10 +118,8 @@ def test_an_equal_population_does_not_retrace(make):
 
 SWEEPS = {
     "std": lambda v: Normal(v),
-    "std of a mixture": lambda v: Mixture((0.5, 0.5), (Uniform(v), Normal(1.0))),
-    "df": lambda v: StudentT(2.0 + v),
-    "rate": lambda v: Normal().with_outliers(rate=0.1 * v, magnitude=9.0),
-    "magnitude": lambda v: Laplace().with_outliers(rate=0.1, magnitude=10.0 * v),
+    "df and std of a mixture": lambda v: Mixture((0.5, 0.5), (StudentT(2.0 + v, v), Uniform(v))),
+    "rate and magnitude": lambda v: Laplace().with_outliers(rate=0.1 * v, magnitude=10.0 * v),
     "std under outliers": lambda v: Laplace(v).with_outliers(count=3, magnitude=30.0, layout="row"),
 }
 
