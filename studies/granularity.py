@@ -53,7 +53,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(weights=2**17, arrays=2, side=256)
+        return cls(weights=2**17, arrays=2, side=256, blocks=(8, 32, 256, 4096), fan_ins=(64, 1024, 8192))
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -270,8 +270,8 @@ CLAIMS = (
           at_least(0.1), "{value:.2f} dB a doubling: next to nothing for uniform weights, most for heavy tails"),
     Claim("A54", "share of populations × fan-ins × (equal, unequal rows)", _share("fan_in", _finer, CHANNEL),
           share_of_cases("one scale per output has less squared error than one for 32 weights"),
-          "a row is a group of fan-in weights: 32 is the finer cut; only one scale per input beats it, and only where "
-          "columns differ by an octave or more"),
+          "a row is a group of fan-in weights: 32 is the finer cut; only one scale per input can beat it, where "
+          "columns differ enough (of normal weights by over an octave)"),
     Claim("A55", "share of populations × fan-ins × (equal, unequal rows)", _share("fan_in", _finer, TENSOR),
           share_of_cases("one scale per tensor has less squared error than one for 32 weights"),
           "one scale per tensor is the coarsest cut of all"),
