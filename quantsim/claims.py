@@ -181,22 +181,13 @@ def to_json(entries: list[dict[str, Any]]) -> str:
 
 def to_markdown(entries: list[dict[str, Any]]) -> str:
     """The ledger as a table."""
-    head = (
-        "| id | statement | verdict | number | what the number is | reading | study |\n|---|---|---|---|---|---|---|\n"
-    )
-    lines = [
-        "| "
-        + " | ".join(
-            str(cell).replace("|", "\\|")
-            for cell in (
-                e["id"], e["statement"], f"**{e['verdict']}**", number_text(e), e.get("definition", ""),
-                e.get("reading", ""), e.get("study", ""),
-            )
-        )
-        + " |\n"
-        for e in entries
-    ]  # fmt: skip
-    return f"# Ledger\n\n{settled_count(entries)} of {len(entries)} statements settled.\n\n{head}{''.join(lines)}"
+    columns = ("id", "statement", "verdict", "number", "what the number is", "rule", "reading", "study")
+    table = [columns, ("---",) * len(columns)]
+    for e in entries:
+        found = (e.get(name, "") for name in ("definition", "rule", "reading", "study"))
+        table.append((e["id"], e["statement"], f"**{e['verdict']}**", number_text(e), *found))
+    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in table)
+    return f"# Ledger\n\n{settled_count(entries)} of {len(entries)} statements settled.\n\n{''.join(lines)}"
 
 
 def number_text(entry: dict[str, Any]) -> str:
