@@ -137,11 +137,11 @@ def cells(line):
     return [c.replace("\\|", "|").strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_markdown_keeps_its_seven_columns():
+def test_markdown_keeps_its_columns():
     bar = claim(find=lambda rows: (rows.one("x"), 0.25), reading="|e| | |w|")
     entries = ledger([("s", [bar], ROWS)])
     head, _, *lines = claims.to_markdown(entries).split("\n\n")[2].splitlines()
-    assert {len(cells(line)) for line in (head, *lines)} == {7}
+    assert {len(cells(line)) for line in (head, *lines)} == {8}
     assert cells(lines[0])[2:] == ["**holds**", "2 ± 0.25", "a number", "|e| | |w|", "s"]
     assert [cells(line)[:2] for line in lines] == [[s.id, s.statement.strip()] for s in claims.statements()]
     assert "1 of 151 statements settled" in claims.to_markdown(entries)
