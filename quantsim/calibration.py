@@ -55,6 +55,8 @@ class RMS:
 Calibration: TypeAlias = Absmax | MinMax | Percentile | MSE | RMS
 Counts: TypeAlias = Int[Array, "blocks 1"] | int
 
+_F32 = formats.FORMATS["f32"]
+assert isinstance(_F32, formats.Float)
 _STEPS_PER_OCTAVE, _OCTAVES = 16, 8
 
 
@@ -83,8 +85,10 @@ def calibrate(blocks: Blocks, fmt: Format, rule: Calibration, counts: Counts) ->
     return divide_by_reach(ieee.absmax(blocks), fmt)
 
 
-def minmax(blocks: Blocks, fmt: Integer) -> tuple[PerBlock, PerBlock]:
-    """Scale (max - min) / (2^bits - 1) and integer zero point round(-min / scale) of each block, 0 within the range.
+def minmax(blocks: Blocks, fmt: Integer, scale_format: formats.Float = _F32) -> tuple[PerBlock, PerBlock]:
+    """Scale (max - min) / (2^bits - 1), as it is stored, and integer zero point round(-min / scale) of each block.
+
+    The range always holds 0, so that 0 is a level.
 
     >>> [v.tolist() for v in minmax(jnp.array([[-1.0, 4.1]]), formats.parse("int8"))]
     [[[0.019999999552965164]], [[50.0]]]
@@ -92,8 +96,9 @@ def minmax(blocks: Blocks, fmt: Integer) -> tuple[PerBlock, PerBlock]:
     low = jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)
     high = jnp.maximum(blocks.max(axis=-1, keepdims=True), 0.0)
     # halves, so that the difference of two large extremes does not overflow
-    scale = ieee.divide(0.5 * high - 0.5 * low, (2.0**fmt.bits - 1) / 2)
-    return scale, round_integer(ieee.divide(-low, jnp.where(scale == 0, 1.0, scale)))
+    scale = snap(ieee.divide(0.5 * high - 0.5 * low, (2.0**fmt.bits - 1) / 2), scale_format)
+    zero = round_integer(ieee.divide(-low, jnp.where(scale == 0, 1.0, scale)))
+    return scale, jnp.minimum(zero, 2.0**fmt.bits - 1)
 
 
 def _signed_extreme(blocks: Blocks) -> PerBlock:

@@ -101,7 +101,7 @@ def tally(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None = None)
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ErrorStats:
     """Sums over everything seen, in float64 on the host; the metrics are properties, each with its ``_se`` sibling.
 

@@ -206,7 +206,7 @@ def _calibrated(q: Quantizer, blocks: Blocks, shape: Shape) -> tuple[PerBlock, P
     assert q.granularity is not None
     if isinstance(q.calibration, MinMax):
         assert isinstance(q.format, Integer)
-        scale, zero = minmax(blocks, q.format)
+        scale, zero = minmax(blocks, q.format, q.scale_format)
     else:
         scale, zero = calibrate(blocks, q.format, q.calibration, block_counts(q.granularity, shape)), None
     top = ieee.absmax(blocks)

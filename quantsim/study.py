@@ -177,6 +177,7 @@ def run(
         replace_text(out / f"{name}.json", json.dumps(_provenance(name, config, identity, seconds), indent=1) + "\n")
         (out / f"{name}.partial.jsonl").unlink(missing_ok=True)
     plotting.save(module(name).draw(rows), out, name)
+    jax.clear_caches()  # or the programs of all studies of a run add up in memory
     return Outcome(name, state, time.perf_counter() - started, rows)
 
 

@@ -65,6 +65,14 @@ def test_minmax(bits):
     assert (zero[0, 0], zero[1, 0]) == (0, 2**bits - 1)
 
 
+def test_zero_point_belongs_to_the_stored_scale():
+    w = np.random.default_rng(5).uniform(-1.0, 3.0, (64, 32)).astype(np.float32)
+    scale, zero = (np.asarray(v) for v in minmax(jnp.asarray(w), Integer("int", 8), formats.FORMATS["e4m3"]))
+    stored = ((w.max(1) - w.min(1)) / np.float32(255)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert (scale[:, 0] == stored).all()
+    assert (zero[:, 0] == np.minimum(np.round(-w.min(1) / stored), 255)).all()
+
+
 # --- percentile -----------------------------------------------------------------------------------------------------
 
 

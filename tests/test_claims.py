@@ -142,7 +142,7 @@ def test_markdown_keeps_its_columns():
     entries = ledger([("s", [bar], ROWS)])
     head, _, *lines = claims.to_markdown(entries).split("\n\n")[2].splitlines()
     assert {len(cells(line)) for line in (head, *lines)} == {8}
-    assert cells(lines[0])[2:] == ["**holds**", "2 ± 0.25", "a number", "|e| | |w|", "s"]
+    assert cells(lines[0])[2:] == ["**holds**", "2 ± 0.25", "a number", bar.rule.text, "|e| | |w|", "s"]
     assert [cells(line)[:2] for line in lines] == [[s.id, s.statement.strip()] for s in claims.statements()]
     assert "1 of 151 statements settled" in claims.to_markdown(entries)
 

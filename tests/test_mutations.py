@@ -113,7 +113,7 @@ TABLE = {
             "blocks.min(axis=-1, keepdims=True)",
             MINMAX,
         ),
-        ("zero point cut off", "return scale, round_integer(", "return scale, jnp.floor(", MINMAX),
+        ("zero point cut off", "zero = round_integer(", "zero = jnp.floor(", MINMAX),
         (
             "sums in any order",
             "total = ieee.ordered_sum(ieee.square(blocks / unit))",
