@@ -224,7 +224,9 @@ def test_chunks_beyond_32_bits_do_not_repeat():
 )
 def test_a_sample_is_a_factor_times_the_draw_of_jax(pop, draw):
     factor = {Normal: 1.0, Laplace: 1 / 2**0.5, Uniform: 3**0.5}[type(pop)] * pop.std
-    np.testing.assert_array_equal(pop.sample(key(5), (33, 7)), np.asarray(draw(key(5), (33, 7))) * np.float32(factor))
+    # drawn flat: in rows of 7 the log1p of jax 0.12 rounds some of JAX's own Laplace draws differently
+    expected = np.asarray(draw(key(5), (33 * 7,))).reshape(33, 7) * np.float32(factor)
+    np.testing.assert_array_equal(pop.sample(key(5), (33, 7)), expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
