@@ -2,8 +2,9 @@
 
 Counter-based threefry2x32 (Salmon et al., SC 2011), its 20 rounds written out so that XLA fuses them with what consumes
 the numbers; `jax.random` keeps them in a loop on CPU. Bits, uniform, normal and Laplace draws equal ``jax.random``'s of
-one dimension to the bit (of more dimensions, XLA may round the logarithm of a Laplace draw otherwise). Like those, ``normal`` and ``laplace`` come from 23-bit uniforms and so never exceed 5.42 standard deviations
-and 11.77 (ln 2^24 / sqrt 2); the tails of 10^8 draws reach further.
+one dimension to the bit (of more dimensions, XLA may round the logarithm of a Laplace draw otherwise). Like those,
+``normal`` and ``laplace`` come from 23-bit uniforms and so never exceed 5.42 standard deviations and 11.77
+(ln 2^24 / sqrt 2); the tails of 10^8 draws reach further.
 """
 
 from typing import NamedTuple
