@@ -9,18 +9,21 @@
 
 from quantsim import errors, formats, granularity, populations, theory
 from quantsim.errors import ErrorStats, error_stats
+from quantsim.matmul import OutputError, output_error
 from quantsim.quantizer import QuantizedArray, Quantizer, parse
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ErrorStats",
+    "OutputError",
     "QuantizedArray",
     "Quantizer",
     "error_stats",
     "errors",
     "formats",
     "granularity",
+    "output_error",
     "parse",
     "populations",
     "theory",

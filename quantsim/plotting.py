@@ -90,7 +90,10 @@ def save(fig: Figure, folder: Path, stem: str) -> list[Path]:
     with mpl.rc_context({"svg.hashsalt": "quantsim"}):
         for path in paths:
             temporary = path.with_suffix(".tmp")
-            fig.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix[1:]])
-            temporary.replace(path)
+            try:
+                fig.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix[1:]])
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     plt.close(fig)
     return paths

@@ -1,0 +1,29 @@
+"""What the README says can be typed, runs."""
+
+import re
+from pathlib import Path
+
+import quantsim as qs
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs_and_prints_what_it_names(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    numbers, outputs = capsys.readouterr().out.splitlines()
+    assert float(numbers.split()[0]) == 5.0  # 4 bits and a float32 scale for 32
+    assert outputs.startswith("OutputError(rel_rms=")
+
+
+def test_every_spec_of_the_comparison_parses():
+    (specs,) = re.findall(r"`quantsim compare ([^`]*)`, normal", README)
+    assert [str(qs.parse(s)) for s in specs.split()] == specs.split()
+
+
+def test_every_command_of_the_table_exists():
+    from quantsim.cli import app
+
+    commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
+    assert commands == {"list", "run", "matrix", "compare", "claims", "doctor"}
+    assert commands <= set(vars(app)["_subcommands"])
