@@ -8,9 +8,11 @@
 """
 
 from quantsim import errors, formats, granularity, populations, theory
+from quantsim.blockformats import gguf
 from quantsim.errors import ErrorStats, error_stats
 from quantsim.matmul import OutputError, output_error
-from quantsim.quantizer import QuantizedArray, Quantizer, parse
+from quantsim.quantized import QuantizedArray
+from quantsim.quantizer import Quantizer, parse
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,7 @@ __all__ = [
     "error_stats",
     "errors",
     "formats",
+    "gguf",
     "granularity",
     "output_error",
     "parse",

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from quantsim import checkpoints, claims, comparison, doctor, study, terminal
 from quantsim.comparison import Source
 from quantsim.matrix import document_matrix, report
-from quantsim.quantizer import Quantizer, parse
+from quantsim.quantized import AbstractQuantizer
+from quantsim.quantizer import parse
 from quantsim.rows import dumps, plain, replace_text
 
 app = tyro.extras.SubcommandApp()
@@ -153,7 +154,7 @@ def matrix(
             _print_maps(name, w, q, documented=file is None)
 
 
-def _print_csv(w: np.ndarray, q: Quantizer) -> None:
+def _print_csv(w: np.ndarray, q: AbstractQuantizer) -> None:
     qw, out = q.quantize(w), csv.writer(sys.stdout)
     out.writerow(("index", "weight", "code", "after", "error"))
     after, codes = np.asarray(qw.dequantize()), np.asarray(qw.codes)
@@ -161,7 +162,7 @@ def _print_csv(w: np.ndarray, q: Quantizer) -> None:
         out.writerow((" ".join(map(str, at)), w[at], codes[at], after[at], after[at] - w[at]))
 
 
-def _print_maps(name: str, w: np.ndarray, q: Quantizer, *, documented: bool) -> None:
+def _print_maps(name: str, w: np.ndarray, q: AbstractQuantizer, *, documented: bool) -> None:
     r = report(w, q)
     corner = (*(0,) * (w.ndim - 2), slice(16), slice(32))
     before, after = (np.atleast_2d(a)[corner] for a in (w, np.asarray(q.roundtrip(w))))

@@ -8,7 +8,7 @@ from typing import Any
 from quantsim import checkpoints, sweep
 from quantsim import populations as pops
 from quantsim.errors import ErrorStats, error_stats
-from quantsim.quantizer import Quantizer
+from quantsim.quantized import AbstractQuantizer
 
 #: Standard error, in dB, at which a synthetic comparison has seen enough arrays, and how many it draws at most.
 ENOUGH_DB, AT_MOST = 0.02, 4096
@@ -33,7 +33,7 @@ class Source:
     seed: int = 0
 
 
-def compare(quantizers: list[Quantizer], source: Source) -> Iterator[dict[str, Any]]:
+def compare(quantizers: list[AbstractQuantizer], source: Source) -> Iterator[dict[str, Any]]:
     """One row for each quantizer, or tensor of a file and quantizer: bits, metrics, standard errors, prediction.
 
     Raises:
@@ -48,12 +48,12 @@ def compare(quantizers: list[Quantizer], source: Source) -> Iterator[dict[str, A
     return _of_file(quantizers, source) if source.weights else _of_population(quantizers, source)
 
 
-def _row(q: Quantizer, stats: ErrorStats, shape: Sequence[int], predicted: float | None) -> dict[str, Any]:
+def _row(q: AbstractQuantizer, stats: ErrorStats, shape: Sequence[int], predicted: float | None) -> dict[str, Any]:
     bits = q.bits_per_weight(tuple(shape))
     return {"spec": str(q), "bits_per_weight": bits, **stats.result(), "predicted_sqnr_db": predicted}
 
 
-def _of_population(qs: list[Quantizer], source: Source) -> Iterator[dict[str, Any]]:
+def _of_population(qs: list[AbstractQuantizer], source: Source) -> Iterator[dict[str, Any]]:
     pop, shape = pops.parse(source.population), source.shape
     if min(shape) < 1:
         raise ValueError(f"the shape of an array needs at least one row and column, got {shape}")
@@ -67,7 +67,7 @@ def _of_population(qs: list[Quantizer], source: Source) -> Iterator[dict[str, An
         yield row | {"population": str(pop), "shape": list(shape)}
 
 
-def _of_file(qs: list[Quantizer], source: Source) -> Iterator[dict[str, Any]]:
+def _of_file(qs: list[AbstractQuantizer], source: Source) -> Iterator[dict[str, Any]]:
     assert source.weights
     for name, w in checkpoints.weights(source.weights, source.tensor):
         for q in qs:

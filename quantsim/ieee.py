@@ -69,3 +69,18 @@ def power_of_two(exponent: Int32[Array, "..."]) -> Float[Array, "..."]:
 def exponent_of(x: Float[Array, "..."]) -> Int32[Array, "..."]:
     """``floor(log2 |x|)`` of normal float32 numbers, -127 for zero and subnormals."""
     return ((bits_of(x) >> 23) & 0xFF) - 127
+
+
+def ordered(x: Float[Array, "..."]) -> Int32[Array, "..."]:
+    """Integers in the order of the floats: extremes of integers reduce several times as fast on CPU.
+
+    >>> (jnp.diff(ordered(jnp.array([-2.0, -0.5, 0.0, 3.0]))) > 0).tolist()
+    [True, True, True]
+    """
+    bits = bits_of(x)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def disordered(order: Int32[Array, "..."]) -> Float[Array, "..."]:
+    """Floats of ``ordered`` integers."""
+    return from_bits(order ^ ((order >> 31) & 0x7FFFFFFF))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int32, Integer
 from quantsim._types import Activations, ArrayLike, Matrix
 from quantsim.errors import error
 from quantsim.granularity import Block, to_blocks
-from quantsim.quantizer import QuantizedArray, Quantizer, as_weights
+from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights
 
 #: Longest sum of products of two int8 codes (magnitudes up to 128) that an int32 holds.
 MAX_FAN_IN = (2**31 - 1) // 128**2
@@ -64,7 +64,7 @@ def output_sums(w: Matrix, w_hat: Matrix, x: Activations) -> Float[Array, "6 out
     return jnp.stack([*(jnp.sum(c, axis=0) for c in columns), white, jnp.full_like(white, x.shape[0])])
 
 
-def output_error(w: ArrayLike, q: Quantizer, x: ArrayLike) -> OutputError:
+def output_error(w: ArrayLike, q: AbstractQuantizer, x: ArrayLike) -> OutputError:
     """Error of x Wᵀ when W is quantized, with the prediction for errors that are white.
 
     Args:

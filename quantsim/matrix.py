@@ -7,7 +7,7 @@ import numpy as np
 
 from quantsim._types import ArrayLike
 from quantsim.errors import error, error_stats
-from quantsim.quantizer import Quantizer, as_weights
+from quantsim.quantized import AbstractQuantizer, as_weights
 
 #: Upper ends of the documents' error classes and the shares they state.
 LEGEND = ((0.003, 0.35), (0.006, 0.48), (0.009, 0.15), (np.inf, 0.02))
@@ -22,7 +22,7 @@ def document_matrix(seed: int = 42, shape: tuple[int, int] = (16, 32)) -> np.nda
     return np.random.RandomState(seed).uniform(-1.0, 1.0, shape).astype(np.float32)
 
 
-def report(w: ArrayLike, q: Quantizer) -> dict[str, Any]:
+def report(w: ArrayLike, q: AbstractQuantizer) -> dict[str, Any]:
     """Scale and error statistics of a quantized matrix, with the shares of the documents' error classes.
 
     ``rel_mean`` is mean |e| / mean |w|; the scale is the largest one where there are several.

@@ -23,7 +23,7 @@ _SCALE_FORMATS = tuple(name for name, f in formats.FORMATS.items() if isinstance
 _WORDS = ("tensor", "channel", "block", "p", *_CALIBRATIONS, *_SCALE_FORMATS, *_BOUNDS, *ROUNDINGS)
 
 
-def parse_fields(text: str) -> dict[str, Any]:
+def parse_fields(text: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
     """Fields of the quantizer that ``text`` spells.
 
     Raises:
@@ -33,10 +33,12 @@ def parse_fields(text: str) -> dict[str, Any]:
     {'format': Integer(name='int8', bits=8, bounds='narrow'), 'granularity': Channel(axis=0)}
     """
     name, *tokens = text.strip().split(":")
+    if any(spec.partition(":")[0] == name for spec in others):
+        raise _unknown("format", name, text, others)
     fields: dict[str, Any] = {}
     for token in tokens:
         if (found := _token(token)) is None:
-            raise _unknown("token", token, text)
+            raise _unknown("token", token, text, others)
         slot, value = found
         if slot in fields:
             raise ValueError(f"spec {text!r} gives its {slot.replace('_', ' ')} twice: the second is {token!r}")
@@ -44,7 +46,7 @@ def parse_fields(text: str) -> dict[str, Any]:
     try:
         fmt: Format = formats.parse(name)
     except KeyError:
-        raise _unknown("format", name, text) from None
+        raise _unknown("format", name, text, others) from None
     if bounds := fields.pop("bounds", None):
         if not isinstance(fmt, Integer):
             raise ValueError(f"spec {text!r}: bounds {bounds!r} go with integer formats, not with {name}")
@@ -90,12 +92,19 @@ def _known(token: str) -> bool:
         return False
 
 
-def _unknown(what: str, token: str, text: str) -> ValueError:
+def _unknown(what: str, token: str, text: str, others: tuple[str, ...]) -> ValueError:
+    """What is wrong, what was probably meant, and what is known; ``others``: specs of the block formats."""
     name, *tokens = text.strip().split(":")
-    meant = [name if _is_format(name) else _nearest(name, tuple(formats.FORMATS))]
+    options = [spec.partition(":")[2] for spec in others if spec.partition(":")[0] == name]
+    if options and what == "format":  # a block format with a token that it does not take
+        takes = ", ".join(o for o in options if o) or "no options"
+        near = get_close_matches(text.strip(), [s for s in others if s.partition(":")[0] == name], 1, 0)
+        return ValueError(f"spec {text!r}: {name} takes {takes}; did you mean {near[0]!r}?")
+    words = tuple(formats.FORMATS) + (() if tokens else others)
+    meant = [name if _is_format(name) else _nearest(name, words)]
     meant += [t if t and t != token and _known(t) else _nearest(t, _WORDS) for t in tokens]
     known = (
-        ", ".join(formats.FORMATS) + ", any ExMy"
+        ", ".join((*formats.FORMATS, "any ExMy", *others))
         if what == "format"
         else ", ".join(_WORDS).replace("block, p,", "blockN, pN,")
     )

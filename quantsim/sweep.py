@@ -20,6 +20,7 @@ from quantsim.errors import ErrorStats, Tally
 from quantsim.formats import Integer
 from quantsim.granularity import scale_shape
 from quantsim.populations import Contaminated, Population, key
+from quantsim.quantized import AbstractQuantizer
 from quantsim.quantizer import Quantizer
 from quantsim.theory import absmax_int_mse
 
@@ -33,7 +34,7 @@ def population_key(seed: int, name: str) -> PRNGKey:
     return jax.random.fold_in(key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def tallies(pop: Population, quantizers: Sequence[Quantizer], shape: Shape, key: PRNGKey) -> tuple[Tally, ...]:
+def tallies(pop: Population, quantizers: Sequence[AbstractQuantizer], shape: Shape, key: PRNGKey) -> tuple[Tally, ...]:
     """Draw one array and tally its errors under every quantizer; the population's numbers may be traced."""
     w = pop.sample(key, shape)
     return tuple(errors.tally(w, q.roundtrip(w, key=jax.random.fold_in(key, 0x5EED))) for q in quantizers)
@@ -41,7 +42,7 @@ def tallies(pop: Population, quantizers: Sequence[Quantizer], shape: Shape, key:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 5))
 def _round(
-    pop: Population, quantizers: tuple[Quantizer, ...], shape: Shape, base: PRNGKey, first: Int32[Array, ""], mesh: Mesh
+    pop: Population, quantizers: tuple[AbstractQuantizer, ...], shape: Shape, base: PRNGKey, first: Int32[Array, ""], mesh: Mesh
 ) -> tuple[Tally, ...]:
     """One array on every device."""
 
@@ -55,7 +56,7 @@ def _round(
 
 def measure(
     pop: Population,
-    quantizers: Sequence[Quantizer],
+    quantizers: Sequence[AbstractQuantizer],
     *,
     shape: Shape,
     arrays: int,
@@ -98,7 +99,7 @@ def measure(
     return stats
 
 
-def predicted_sqnr_db(pop: Population, q: Quantizer, shape: Shape) -> float | None:
+def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> float | None:
     """SQNR that theory gives for symmetric absmax integers with float32 scales, else None.
 
     The uniform-noise model needs a step below the standard deviation of the bulk; beyond that nothing is predicted.
@@ -107,6 +108,8 @@ def predicted_sqnr_db(pop: Population, q: Quantizer, shape: Shape) -> float | No
     >>> predicted_sqnr_db(qs.populations.Uniform(), qs.parse("nf4:block64"), (64, 64)) is None
     True
     """
+    if not isinstance(q, Quantizer):
+        return None
     plain = isinstance(q.format, Integer) and q.format.bounds == "narrow" and q.rounding == "even"
     if not plain or q.granularity is None or q.calibration != Absmax() or q.scale_format.name != "f32":
         return None
