@@ -4,6 +4,7 @@ Products that serve as a reference run in float32 with the highest precision (GP
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from quantsim._types import Activations, ArrayLike, Matrix
 from quantsim.errors import error
 from quantsim.granularity import Block, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights
+from quantsim.quantizer import Quantizer
 
 #: Longest sum of products of two int8 codes (magnitudes up to 128) that an int32 holds.
 MAX_FAN_IN = (2**31 - 1) // 128**2
@@ -158,32 +160,33 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     >>> round(y.item(), 4) == round((64 * 95 + 127 * 127) * (2 / 127) * (4 / 127), 4)
     True
     """
-    if x.zero_point is not None or w.zero_point is not None or {x.codes.dtype, w.codes.dtype} != {jnp.dtype(jnp.int8)}:
-        raise ValueError(f"integer products need symmetric integer quantizers, got {x.quantizer} and {w.quantizer}")
+    qx, qw = x.quantizer, w.quantizer
+    integers = {x.codes.dtype, w.codes.dtype} == {jnp.dtype(jnp.int8)} and x.zero_point is None and w.zero_point is None
+    if not (integers and isinstance(qx, Quantizer) and isinstance(qw, Quantizer)):
+        raise ValueError(f"integer products need symmetric integer quantizers, got {qx} and {qw}")
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
-    if not any(isinstance(a.quantizer.granularity, Block) for a in (x, w)):
-        return integer_product(x.codes, w.codes) * _row_scale(x)[:, None] * _row_scale(w)[None]
-    if x.quantizer.granularity != w.quantizer.granularity:
-        raise ValueError(f"blocks of activations and weights must be the same, got {x.quantizer} and {w.quantizer}")
-    if getattr(w.quantizer.granularity, "axis", -1) not in (-1, 1):
-        raise ValueError(f"blocks of {w.quantizer} do not run along the axis that is summed over, the last")
-    return _block_product(x, w)
+    if not any(isinstance(q.granularity, Block) for q in (qx, qw)):
+        return integer_product(x.codes, w.codes) * _row_scale(x, qx)[:, None] * _row_scale(w, qw)[None]
+    if qx.granularity != qw.granularity:
+        raise ValueError(f"blocks of activations and weights must be the same, got {qx} and {qw}")
+    if getattr(qw.granularity, "axis", -1) not in (-1, 1):
+        raise ValueError(f"blocks of {qw} do not run along the axis that is summed over, the last")
+    assert isinstance(qw.granularity, Block)
+    return _block_product(x, w, qw.granularity.size)
 
 
-def _row_scale(a: QuantizedArray) -> Float[Array, " rows"]:
+def _row_scale(a: QuantizedArray, q: Quantizer) -> Float[Array, " rows"]:
     assert a.scale is not None
-    if getattr(a.quantizer.granularity, "axis", 0) not in (0, -2):
-        raise ValueError(f"{a.quantizer} scales the axis that is summed over: its scales cannot be applied afterwards")
+    if getattr(q.granularity, "axis", 0) not in (0, -2):
+        raise ValueError(f"{q} scales the axis that is summed over: its scales cannot be applied afterwards")
     return jnp.broadcast_to(a.scale, a.codes.shape[:1])
 
 
-@jax.jit
-def _block_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
+@partial(jax.jit, static_argnums=2)
+def _block_product(x: QuantizedArray, w: QuantizedArray, size: int) -> Float[Array, "batch out"]:
     assert x.scale is not None
     assert w.scale is not None
-    assert isinstance(w.quantizer.granularity, Block)
-    size = w.quantizer.granularity.size
     blocks = [to_blocks(a.codes, Block(size)).reshape(a.codes.shape[0], -1, size).swapaxes(0, 1) for a in (x, w)]
 
     def add(total: Float[Array, "batch out"], block: tuple) -> tuple[Float[Array, "batch out"], None]:

@@ -200,9 +200,7 @@ def _clipped(q: AbstractQuantizer, w: Weights) -> Bool[Array, "..."]:
     return q._outside(w)
 
 
-def beyond(
-    x: Float[Array, "..."], ends: tuple[Float[Array, "..."] | float, ...] | np.ndarray
-) -> Bool[Array, "..."]:
+def beyond(x: Float[Array, "..."], ends: tuple[Float[Array, "..."] | float, ...] | np.ndarray) -> Bool[Array, "..."]:
     """Which ``x`` lie beyond the last level by more than half of the last gap; ``ends``: the last two on either side.
 
     >>> beyond(jnp.array([-1.6, -1.4, 2.4]), (-1.0, 0.0, 1.0, 2.0)).tolist()

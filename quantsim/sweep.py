@@ -42,7 +42,12 @@ def tallies(pop: Population, quantizers: Sequence[AbstractQuantizer], shape: Sha
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 5))
 def _round(
-    pop: Population, quantizers: tuple[AbstractQuantizer, ...], shape: Shape, base: PRNGKey, first: Int32[Array, ""], mesh: Mesh
+    pop: Population,
+    quantizers: tuple[AbstractQuantizer, ...],
+    shape: Shape,
+    base: PRNGKey,
+    first: Int32[Array, ""],
+    mesh: Mesh,
 ) -> tuple[Tally, ...]:
     """One array on every device."""
 

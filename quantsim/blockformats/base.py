@@ -20,7 +20,7 @@ from quantsim._types import ArrayLike, Blocks, PerBlock, PRNGKey, Shape, Weights
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights, beyond
 
 #: Weights that are worked on at a time: few enough for the caches, enough to keep every core busy.
-CHUNK = 2**18
+CHUNK = 2**17
 
 
 class Stored(NamedTuple):
@@ -55,6 +55,7 @@ class BlockFormat(AbstractQuantizer):
         from_bytes: and back.
         takes_imatrix: whether the search weighs errors by importance when asked.
         has_nan: whether a scale can say NaN.
+        limit: weights of larger magnitude count as this: far beyond what a scale can hold, but no sum overflows.
 
     >>> import quantsim as qs
     >>> q = qs.parse("q8_0")
@@ -74,6 +75,7 @@ class BlockFormat(AbstractQuantizer):
     from_bytes: Callable[[UInt8[Array, "blocks nbytes"]], Stored]
     takes_imatrix: bool = False
     has_nan: bool = True
+    limit: float = 2.0**30
 
     def quantize(
         self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
@@ -88,7 +90,7 @@ class BlockFormat(AbstractQuantizer):
 
         Raises:
             TypeError: if ``w`` is not numeric.
-            ValueError: for a NaN or infinity, for rows that do not divide into blocks, for an imatrix that does not fit.
+            ValueError: for a NaN or infinity, for rows that are not whole blocks, for an imatrix that does not fit.
         """
         return _quantize(self, self._checked(w, nonfinite), self._importance(imatrix, np.shape(w)))
 
@@ -131,7 +133,7 @@ class BlockFormat(AbstractQuantizer):
         return QuantizedArray(self._bytes(w, None), None, None, self)
 
     def _bytes(self, w: Weights, importance: Float[Array, " in"] | None) -> UInt8[Array, "..."]:
-        data = self._over_blocks(lambda b, i: self.to_bytes(self._found(b, i)), w, importance)
+        data = self._over_blocks(lambda b, i: self.to_bytes(apart(lambda: self._found(b, i), b)), w, importance)
         return data.reshape(*w.shape[:-1], self._blocks_in_row(w.shape) * self.nbytes)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
@@ -156,7 +158,8 @@ class BlockFormat(AbstractQuantizer):
         """Search on finite weights; where a weight is not finite, the scales become NaN."""
         top = ieee.absmax(blocks)
         poison = top - top
-        codes, scales = self.search(jnp.where(jnp.isnan(poison), 0.0, blocks), importance)
+        finite = jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit))
+        codes, scales = self.search(finite, importance)
         return Stored(codes, tuple(s - poison if jnp.issubdtype(s.dtype, jnp.floating) else s for s in scales))
 
     def _over_blocks(
@@ -216,6 +219,16 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
     return lax.fori_loop(0, -(-total // chunk), step, out)
 
 
+def apart(f: Callable[[], Any], data: Float[Array, "..."]) -> Any:
+    """``f()`` computed once, in a loop of one turn: otherwise it is fused into, and repeated in, all that use it.
+
+    The bounds of the loop come from ``data``, so that the compiler cannot unroll it.
+    """
+    first = ieee.bits_of(data.reshape(-1)[0]) >> 31
+    like = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f))
+    return lax.fori_loop(first, first + 1, lambda _, __: f(), like)
+
+
 def row_power(w: Float[Array, "rows in"]) -> Float[Array, " rows"]:
     """Mean square of each row; the squares are added one after the other, in float32."""
 
@@ -239,57 +252,8 @@ def extreme(blocks: Blocks) -> PerBlock:
     return jnp.where(first % 2 == 1, -top, top)
 
 
-def stored_f16(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Float16 as float32, saturating: what a scale is after storing."""
-    return jnp.clip(x, -65504.0, 65504.0).astype(jnp.float16).astype(jnp.float32)
-
-
-def f16_bytes(x: Float[Array, "blocks 1"]) -> UInt8[Array, "blocks 2"]:
-    """The two bytes of a float16, lower first."""
-    return lax.bitcast_convert_type(x[:, 0].astype(jnp.float16), jnp.uint8)
-
-
-def bytes_f16(data: UInt8[Array, "blocks 2"]) -> Float[Array, "blocks 1"]:
-    """Float32 values of float16 bytes."""
-    return lax.bitcast_convert_type(data, jnp.float16).astype(jnp.float32)[:, None]
-
-
-def pack_planes(codes: Int[Array, "blocks size"], run: int, bits: int) -> UInt8[Array, "blocks bytes"]:
-    """Codes of ``bits`` bits, ``8 / bits`` runs of ``run`` weights side by side in each group of ``run`` bytes.
-
-    The first run takes the lowest bits. Every GGUF format lays its codes out in such planes.
-
-    >>> pack_planes(jnp.array([[1, 2, 3, 4]], jnp.uint8), 2, 4).tolist()
-    [[49, 66]]
-    """
-    planes = 8 // bits
-    runs = (codes.astype(jnp.uint8) & (2**bits - 1)).reshape(len(codes), -1, planes, run)
-    out = runs[:, :, 0]
-    for i in range(1, planes):
-        out = out | (runs[:, :, i] << (bits * i))
-    return out.reshape(len(codes), -1)
-
-
-def unpack_planes(data: UInt8[Array, "blocks bytes"], run: int, bits: int) -> UInt8[Array, "blocks size"]:
-    """Codes that ``pack_planes`` packed.
-
-    >>> unpack_planes(jnp.array([[49, 66]], jnp.uint8), 2, 4).tolist()
-    [[1, 2, 3, 4]]
-    """
-    groups = data.reshape(len(data), -1, 1, run)
-    shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None]
-    return ((groups >> shifts) & (2**bits - 1)).reshape(len(data), -1)
-
-
-def pack_bits(bits: UInt8[Array, "blocks size"]) -> UInt8[Array, "blocks bytes"]:
-    """Eight consecutive one-bit codes to a byte, the first in the lowest bit.
-
-    >>> pack_bits(jnp.array([[1, 0, 0, 0, 0, 0, 0, 1]], jnp.uint8)).tolist()
-    [[129]]
-    """
-    return pack_planes(bits.reshape(len(bits), -1, 8).swapaxes(-1, -2).reshape(len(bits), -1), bits.shape[-1] // 8, 1)
-
-
-def unpack_bits(data: UInt8[Array, "blocks bytes"]) -> UInt8[Array, "blocks size"]:
-    """One-bit codes that ``pack_bits`` packed."""
-    return ((data[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)) & 1).reshape(len(data), -1)
+def ends(blocks: Blocks) -> tuple[PerBlock, PerBlock]:
+    """Smallest and largest weight; integers reduce several times as fast as floats on CPU."""
+    order = ieee.ordered(blocks)
+    low, high = order.min(axis=-1, keepdims=True), order.max(axis=-1, keepdims=True)
+    return ieee.disordered(low), ieee.disordered(high)

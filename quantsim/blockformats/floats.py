@@ -1,7 +1,8 @@
 """MXFP4 and NVFP4 as GGUF stores them: e2m1 codes, one scale byte for 32 or for 16 weights, no scale for the tensor.
 
-They differ from the formats of their specifications: the level with the least ``|level * d - w|`` in float32 wins, of equal ones the one that comes
-first in ``0 .5 1 1.5 2 3 4 6 -0 -.5 …``; NVFP4's e4m3 scale is rounded half up and, without a scale of the tensor, collapses for small weights.
+They differ from the formats of their specifications: the level with the least ``|level * d - w|`` wins, of equal ones
+the one that comes first in ``0 .5 1 1.5 2 3 4 6 -0 -.5 …``; NVFP4's e4m3 scale is rounded half up and, without a scale
+of the tensor, collapses for small weights.
 Neither has a code for NaN.
 Source: llama.cpp, ggml-quants.c, ``quantize_row_mxfp4_ref``, ``quantize_row_nvfp4_ref``; ggml-impl.h for the scales.
 """
@@ -14,7 +15,8 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import BlockFormat, Importance, Stored, pack_planes, unpack_planes
+from quantsim.blockformats.base import BlockFormat, Importance, Stored
+from quantsim.blockformats.packing import pack_planes, unpack_planes
 
 #: Twice the magnitudes of e2m1, as GGUF keeps them; the scales are halved. All products with a scale are exact.
 _LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
@@ -41,7 +43,7 @@ def _level(codes: UInt8[Array, "blocks size"]) -> Float[Array, "blocks size"]:
 
 
 def _rounded_log2(x: Float[Array, "..."]) -> Int32[Array, "..."]:
-    """``floor(log2f(x))``, where the float32 logarithm of the last few numbers below a power of two is already rounded up.
+    """``floor(log2f(x))``: the float32 logarithm of the last few numbers below a power of two is rounded up to it.
 
     Of ``x = 2^n (1 - k 2^-24)`` the logarithm rounds to n if ``k < ln 2 * 2^p``, p the exponent of the float below n.
     """
@@ -85,7 +87,7 @@ def _mx_stored(data: UInt8[Array, "blocks 17"]) -> Stored:
 
 
 def _e4m3_code(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """Unsigned e4m3, half up, as the reference rounds: all of 256 and more becomes 448, all below 2^-6 at most 7 * 2^-9."""
+    """Unsigned e4m3, half up, as the reference rounds: 256 and more becomes 448, below 2^-6 at most 7 * 2^-9."""
     bits, field = ieee.bits_of(x), ieee.exponent_of(x) + 7
     small = jnp.minimum(jnp.floor(x * 512.0 + 0.5), 7).astype(jnp.int32)
     rounded = (field << 3) + ((bits >> 20) & 7) + ((bits >> 19) & 1)
@@ -122,7 +124,7 @@ def _nv_stored(data: UInt8[Array, "blocks 36"]) -> Stored:
     return Stored(unpack_planes(data[:, 4:], 8, 4), (data[:, :4],))
 
 
-_row = partial(BlockFormat, ends=(15, 14, 6, 7), has_nan=False)
+_row = partial(BlockFormat, ends=(15, 14, 6, 7), has_nan=False, limit=float(np.finfo(np.float32).max))
 FLOATS = (
     _row("mxfp4:gguf", 32, 17, search=_mx_search, values=_mx_values, to_bytes=_mx_bytes, from_bytes=_mx_stored),
     _row("nvfp4:gguf", 64, 36, search=_nv_search, values=_nv_values, to_bytes=_nv_bytes, from_bytes=_nv_stored),

@@ -1,4 +1,4 @@
-"""GGUF's K-quants: super-blocks of 256 weights, sub-blocks of 16 or 32, whose scales (and minimums) are quantized again.
+"""GGUF's K-quants: super-blocks of 256 weights; the scales (and minimums) of their sub-blocks are quantized again.
 
 =====  =========  ====  ==================  ==================================  ==================
 name   sub-block  code  scale, minimum      search                              weight of an error
@@ -23,19 +23,10 @@ from jaxtyping import Array, Float, UInt8
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import (
-    BlockFormat,
-    Importance,
-    Stored,
-    bytes_f16,
-    extreme,
-    f16_bytes,
-    pack_planes,
-    stored_f16,
-    unpack_planes,
-)
+from quantsim.blockformats.base import BlockFormat, Importance, Stored, extreme
+from quantsim.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.blockformats.refine import refined_scale_search, scales_search
-from quantsim.blockformats.search import TINY, Grid, scale_and_min_search, scale_search, sum_of_squares
+from quantsim.blockformats.search import TINY, Grid, Weigh, scale_and_min_search, scale_search, sum_of_squares
 from quantsim.rounding import round_integer
 
 SUPER = 256
@@ -59,10 +50,11 @@ def _importance(blocks: Blocks, importance: Importance, factor: float) -> Blocks
 # --- q2_k, q4_k, q5_k: scale and minimum ----------------------------------------------------------------------------
 
 
-def _own_weights(bits: int, sub: Blocks) -> Blocks:
+def _own_weights(bits: int, sub: Blocks) -> Weigh:
     if bits == 2:
-        return jnp.abs(sub)
-    return jnp.sqrt(ieee.divide(sum_of_squares(sub), float(sub.shape[-1]))) + jnp.abs(sub)
+        return jnp.abs
+    rms = jnp.sqrt(ieee.divide(sum_of_squares(sub), float(sub.shape[-1])))[:, 0]
+    return lambda w: rms + jnp.abs(w)
 
 
 def _levels(found: Float[Array, "blocks subs"], top: int) -> tuple[PerBlock, Float[Array, "blocks subs"]]:
@@ -143,14 +135,16 @@ def _extreme_levels(found: Float[Array, "blocks 16"], half: int) -> tuple[PerBlo
 def _signed_search(half: int, blocks: Blocks, importance: Importance | None) -> Stored:
     sub = _sub(blocks, 16)
     if importance is None:
-        scale, codes = scale_search(sub, ieee.square(sub), half)
+        scale, codes = scale_search(sub, ieee.square, half)
     else:
         scale, codes = scale_search(sub, _sub(importance.weights, 16), half)
     scale = scale.reshape(-1, 16)
     d, levels = _extreme_levels(scale, 128)
     nothing = jnp.abs(scale).max(axis=-1, keepdims=True) < TINY
     found = _codes_again(blocks, d * levels, half, codes.reshape(blocks.shape))
-    return Stored(jnp.where(nothing, 0, found), (jnp.where(nothing, 0.0, d), jnp.where(nothing, 0, levels).astype(jnp.int8)))
+    return Stored(
+        jnp.where(nothing, 0, found), (jnp.where(nothing, 0.0, d), jnp.where(nothing, 0, levels).astype(jnp.int8))
+    )
 
 
 def _refined_search(half: int, blocks: Blocks, importance: Importance | None) -> Stored:
@@ -214,17 +208,29 @@ def _q6_stored(data: UInt8[Array, "blocks 210"]) -> Stored:
     return Stored(codes, (bytes_f16(data[:, 208:210]), lax.bitcast_convert_type(data[:, 192:208], jnp.int8)))
 
 
-def _row(name: str, nbytes: int, top: int, *functions) -> BlockFormat:  # noqa: ANN002
-    return BlockFormat(name, SUPER, nbytes, (0, 1, top - 1, top), *functions, takes_imatrix=True)
-
-
+_row = partial(BlockFormat, size=SUPER, takes_imatrix=True)
+_q2_search = partial(_affine_search, 2, Grid(3, -0.5, 0.1, 15, absolute=True))
+_q4_search = partial(_affine_search, 4, Grid(15, -1.0, 0.1, 20))
+_q5_search = partial(_affine_search, 5, Grid(31, -0.5, 0.1, 15))
 KQUANTS = (
-    _row("q2_k", 84, 3, partial(_affine_search, 2, Grid(3, -0.5, 0.1, 15, absolute=True)), partial(_affine_values, 16),
-         _q2_bytes, _q2_stored),
-    _row("q3_k", 110, 7, partial(_refined_search, 4), partial(_signed_values, 4), _q3_bytes, _q3_stored),
-    _row("q4_k", 144, 15, partial(_affine_search, 4, Grid(15, -1.0, 0.1, 20)), partial(_affine_values, 32),
-         partial(_q45_bytes, 4), partial(_q45_stored, 4)),
-    _row("q5_k", 176, 31, partial(_affine_search, 5, Grid(31, -0.5, 0.1, 15)), partial(_affine_values, 32),
-         partial(_q45_bytes, 5), partial(_q45_stored, 5)),
-    _row("q6_k", 210, 63, partial(_signed_search, 32), partial(_signed_values, 32), _q6_bytes, _q6_stored),
+    _row(
+        name="q2_k", nbytes=84, ends=(0, 1, 2, 3), search=_q2_search, values=partial(_affine_values, 16),
+        to_bytes=_q2_bytes, from_bytes=_q2_stored,
+    ),
+    _row(
+        name="q3_k", nbytes=110, ends=(0, 1, 6, 7), search=partial(_refined_search, 4),
+        values=partial(_signed_values, 4), to_bytes=_q3_bytes, from_bytes=_q3_stored,
+    ),
+    _row(
+        name="q4_k", nbytes=144, ends=(0, 1, 14, 15), search=_q4_search, values=partial(_affine_values, 32),
+        to_bytes=partial(_q45_bytes, 4), from_bytes=partial(_q45_stored, 4),
+    ),
+    _row(
+        name="q5_k", nbytes=176, ends=(0, 1, 30, 31), search=_q5_search, values=partial(_affine_values, 32),
+        to_bytes=partial(_q45_bytes, 5), from_bytes=partial(_q45_stored, 5),
+    ),
+    _row(
+        name="q6_k", nbytes=210, ends=(0, 1, 62, 63), search=partial(_signed_search, 32),
+        values=partial(_signed_values, 32), to_bytes=_q6_bytes, from_bytes=_q6_stored,
+    ),
 )  # fmt: skip

@@ -10,8 +10,8 @@ q4_1   (max - min) / 15         trunc((w - min) / d + 0.5)    code d + min
 q5_1   (max - min) / 31         the same                      code d + min
 =====  =======================  ============================  =====================
 
-Codes come from the float32 scale and its reciprocal; the scale is stored in float16 afterwards. The extreme is the weight of
-largest magnitude, with its sign, the first of equals. With importances the scale (and minimum) is searched.
+Codes come from the float32 scale and its reciprocal; the scale is stored in float16 afterwards. The extreme is the
+weight of largest magnitude, with its sign, the first of equals. With importances the scale (and minimum) is searched.
 Source: llama.cpp, ggml-quants.c, functions ``quantize_row_q*_ref`` and ``quantize_row_q*_impl``.
 """
 
@@ -24,17 +24,13 @@ from jax import lax
 from jaxtyping import Array, UInt8
 
 from quantsim import ieee
-from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import (
-    BlockFormat,
-    Importance,
-    Stored,
+from quantsim._types import Blocks
+from quantsim.blockformats.base import BlockFormat, Importance, Stored, ends, extreme, reciprocal
+from quantsim.blockformats.packing import (
     bytes_f16,
     f16_bytes,
-    extreme,
     pack_bits,
     pack_planes,
-    reciprocal,
     stored_f16,
     unpack_bits,
     unpack_planes,
@@ -58,11 +54,9 @@ def _symmetric(half: int, blocks: Blocks, importance: Importance | None) -> Stor
 
 def _affine(top: int, blocks: Blocks, importance: Importance | None) -> Stored:
     if importance is not None:
-        d, low, codes = scale_and_min_search(
-            blocks, _weights(blocks, importance), Grid(top, -0.9, 0.05, 36)
-        )
+        d, low, codes = scale_and_min_search(blocks, _weights(blocks, importance), Grid(top, -0.9, 0.05, 36))
         return Stored(codes, (stored_f16(d), stored_f16(low)))
-    low, high = blocks.min(axis=-1, keepdims=True), blocks.max(axis=-1, keepdims=True)
+    low, high = ends(blocks)
     d = ieee.divide(jnp.minimum(high - low, np.finfo(np.float32).max), float(top))
     units = ieee.unfused((blocks - low) * reciprocal(d), blocks) + 0.5
     return Stored(jnp.minimum(units, top).astype(jnp.uint8), (stored_f16(d), stored_f16(low)))

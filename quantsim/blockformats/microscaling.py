@@ -150,12 +150,12 @@ class E4M3:
         scale = ieee.divide(safe, largest if tensor is None else (largest * tensor).reshape(1, 1))
         return Scales(jnp.where(finite, encode(scale, _E4M3), _E4M3_NAN).astype(jnp.uint8), tensor)
 
-    def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:  # noqa: ARG002 - as E8M0.units
+    def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
         """Weights in units of their scale; 0 in a block whose scale is 0 or NaN."""
         step = self._step(scales)
         return jnp.where(step > 0, ieee.divide(blocks, step), 0.0)
 
-    def weights(self, levels: Blocks, scales: Scales, element: Format) -> Blocks:  # noqa: ARG002
+    def weights(self, levels: Blocks, scales: Scales, element: Format) -> Blocks:
         """Levels times their scale."""
         return levels * self._step(scales)
 
@@ -197,7 +197,7 @@ class Microscaling(AbstractQuantizer):
     size: int
     scaling: E8M0 | E4M3
 
-    def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:  # noqa: ARG002 - nothing is random
+    def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
         units, scales = self._units(w)
         codes = from_blocks(encode(units, self.element), Block(self.size), w.shape)
         scale = scales.codes.reshape(scale_shape(Block(self.size), w.shape))
@@ -208,7 +208,7 @@ class Microscaling(AbstractQuantizer):
         levels = decode(to_blocks(qw.codes, Block(self.size)), self.element)
         return self._weights(levels, Scales(qw.scale.reshape(-1, 1), qw.tensor_scale), qw.codes.shape)
 
-    def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:  # noqa: ARG002
+    def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:
         units, scales = self._units(w)
         return self._weights(snap(units, self.element), scales, w.shape)
 

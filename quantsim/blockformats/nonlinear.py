@@ -1,7 +1,8 @@
 """GGUF's non-linear formats: 4-bit codes into a fixed table of 16 integers, found by a search over scales.
 
-iq4_nl has a float16 scale for each block of 32; iq4_xs has one for 256 weights and a 6-bit scale for each 32. The search
-tries ``(t - 127) / extreme`` for t = -7 … 7 after ``1 / (extreme / 127)``; errors are weighed by w^2, or by importance.
+iq4_nl has a float16 scale for each block of 32; iq4_xs has one for 256 weights and a 6-bit scale for each 32. The
+search tries ``(t - 127) / extreme`` for t = -7 … 7 after ``1 / (extreme / 127)``; errors are weighed by w^2, or by
+importance.
 Source: llama.cpp, ggml-quants.c, ``quantize_row_iq4_nl_impl`` with 7 tries.
 """
 
@@ -13,18 +14,8 @@ from jaxtyping import Array, Float, UInt8
 
 from quantsim import ieee
 from quantsim._types import Blocks
-from quantsim.blockformats.base import (
-    BlockFormat,
-    Importance,
-    Stored,
-    bytes_f16,
-    extreme,
-    f16_bytes,
-    pack_planes,
-    reciprocal,
-    stored_f16,
-    unpack_planes,
-)
+from quantsim.blockformats.base import BlockFormat, Importance, Stored, extreme, reciprocal
+from quantsim.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.blockformats.search import slope_search, sum_of_squares
 from quantsim.rounding import round_integer
 

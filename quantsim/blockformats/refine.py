@@ -1,11 +1,14 @@
 """The searches that go on to move one code at a time while the weighed error falls, for thousands of blocks at once.
 
-Source: llama.cpp, ggml-quants.c: ``make_q3_quants`` (the scales of q3_k) and ``make_qp_quants`` (scales and minimums of the
-K-quants with importances).
+Source: llama.cpp, ggml-quants.c: ``make_q3_quants`` (the scales of q3_k) and ``make_qp_quants`` (scales and minimums of
+the K-quants with importances).
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -13,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import extreme
-from quantsim.blockformats.search import TINY, Lane, apart, flat, in_order, lanes
+from quantsim.blockformats.base import apart, extreme
+from quantsim.blockformats.search import TINY, Lane, flat, in_order, lanes
 from quantsim.rounding import round_integer
 
 SWEEPS = 5
@@ -25,20 +28,21 @@ Rows: TypeAlias = Float[Array, "size blocks"]
 class _Fit(NamedTuple):
     """Weighed sums of code times value and of code squared, whose ratio is the scale.
 
-    ``subnormal``: below it a product of three sums has lost bits in the reference; 0 where none can be so small.
+    ``subnormal``: below it a product of three sums has lost bits in the reference; None where none is so small.
     """
 
     product: Lane
     square: Lane
-    subnormal: Lane
+    subnormal: Lane | None = None
 
 
-def _sums(x: list[Lane], w: list[Lane], codes: list[Lane], subnormal: Lane) -> _Fit:
+def _sums(x: list[Lane], w: list[Lane], codes: list[Lane], subnormal: Lane | None) -> _Fit:
     zero = x[0] - x[0]
     product = in_order([(u * v) * c + zero for u, v, c in zip(w, x, codes, strict=True)])
     return _Fit(product, in_order([(u * c) * c + zero for u, c in zip(w, codes, strict=True)]), subnormal)
 
 
+@partial(jax.jit, static_argnums=4)  # traced once, called eighty times
 def _moved(x: Lane, w: Lane, code: Lane, fit: _Fit, ends: tuple[int, int]) -> tuple[Lane, _Fit]:
     """One code at its best given all others, and the sums with it, where that lowers the error."""
     zero = x - x
@@ -47,29 +51,31 @@ def _moved(x: Lane, w: Lane, code: Lane, fit: _Fit, ends: tuple[int, int]) -> tu
     square = fit.square - ((w * code) * code + zero)
     new = jnp.minimum(jnp.maximum(round_integer(lax.div(x * square, product)), ends[0]), ends[1])
     longer = _Fit(product + (wx * new + zero), square + ((w * new) * new + zero), fit.subnormal)
-    gain = _power(longer.product, fit.square, fit.subnormal) > _power(fit.product, longer.square, fit.subnormal)
+    powers = (longer.product * longer.product) * fit.square, (fit.product * fit.product) * longer.square
+    if fit.subnormal is not None:
+        powers = tuple(_rounded(p, fit.subnormal) for p in powers)
+    gain = powers[0] > powers[1]
     moves = (product > 0) & (new != code) & (longer.square > 0) & gain
-    return jnp.where(moves, new, code), _Fit(*(jnp.where(moves, a, b) for a, b in zip(longer, fit, strict=True)))
+    return jnp.where(moves, new, code), jax.tree.map(lambda a, b: jnp.where(moves, a, b), longer, fit)
 
 
-def _power(product: Lane, square: Lane, subnormal: Lane) -> Lane:
-    """``product^2 * square``, rounded again where the reference's result is subnormal (XLA would flush it to zero)."""
-    power = (product * product) * square
+def _rounded(power: Lane, subnormal: Lane) -> Lane:
+    """``power`` rounded again where the reference's is subnormal (XLA would flush it to zero)."""
     coarse = 1.5 * subnormal
     return jnp.where(power < subnormal, (power + coarse) - coarse, power)
 
 
-def _swept(x: list[Lane], codes: list[Lane], subnormal: Lane, ends: tuple[int, int]) -> PerBlock:
+def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
     """The scale after all sweeps, written out: one long fused loop over the blocks."""
     w = [ieee.square(v) for v in x]
-    codes, fit = list(codes), _sums(x, w, codes, subnormal)
+    codes, fit = list(codes), _sums(x, w, codes, None)
     for _ in range(SWEEPS):
         for i in range(len(x)):
             codes[i], fit = _moved(x[i], w[i], codes[i], fit, ends)
     return _ratio(fit)
 
 
-def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
+def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
     """The same sweeps in a loop, which keeps the codes too."""
 
     def move(t: Int32[Array, ""], state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
@@ -91,20 +97,12 @@ class Refined(NamedTuple):
     """Scales of ``w = (code - half) * scale``; the codes 0 … 2 half - 1 are seldom needed and made on demand."""
 
     scale: PerBlock
-    blocks: Rows
-    factor: Lane
-    subnormal: Lane
-    half: int
+    slowly: Callable[[], tuple[Rows, PerBlock]]
 
     def codes(self, needed: Bool[Array, ""]) -> Blocks:
         """The codes if ``needed``, else zeros; 0 in a block of zeros."""
-
-        def made() -> Rows:
-            x, start = self.blocks, _first_codes(self.blocks, self.factor, self.half)
-            found, _ = _swept_codes(x, ieee.square(x), start, self.subnormal, _ends(self.half))
-            return jnp.where(self.factor == 0, 0.0, found + self.half)
-
-        return lax.cond(needed, made, lambda: jnp.zeros_like(self.blocks)).T
+        shape = jax.eval_shape(self.slowly)[0]
+        return lax.cond(needed, lambda: self.slowly()[0], lambda: jnp.zeros(shape.shape)).T
 
 
 def _ends(half: int) -> tuple[int, int]:
@@ -118,20 +116,27 @@ def _first_codes(x: Float[Array, "..."], factor: Lane, half: int) -> Float[Array
 def refined_scale_search(blocks: Blocks, half: int) -> Refined:
     """Scales with weights w^2: the codes at ``-half / extreme``, then five sweeps over the codes.
 
-    The sweeps compare products of eight weights. Where these could be subnormal, below 2^-15, weights are multiplied by 2^24
-    first, and the products by 2^192.
+    The sweeps compare products of eight weights. Where these could be subnormal, below 2^-15, weights are multiplied by
+    2^24 first, and so the products by 2^192.
     """
     top = extreme(blocks)[:, 0]
-    unit = jnp.where(jnp.abs(top) < 2.0**-15, 2.0**24, 1.0)
-    subnormal = jnp.where(unit == 1.0, 0.0, 2.0**66)
-    flat_x = apart(lambda: flat(blocks * unit[:, None]), jnp.zeros(blocks.size), blocks)
-    x = lanes(flat_x, blocks.shape[-1])
-    empty = jnp.abs(top) < TINY
+    empty, small = jnp.abs(top) < TINY, jnp.abs(top) < 2.0**-15
+    unit = jnp.where(small, 2.0**24, 1.0)
     factor = jnp.where(empty, 0.0, ieee.divide(-float(half) + (top - top), jnp.where(empty, 1.0, top * unit)))
-    codes = [_first_codes(v, factor, half) for v in x]
-    scale = apart(lambda: _swept(x, codes, subnormal, _ends(half)), jnp.zeros((len(blocks), 1)), blocks)
-    scale = jnp.where(empty, 0.0, scale[:, 0] / unit)[:, None]
-    return Refined(scale, flat_x.reshape(len(x), -1), factor, subnormal, half)
+    flat_x = apart(lambda: flat(blocks * unit[:, None]), blocks)
+    x = lanes(flat_x, blocks.shape[-1])
+
+    def quickly() -> PerBlock:
+        return apart(lambda: _swept(x, [_first_codes(v, factor, half) for v in x], _ends(half)), blocks)
+
+    def slowly() -> tuple[Rows, PerBlock]:
+        rows = flat_x.reshape(len(x), -1)
+        start = _first_codes(rows, factor, half)
+        found, scale = _swept_codes(rows, ieee.square(rows), start, jnp.where(small, 2.0**66, 0.0), _ends(half))
+        return jnp.where(empty, 0.0, found + half), scale
+
+    scale = lax.cond(jnp.any(small & ~empty), lambda: slowly()[1], quickly)
+    return Refined(jnp.where(empty, 0.0, scale[:, 0] / unit)[:, None], slowly)
 
 
 def scales_search(
@@ -158,5 +163,5 @@ def scales_search(
         factor = ieee.divide(np.float32(0.1) * np.float32(t) + np.float32(top) + zero, largest)
         better = loss(factor) < least
         best, least = jnp.where(better, factor, best), jnp.where(better, loss(factor), least)
-    found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), zero, (-(2**20), top))
+    found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top))
     return jnp.where(empty[:, None], 0.0, unit), jnp.where(empty[:, None], 0.0, found.T)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -20,10 +21,11 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import extreme
+from quantsim.blockformats.base import apart, ends, extreme
 from quantsim.rounding import round_integer
 
 Lane: TypeAlias = Float[Array, " blocks"]
+Weigh: TypeAlias = Blocks | Callable[[Lane], Lane]
 
 #: A block whose largest weight is smaller is stored as zeros.
 TINY = 1e-15
@@ -45,7 +47,7 @@ class Grid(NamedTuple):
 
 
 def flat(blocks: Blocks) -> Float[Array, " weights"]:
-    """Weight 0 of every block, then weight 1 of every block, …"""
+    """Weight 0 of every block, then weight 1 of every block, and so on."""
     return blocks.T.reshape(-1)
 
 
@@ -53,6 +55,10 @@ def lanes(flat: Float[Array, " weights"], size: int) -> list[Lane]:
     """The vectors of ``flat``, one for each place in a block."""
     n = len(flat) // size
     return [flat[i * n : (i + 1) * n] for i in range(size)]
+
+
+def _weigh(weights: Weigh, flat_w: Any, x: list[Lane]) -> list[Lane]:
+    return [weights(v) for v in x] if callable(weights) else lanes(flat_w, len(x))
 
 
 def in_order(terms: Sequence[Lane]) -> Lane:
@@ -67,15 +73,6 @@ def _nearest(x: Float[Array, "..."], low: float, high: float) -> Float[Array, ".
     return jnp.minimum(jnp.maximum(round_integer(x), low), high)
 
 
-def apart(f: Callable[[], Any], like: Any, data: Float[Array, "..."]) -> Any:
-    """``f()`` computed once, in a loop of one turn: otherwise it is fused into, and repeated in, all that use it.
-
-    The bounds of the loop come from ``data``, so that the compiler cannot unroll it.
-    """
-    first = ieee.bits_of(data.reshape(-1)[0]) >> 31
-    return lax.fori_loop(first, first + 1, lambda _, __: f(), like)
-
-
 def sum_of_squares(blocks: Blocks) -> PerBlock:
     """Sum of squares of each block, in order."""
     x = blocks.T
@@ -86,7 +83,7 @@ def sum_of_squares(blocks: Blocks) -> PerBlock:
 
 
 class _Line(NamedTuple):
-    """A trial: its weighed error, the line ``scale * code + low`` and the ``base`` and ``factor`` that made its codes."""
+    """A trial: its weighed error, the line ``scale * code + low``, the ``base`` and ``factor`` that made its codes."""
 
     error: Lane
     scale: Lane
@@ -129,16 +126,18 @@ def _fitted(sums: tuple[Lane, Lane, Lane], sum_w: Lane, sum_x: Lane) -> tuple[La
     return jnp.where(low > 0, lax.div(cx, cc), scale), jnp.minimum(low, 0.0), d > 0
 
 
-def scale_and_min_search(blocks: Blocks, weights: Blocks, grid: Grid) -> tuple[PerBlock, PerBlock, Blocks]:
+def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[PerBlock, PerBlock, Blocks]:
     """Scale, minimum (at most 0) and codes 0 … top of each block; a better trial moves the base of the next ones.
 
     ``weights`` weighs the squared errors, or the absolute ones if the grid says so.
     """
-    size, flat_x, flat_w = blocks.shape[-1], flat(blocks), flat(weights)
-    x, w = lanes(flat_x, size), lanes(flat_w, size)
+    size, flat_x = blocks.shape[-1], flat(blocks)
+    flat_w = None if callable(weights) else flat(weights)
+    x = lanes(flat_x, size)
+    w = _weigh(weights, flat_w, x)
     zero = x[0] - x[0]
-    low = jnp.minimum(jnp.min(ieee.ordered(blocks), axis=-1), 0)
-    low, high = ieee.disordered(low), ieee.disordered(jnp.max(ieee.ordered(blocks), axis=-1))
+    low, high = (v[:, 0] for v in ends(blocks))
+    low = jnp.minimum(low, 0.0)
     empty = high <= low
     sum_w, sum_x = in_order(w), in_order([a * b + zero for a, b in zip(w, x, strict=True)])
     factor = ieee.divide(grid.top + zero, jnp.where(empty, 1.0, high - low))
@@ -149,10 +148,11 @@ def scale_and_min_search(blocks: Blocks, weights: Blocks, grid: Grid) -> tuple[P
         best = _better(*carry)
         # tied to t, so that nothing computed from the weights is moved out of the loop and stored
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
-        x, w = lanes(here_x, size), lanes(here_w, size)
+        x = lanes(here_x, size)
+        w = _weigh(weights, here_w, x)
         factor = ieee.divide(divisors[here_t] + zero, jnp.where(empty, 1.0, high - best.low))
         trial = best._replace(base=best.low, factor=factor)
-        sums = apart(partial(_line_sums, x, w, trial, grid.top), (zero, zero, zero), blocks)
+        sums = apart(partial(_line_sums, x, w, trial, grid.top), blocks)
         scale, low, found = _fitted(sums, sum_w, sum_x)
         trial = trial._replace(scale=scale, low=low)
         return trial._replace(error=jnp.where(found, _line_error(x, w, trial, grid), jnp.inf)), best
@@ -184,14 +184,15 @@ def _slope_sums(x: list[Lane], w: list[Lane], factor: Lane, snap: Callable[[Lane
 
 
 def slope_search(
-    blocks: Blocks, weights: Blocks, divisors: np.ndarray, snap: Callable[[Lane], Lane], *, table: bool = False
+    blocks: Blocks, weights: Weigh, divisors: np.ndarray, snap: Callable[[Lane], Lane], *, table: bool = False
 ) -> tuple[PerBlock, PerBlock]:
     """Least-squares scale of each block and the factor whose codes ``snap(factor * w)`` gave it.
 
     Tries ``factor = divisor / extreme`` for each divisor; of equally good ones the first. 0 for a block of zeros.
-    ``table``: in the order of operations of iq4_nl: the first factor is ``1 / (extreme / divisor)``, and codes multiply first.
+    ``table``: with the operations of iq4_nl: the first factor is ``1 / (extreme / divisor)``, and codes multiply first.
     """
-    size, flat_x, flat_w = blocks.shape[-1], flat(blocks), flat(weights)
+    size, flat_x = blocks.shape[-1], flat(blocks)
+    flat_w = None if callable(weights) else flat(weights)
     top = extreme(blocks)[:, 0]
     empty = jnp.abs(top) < TINY
     top = jnp.where(empty, 1.0, top)
@@ -202,12 +203,13 @@ def slope_search(
         factor = ieee.divide(tried[here_t] + zero, top)
         if table:
             factor = jnp.where(here_t == 0, ieee.divide(1 + zero, ieee.divide(top, divisors[0].item())), factor)
-        return _slope_sums(lanes(here_x, size), lanes(here_w, size), factor, snap, table)
+        x = lanes(here_x, size)
+        return _slope_sums(x, _weigh(weights, here_w, x), factor, snap, table)
 
     def better(s: _Slope, best: tuple[Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane]:
         scale = lax.div(s.product, s.square)
         wins = (s.square > 0) & (s.product * s.product > best[0] * s.square)
-        return tuple(jnp.where(wins, a, b) for a, b in zip((scale * s.product, scale, s.factor), best, strict=True))
+        return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * s.product, scale, s.factor), best)
 
     def attempt(t: Int32[Array, ""], carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
         return sums(t), better(*carry)
@@ -217,7 +219,7 @@ def slope_search(
     return jnp.where(empty, 0.0, scale)[:, None], jnp.where(empty, 0.0, factor)[:, None]
 
 
-def scale_search(blocks: Blocks, weights: Blocks, half: int) -> tuple[PerBlock, Blocks]:
+def scale_search(blocks: Blocks, weights: Weigh, half: int) -> tuple[PerBlock, Blocks]:
     """Scale and codes 0 … 2 half - 1 of ``w = (code - half) * scale``: 19 trials around ``-half / extreme``."""
     trials = np.array([t for t in range(-9, 10) if t], np.float32)
     divisors = -(np.float32(half) + np.float32(0.1) * trials)

@@ -5,21 +5,13 @@ Source: llama.cpp, ggml-quants.c, ``quantize_row_tq1_0_ref``, ``quantize_row_tq2
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, UInt8
 
 from quantsim import ieee
 from quantsim._types import Blocks
-from quantsim.blockformats.base import (
-    BlockFormat,
-    Importance,
-    Stored,
-    bytes_f16,
-    f16_bytes,
-    pack_planes,
-    reciprocal,
-    stored_f16,
-    unpack_planes,
-)
+from quantsim.blockformats.base import BlockFormat, Importance, Stored, reciprocal
+from quantsim.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.rounding import round_integer
 
 #: Runs of bytes in tq1_0: bytes, codes in each byte; code n of byte m is weight ``start + m + n * bytes``.
@@ -40,7 +32,7 @@ def _tq1_bytes(stored: Stored) -> UInt8[Array, "blocks 54"]:
     out, start = [], 0
     for run, digits in _RUNS:
         trits = stored.codes[:, start : start + run * digits].reshape(-1, digits, run).astype(jnp.int32)
-        number = sum(trits[:, n] * 3 ** (4 - n) for n in range(digits))
+        number = (trits * 3 ** (4 - np.arange(digits, dtype=np.int32))[:, None]).sum(axis=1)
         out.append(((number * 256 + 242) // 243).astype(jnp.uint8))
         start += run * digits
     return jnp.concatenate([*out, f16_bytes(stored.scales[0])], -1)
