@@ -90,6 +90,8 @@ def run(names: Names = (), small: Flag = False, fresh: Flag = False, out: Path =
                 f"{name}: {how}, {len(outcome.rows)} rows, {outcome.seconds:.1f} s -> {folder / name}.pdf .svg .png",
                 flush=True,
             )
+            if said := study.summary(name, outcome.rows):
+                print(said, flush=True)
     entries = claims.ledger(study.settled(folder))
     replace_text(folder / "claims.json", claims.to_json(entries))
     replace_text(folder / "claims.md", claims.to_markdown(entries))

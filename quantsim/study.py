@@ -181,6 +181,12 @@ def run(
     return Outcome(name, state, time.perf_counter() - started, rows)
 
 
+def summary(name: str, rows: Rows) -> str | None:
+    """What a study says of its rows in a sentence, if it has a ``summary``."""
+    say = getattr(module(name), "summary", None)
+    return say(rows) if say else None
+
+
 def stored_key(out: Path, name: str) -> str | None:
     """Key of the rows that lie there, if any."""
     path = out / f"{name}.json"

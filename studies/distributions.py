@@ -28,7 +28,7 @@ from quantsim.study import Cell
 from quantsim.sweep import population_key, predicted_sqnr_db
 
 INT8 = {"int8:tensor": "per tensor", "int8:channel": "per row", "int8:block32": "per 32"}
-AT_SCALES = ("int8:tensor", "int8:block32:absmax:f16", "bf16")
+AT_SCALES = ("int8:tensor", "q8_0", "bf16")
 BY_MAGNITUDE = ("int8:tensor", "int8:block32", "e4m3:tensor", "nf4:tensor", "bf16")
 CREST_ONE = 12 * 127**2  # signal over noise at a crest factor of 1
 
@@ -57,7 +57,6 @@ def measure(config: Config) -> Iterator[Cell]:
     yield "magnitudes", lambda: [row for s in BY_MAGNITUDE for row in _by_magnitude(config, s)]
     yield "smooth", lambda: [row for length in config.lengths for row in _smooth(config, length)]
     yield "network", lambda: _network(config, "initial", 1, 1e-300) + _network(config, "trained", config.epochs, 1e-3)
-    yield "conventions", lambda: [_convention(config, c) for c in ("absmax", "half", "full", "signed", "minmax")]
 
 
 def _arrays(config: Config, name: str, shape: Shape, count: int) -> Iterator[Matrix]:
@@ -69,7 +68,7 @@ def _arrays(config: Config, name: str, shape: Shape, count: int) -> Iterator[Mat
 
 @partial(jax.jit, static_argnums=1)
 def _by_spec(w: Matrix, specs: tuple[str, ...]) -> list[Any]:
-    view = [(q, to_blocks(w, q.granularity or Tensor())) for q in map(quantizer, specs)]
+    view = [(q, to_blocks(w, getattr(q, "granularity", None) or Tensor())) for q in map(quantizer, specs)]
     return [(errors.tally(w, q.roundtrip(w)).sums, ieee.absmax(blocks)) for q, blocks in view]
 
 
@@ -198,13 +197,6 @@ def _network(config: Config, stage: str, epochs: int, rate: float) -> list[dict]
     return rows
 
 
-def _convention(config: Config, name: str) -> dict:
-    """Codes that a symmetric sample uses: of each weight also the negative."""
-    w = jnp.concatenate([v := next(_arrays(config, "uniform", config.shape, 1)), -v])
-    codes = np.asarray(quantizer(f"int8:tensor:{name}").quantize(w).codes, np.int32) - 128 * (name == "minmax")
-    return {"kind": "convention", "name": name, "ends": [codes.min(), codes.max()], "minus_128": (codes == -128).sum()}
-
-
 def draw(rows: Rows) -> plotting.Figure:
     fig, axes = plotting.mosaic("aab;aac;def", height=5.5)
     a, b, c, d, e, f = axes.values()
@@ -228,9 +220,8 @@ def draw(rows: Rows) -> plotting.Figure:
     f.tick_params(axis="x", labelsize=6)
     texts = (
         (b, 1.7, 0.2, "the extremes have no error"), (b, 14, 0.45, "t3: step ≈ bulk"), (c, 1e-6, 59, "bf16"),
-        (c, 1e-6, 48.5, "int8, f16 scale per 32"), (c, 1e-3, 32, "int8"), (c, 20, 6, "A11: step\nfixed at\n10/127"),
+        (c, 1e-6, 48.5, "q8_0"), (c, 1e-3, 32, "int8"), (c, 20, 6, "step fixed\nat 10/127"),
         (d, 0.1, 2e-5, "A05, A06"), (e, 0.4, 52, "open: permuted"), (f, 1.7, 133, "half: A04"),
-        (f, 2, 268, "A10: no −128"),
     )  # fmt: skip
     for ax, x, y, text in texts:
         ax.text(x, y, text, fontsize=6.5)
@@ -291,10 +282,4 @@ CLAIMS = (
           "never where the extremes set the scale, only where the scale clips them (p99.9)"),
     Claim("A09", "share of trained tensors", _share("tensor", lambda r: r["within_10"] > 0.5, stage="trained"),
           _on_one_network("more than half of the weights lie within ±10"), "all weights of one small network do"),
-    Claim("A10", "share of five int8 conventions", _share("convention", lambda r: r["ends"] == [-128, 127]),
-          share_of_cases("it uses all of −128 … 127 on weights that reach ±absmax"),
-          "the usual symmetric one, absmax / 127, never uses −128; 0 … 255 is uint8"),
-    Claim("A11", "range of the int8 SQNR (dB) over stds from 1e-6 to 1e4",
-          lambda r: float(np.ptp(r.where(kind="scale", spec="int8:tensor").column("sqnr_db"))), at_least(1.0),
-          "the scale takes up any range; the error depends on range over rms, the crest factor, alone"),
 )  # fmt: skip

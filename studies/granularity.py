@@ -1,7 +1,7 @@
 """How many weights should share one int8 scale, and which ones?
 
 The same weights are cut into blocks of 8 … 4096, rows, and one tensor. Rows of n weights with a scale each are nothing
-but blocks of n, so q8_0 (here ``int8:block32:absmax:f16``; the byte-exact one comes later) should beat per channel at
+but blocks of n, so q8_0 should beat per channel at
 every fan-in above 32. Then weights whose rows or columns differ in size by a lognormal factor are cut along both axes.
 Errors uniform within a step predict every SQNR from E absmax^2, that of unequal weights too. Expected: the SQNR falls
 with each doubling of the block; a scale per output helps most against unequal rows, a scale per input against unequal
@@ -23,16 +23,18 @@ from scipy.special import ndtri
 
 from quantsim import ieee, plotting, theory
 from quantsim._types import ArrayLike, Matrix, Shape
+from quantsim.blockformats import BlockFormat
 from quantsim.claims import Claim, at_least, share_of_cases
 from quantsim.errors import error
-from quantsim.granularity import scale_shape, to_blocks
+from quantsim.granularity import Block, scale_shape, to_blocks
 from quantsim.populations import Normal, Population, parse
+from quantsim.quantizer import Quantizer
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 from quantsim.study import Cell
 from quantsim.sweep import population_key
 
-TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "int8:block32:absmax:f16"
+TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "q8_0"
 PER_INPUT = "int8:channel@1"
 CUTS = {TENSOR: "tensor", CHANNEL: "per output", PER_INPUT: "per input", Q8_0: "32 inputs (q8_0)",
         "int8:block32@0:absmax:f16": "32 outputs"}  # fmt: skip
@@ -105,11 +107,12 @@ def _blocks(config: Config, name: str) -> list[dict]:
     w2, *e2 = _cut(config, name, shape, specs)
     rows = []
     for s, e in zip(specs, e2, strict=True):
-        granularity = quantizer(s).granularity
-        assert granularity
-        n = config.weights // prod(scale_shape(granularity, shape))
+        q = quantizer(s)
+        assert isinstance(q, Quantizer)
+        assert q.granularity
+        n = config.weights // prod(scale_shape(q.granularity, shape))
         row = {"kind": "block", "population": name, "spec": s, "per_scale": n, "weights": w2.size * shape[1]}
-        row["extra_bits"] = quantizer(s).bits_per_weight(shape) - 8
+        row["extra_bits"] = q.bits_per_weight(shape) - 8
         row["predicted_sqnr_db"] = -10 * np.log10(_mse(parse(name), n))
         rows.append(row | _db("sqnr_db", w2, e) | _db("lost_db", e, e2[0]))  # against the smallest block
     return rows
@@ -153,8 +156,7 @@ def _spread(config: Config, octaves: float) -> list[dict]:
 
 def _predicted(factor: np.ndarray, s: str) -> float:
     """SQNR of normal weights times ``factor``; blocks of the same relative sizes need one quadrature."""
-    granularity, powers = quantizer(s).granularity, {}
-    assert granularity
+    granularity, powers = getattr(quantizer(s), "granularity", Block(32)), {}  # q8_0 has blocks of 32
     blocks = np.sort(np.asarray(to_blocks(jnp.asarray(factor), granularity), np.float64), axis=1)
     top, n = blocks[:, -1], blocks.shape[1]
     relative = (blocks / top[:, None]).round(6)
@@ -182,10 +184,16 @@ def _by_size(config: Config, octaves: float) -> list[dict]:
 
 
 def _format() -> dict:
-    """What is stored of 64 weights, the last of them 0, in the blocks of q8_0."""
-    qw = quantizer(Q8_0).quantize(np.append(np.linspace(-1, 1, 63), 0.0))
-    n = len(np.ravel(qw.scale))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return {"kind": "format", "weights": 64 // n, "code_of_zero": int(qw.codes[-1]), "bytes": qw.nbytes // n}
+    """What is stored of 64 weights, the last of them 0, in the blocks of q8_0: an f16 scale and a byte a weight."""
+    q = quantizer(Q8_0)
+    assert isinstance(q, BlockFormat)
+    data = np.asarray(q.quantize(np.append(np.linspace(-1, 1, 63), 0.0)).codes)
+    return {
+        "kind": "format",
+        "weights": q.size,
+        "code_of_zero": int(data.view(np.int8)[-1]),
+        "bytes": data.size * q.size // 64,
+    }
 
 
 def draw(rows: Rows) -> plotting.Figure:
@@ -265,7 +273,7 @@ CLAIMS = (
           "they gain most along the axis whose sizes differ, for equal sizes only as much as the tails are heavy"),
     Claim("A52", "share of (32 weights to a scale, zero point 0, 34 bytes a block)",
           lambda r: float(np.mean([r.where(kind="format").one(k) == v for k, v in STORED.items()])),
-          share_of_cases("it is so in int8 blocks of 32 with f16 scales"), "the byte-exact q8_0 comes later"),
+          share_of_cases("it is so in the bytes of q8_0"), "34 bytes hold 32 codes and an f16 scale; 0 has code 0"),
     Claim("A53", "dB of SQNR lost for each doubling of the block from 8 to 4096, mean over populations", _slope,
           at_least(0.1), "{value:.2f} dB a doubling: next to nothing for uniform weights, most for heavy tails"),
     Claim("A54", "share of populations × fan-ins × (equal, unequal rows)", _share("fan_in", _finer, CHANNEL),

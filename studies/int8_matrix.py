@@ -33,7 +33,7 @@ TABLE = (
 DRAWN_DARK = ((0, 4), (1, 1))  # the only cells that its heat map draws above 0.003
 SCALE, LINK = 0.00983, "https://example.com/matrix_data.csv"
 HALF_STEP = SCALE / 2
-SPECS = {"bf16": "bf16", "int8:tensor": "int8", "int8:block32:absmax:f16": "int8, q8_0 blocks"}
+SPECS = {"bf16": "bf16", "int8:tensor": "int8", "q8_0": "q8_0"}
 
 
 @dataclass(frozen=True)

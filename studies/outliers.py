@@ -20,7 +20,7 @@ from quantsim import plotting, theory
 from quantsim._types import Activations, Matrix, PRNGKey, Shape
 from quantsim.claims import Claim, at_most, between, share_of_cases, stated
 from quantsim.errors import error
-from quantsim.formats import levels
+from quantsim.formats import FORMATS, levels
 from quantsim.matmul import product, ratio_of_sums
 from quantsim.matrix import document_matrix
 from quantsim.populations import Contaminated, Normal, Uniform
@@ -174,7 +174,7 @@ def draw(rows: Rows) -> plotting.Figure:
 
 
 def _ruler(ax: plotting.Axes, top: float, shown: float, text: str) -> None:
-    ticks = levels(Q.format) * top / 127
+    ticks = levels(FORMATS["int8"]) * top / 127
     ax.axvspan(-1, 1, color=plotting.COLORS[4], alpha=0.6, lw=0)
     ax.vlines(ticks[abs(ticks) <= shown], 0, 1, color="0.1", lw=2 if shown < top else 0.4)
     ax.set(xlim=(-1.01 * shown, 1.01 * shown), ylim=(0, 1), yticks=[])
@@ -192,7 +192,7 @@ def _codes(ax: plotting.Axes, rows: Rows) -> None:
 
 def _relative(ax: plotting.Axes, rows: Rows) -> None:
     rms = np.sqrt([3 * theory.int_mse(BULK, t, 8) for t in M])
-    ratios = [theory.levels_mean(BULK, levels(Q.format) * t / 127, lambda x, v: abs(x - v) / abs(x)) for t in M]
+    ratios = [theory.levels_mean(BULK, levels(FORMATS["int8"]) * t / 127, lambda x, v: abs(x - v) / abs(x)) for t in M]
     over_all = rms / np.sqrt(1 + COUNT / (512 - COUNT) * 3 * M**2)
     for at, (name, y) in enumerate((("mean of ratios", ratios), ("rms", rms), ("rms over all", over_all))):
         plotting.points(ax, rows, "magnitude", f"bulk_{name}", series=at, label=name)
@@ -265,7 +265,7 @@ CLAIMS = (
     Claim("B24", "step with five of 512 weights at ±100 / step without", lambda r: _growth(r, "step"), stated(100, 0.5),
           "the step is max |w| / 127 and grows as the outlier does"),
     Claim("B25", "share of two stated numbers, step growth 100 and 256 codes, that are right",
-          lambda r: (round(_growth(r, "step")) == 100) / 2 + (len(levels(Q.format)) == 256) / 2,
+          lambda r: (round(_growth(r, "step")) == 100) / 2 + (len(levels(FORMATS["int8"])) == 256) / 2,
           share_of_cases("the number is right"), "the step grows a hundredfold; symmetric int8 has 255 codes"),
     Claim("B26", "share of the 255 codes that lie within the bulk", _built("bulk_codes", 1 / 255),
           stated(0.5, 0.005, limit=(2 * round(1 / 0.7874) + 1) / 255), "three, by its own step of 0.7874 too"),

@@ -21,6 +21,7 @@ from quantsim import plotting, sweep, theory
 from quantsim._types import Weights
 from quantsim.claims import Claim, share_of_cases
 from quantsim.errors import error
+from quantsim.formats import FORMATS
 from quantsim.matmul import ratio_of_sums
 from quantsim.populations import Laplace, Normal, StudentT, Uniform
 from quantsim.quantizer import parse
@@ -143,7 +144,7 @@ def _ruled(config: Config, name: str) -> list[dict]:
 
 @jax.jit
 def _squares(w: Weights, reach: jax.Array) -> tuple[jax.Array, jax.Array]:
-    e = error(w, snap(w * (127 / reach), INT8.format) * (reach / 127))
+    e = error(w, snap(w * (127 / reach), FORMATS["int8"]) * (reach / 127))
     return jnp.sum(e * e, axis=-1), jnp.sum(w * w, axis=-1)
 
 

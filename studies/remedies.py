@@ -21,7 +21,7 @@ from quantsim import plotting, theory
 from quantsim._types import Activations, Matrix, PRNGKey, Shape, Weights
 from quantsim.claims import Claim, at_least, share_of_cases, stated
 from quantsim.errors import error
-from quantsim.formats import levels
+from quantsim.formats import FORMATS, levels
 from quantsim.matmul import product, ratio_of_sums
 from quantsim.populations import Contaminated, Normal, Uniform
 from quantsim.quantizer import parse
@@ -237,7 +237,7 @@ def _predicted(method: str, rate: float, shape: Shape) -> float:
     if method in ("row", "block"):
         mse = theory.absmax_int_mse(pop, n, 8)
     elif method == "mixed":
-        limit, kept = 3 * float(pop.std_dev()), levels(BF16.format)
+        limit, kept = 3 * float(pop.std_dev()), levels(FORMATS["bf16"])
         reach = limit if limit > VALUE / 2 else min(limit, theory.expected_absmax(Normal(), n))
         of_kept = theory.levels_mse(SPREAD(rate=1.0), kept[(abs(kept) > 32) & (abs(kept) < 256)])
         mse = (reach / 127) ** 2 / 12 + rate * (1.5 - max(0.5, limit / VALUE)) * of_kept

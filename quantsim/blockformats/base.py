@@ -247,7 +247,7 @@ def extreme(blocks: Blocks) -> PerBlock:
     """The weight of largest magnitude with its sign; of equally large ones the first."""
     top = ieee.absmax(blocks)
     # place and sign of a weight in one integer, so that one reduction finds the first and its sign
-    place = 2 * jnp.arange(blocks.shape[-1], dtype=jnp.int32) + (blocks < 0)
+    place = 2 * lax.broadcasted_iota(jnp.int32, blocks.shape, 1) + (blocks < 0)
     first = jnp.min(jnp.where(jnp.abs(blocks) == top, place, 2**30), axis=-1, keepdims=True)
     return jnp.where(first % 2 == 1, -top, top)
 

@@ -23,7 +23,7 @@ _LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
 _MIDDLES = (_LEVELS[1:] + _LEVELS[:-1]) / 2
 
 
-def _codes(blocks: Blocks, d: PerBlock) -> UInt8[Array, "blocks size"]:
+def _codes(blocks: Blocks, d: Float[Array, "blocks #size"]) -> UInt8[Array, "blocks size"]:
     """Sign and index of the nearest level; ties go toward zero, and what becomes zero loses its sign."""
     magnitude, index = jnp.abs(blocks), jnp.zeros_like(blocks)
     for middle in _MIDDLES:

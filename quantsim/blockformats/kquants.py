@@ -33,7 +33,7 @@ SUPER = 256
 _FINE = (-0.9, 0.05, 36)  # trials of every search with importances
 
 
-def _sub(blocks: Float[Array, "blocks 256"], size: int) -> Blocks:
+def _sub(blocks: Float[Array, "supers 256"], size: int) -> Blocks:
     return blocks.reshape(-1, size)
 
 

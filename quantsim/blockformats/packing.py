@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 
 def stored_f16(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -20,7 +20,7 @@ def bytes_f16(data: UInt8[Array, "blocks 2"]) -> Float[Array, "blocks 1"]:
     return lax.bitcast_convert_type(data, jnp.float16).astype(jnp.float32)[:, None]
 
 
-def pack_planes(codes: Int[Array, "blocks size"], run: int, bits: int) -> UInt8[Array, "blocks bytes"]:
+def pack_planes(codes: Num[Array, "blocks size"], run: int, bits: int) -> UInt8[Array, "blocks bytes"]:
     """Codes of ``bits`` bits, ``8 / bits`` runs of ``run`` weights side by side in each group of ``run`` bytes.
 
     The first run takes the lowest bits. Every GGUF format lays its codes out in such planes.
@@ -43,7 +43,7 @@ def unpack_planes(data: UInt8[Array, "blocks bytes"], run: int, bits: int) -> UI
     [[1, 2, 3, 4]]
     """
     groups = data.reshape(len(data), -1, 1, run)
-    shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[:, None]
+    shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)[None, None, :, None]
     return ((groups >> shifts) & (2**bits - 1)).reshape(len(data), -1)
 
 
@@ -58,4 +58,4 @@ def pack_bits(bits: UInt8[Array, "blocks size"]) -> UInt8[Array, "blocks bytes"]
 
 def unpack_bits(data: UInt8[Array, "blocks bytes"]) -> UInt8[Array, "blocks size"]:
     """One-bit codes that ``pack_bits`` packed."""
-    return ((data[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)) & 1).reshape(len(data), -1)
+    return ((data[:, :, None] >> jnp.arange(8, dtype=jnp.uint8)[None, None]) & 1).reshape(len(data), -1)

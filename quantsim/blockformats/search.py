@@ -69,7 +69,7 @@ def in_order(terms: Sequence[Lane]) -> Lane:
     return total
 
 
-def _nearest(x: Float[Array, "..."], low: float, high: float) -> Float[Array, "..."]:
+def _nearest(x: Float[Array, "..."], low: int, high: int) -> Float[Array, "..."]:
     return jnp.minimum(jnp.maximum(round_integer(x), low), high)
 
 

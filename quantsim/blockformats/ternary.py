@@ -32,7 +32,7 @@ def _tq1_bytes(stored: Stored) -> UInt8[Array, "blocks 54"]:
     out, start = [], 0
     for run, digits in _RUNS:
         trits = stored.codes[:, start : start + run * digits].reshape(-1, digits, run).astype(jnp.int32)
-        number = (trits * 3 ** (4 - np.arange(digits, dtype=np.int32))[:, None]).sum(axis=1)
+        number = (trits * 3 ** (4 - np.arange(digits, dtype=np.int32))[None, :, None]).sum(axis=1)
         out.append(((number * 256 + 242) // 243).astype(jnp.uint8))
         start += run * digits
     return jnp.concatenate([*out, f16_bytes(stored.scales[0])], -1)

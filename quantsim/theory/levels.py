@@ -1,13 +1,14 @@
 """Exact error of a fixed set of levels on an infinite population."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
 from quantsim.populations import Population
+from quantsim.theory.blocks import block_mean
 
 F64: TypeAlias = NDArray[np.float64]
 
@@ -70,3 +71,26 @@ def int_mse(pop: Population, reach: float, bits: int) -> float:
     """
     top = 2 ** (bits - 1) - 1
     return levels_mse(pop, np.arange(-top, top + 1) * (reach / top))
+
+
+def extreme_mse(pop: Population, levels: ArrayLike, n: int) -> float:
+    """Mean squared error of levels that scale with the signed extreme of their block of n weights.
+
+    ``block_mean`` over 75,025 points: to about 1e-3 of itself, or the part of the variance in tails beyond 1e-5.
+
+    Args:
+        pop: symmetric population.
+        levels: in units of the extreme, for example the levels of a format over its ``reach``.
+        n: weights that share a scale.
+
+    >>> from quantsim.populations import Uniform
+    >>> round(extreme_mse(Uniform(3**-0.5), [-1, 0, 1], 2) * 72, 2)  # t^2/12 for one of two weights, E[t^2] = 1/2
+    1.5
+    """
+    v = np.unique(np.asarray(levels, np.float64))
+    middle = (v[1:] + v[:-1]) / 2
+
+    def cost(x: Any, extreme: Any) -> Any:
+        return (v[np.searchsorted(middle, x / extreme)] * extreme - x) ** 2
+
+    return block_mean(pop, n, cost, points=75025)
