@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from quantsim import formats
+from quantsim.blockformats import gguf
 from quantsim.errors import error
 from quantsim.matmul import integer_product, product
 from quantsim.populations import Normal, key
@@ -56,6 +57,16 @@ def _floats() -> int:
     return wrong
 
 
+def _bytes() -> int:
+    """Bytes of q8_0 against NumPy: codes half away from zero by the reciprocal of the float32 scale."""
+    w = _weights()[0].reshape(-1, 32)
+    d = np.abs(w).max(axis=1, keepdims=True) / np.float32(127)
+    units = w * (np.float32(1) / d)
+    codes = np.trunc(units + np.copysign(np.float32(0.5), units)).astype(np.int8)
+    expected = np.concatenate([d.astype("<f2").view(np.uint8), codes.view(np.uint8)], axis=1)
+    return int((np.asarray(gguf.pack(w, "Q8_0")) != expected).sum())
+
+
 def _draws() -> int:
     k = key(7)
     return int((np.asarray(Normal().sample(k, (4097,))) != np.asarray(jax.random.normal(k, (4097,)))).sum())
@@ -80,6 +91,7 @@ CHECKS: dict[str, Callable[[], int]] = {
     "int8 codes equal NumPy's division": _codes,
     "errors are not fused (bit for bit NumPy's)": _errors,
     "bf16, e4m3, e5m2, e2m1 equal ml_dtypes on all bf16 inputs": _floats,
+    "q8_0 bytes equal NumPy's": _bytes,
     "normal draws equal jax.random's bits": _draws,
     "int8 products accumulate exactly in int32": _integers,
     "float32 products keep float32 precision": _products,

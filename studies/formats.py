@@ -8,11 +8,9 @@ in bf16, charged for codes, values and a bitmap, is set against integers of as m
 searched two-level formats (K-quants, iq4) win below 7 bits, iq4 where weights have a bell shape, those with a minimum
 where they are uniform; powers of two as scales lose 1 to 3 dB; under heavy tails small blocks beat even Lloyd-Max.
 Refuted if a format lies above the bound, or if MX or a scale per tensor wins below 7 bits. (Wrong in one point: at 4.5
-bits the minimum of q4_k is worth more than the bell-shaped levels of iq4_nl, everywhere. t3 has no fourth moment: what
-one scale per tensor costs there depends on the tensor, its interval says little.)
+bits the minimum of q4_k beats the bell-shaped levels of iq4_nl everywhere. Under t3 intervals per tensor say little.)
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,18 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec
 
-from quantsim import errors, plotting, theory
+from quantsim import errors, plotting, quantizer, theory
 from quantsim.calibration import Absmax
 from quantsim.claims import Claim, Rule, share_of_cases, stated
 from quantsim.formats import Float, levels, reach
 from quantsim.granularity import scale_shape
 from quantsim.matmul import ratio_of_sums
 from quantsim.populations import parse
-from quantsim.quantizer import Quantizer
-from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 from quantsim.study import Cell
 from quantsim.sweep import population_key
@@ -83,10 +78,10 @@ def measure(config: Config) -> Iterator[Cell]:
         yield f"codebooks {name}", lambda name=name: [_codebook(name, bits) for bits in range(1, 9)]
     for name in (*config.populations, TAILED):
         yield f"kept {name}", partial(_kept, config, name)
-    yield "memory", lambda: [_stored(s) for s in FAMILY]
+    yield "memory", lambda: [_stored(s, quantizer.parse(s).bits_per_weight(MATRIX)) for s in FAMILY]
 
 
-@lru_cache(1)
+@lru_cache(6)
 def _arrays(config: Config, name: str, batch: int) -> Array:
     """Arrays 16 batch … 16 batch + 15 of a population, as ``sweep.measure`` draws them."""
     base, pop = population_key(config.seed, name), parse(name)
@@ -97,25 +92,21 @@ def _arrays(config: Config, name: str, batch: int) -> Array:
 def _sums(arrays: Array, specs: tuple[str, ...]) -> Array:
     """Tile sums for each array and quantizer; the arrays are shared out to the devices."""
 
-    def some(part: Array) -> Array:
-        return lax.map(lambda w: jnp.stack([errors.tally(w, quantizer(s).roundtrip(w)).sums for s in specs]), part)
+    def one(w: Array) -> Array:
+        return jnp.stack([errors.tally(w, quantizer.parse(s).roundtrip(w)).sums for s in specs])
 
-    devices = jax.local_devices()[: gcd(len(arrays), jax.local_device_count())]
+    devices, along = jax.local_devices()[: gcd(len(arrays), jax.local_device_count())], PartitionSpec("arrays")
     mesh = jax.make_mesh((len(devices),), ("arrays",), (AxisType.Auto,), devices=devices)
-    return jax.shard_map(some, mesh=mesh, in_specs=P("arrays"), out_specs=P("arrays"), check_vma=False)(arrays)
-
-
-def _signal_and_error(tiles: Array) -> np.ndarray:
-    """Sums of w^2 and e^2, (…, 2, arrays) in float64, of tile sums (arrays, …, tiles, 6)."""
-    return np.moveaxis(np.asarray(tiles, np.float64).sum(axis=-2)[..., [4, 3]], 0, -1)
+    return jax.shard_map(partial(lax.map, one), mesh=mesh, in_specs=along, out_specs=along, check_vma=False)(arrays)
 
 
 @lru_cache(None)
 def _powers(config: Config, name: str, specs: tuple[str, ...]) -> np.ndarray:
-    """Signal and error of each quantizer; batches of arrays are added until every SQNR is sure enough."""
+    """Sums of w^2 and e^2, (quantizers, 2, arrays); batches of arrays are added until every SQNR is sure enough."""
     found = np.zeros((len(specs), 2, 0))
     for batch in range(config.batches if specs == ONE_SCALE else 1):
-        found = np.append(found, _signal_and_error(_sums(_arrays(config, name, batch), specs)), axis=2)
+        sums = np.asarray(_sums(_arrays(config, name, batch), specs), np.float64).sum(axis=2)
+        found = np.append(found, np.moveaxis(sums[..., [4, 3]], 0, 2), axis=2)
         if max(_db("sqnr_db", *p)["sqnr_db_se"] for p in found) <= ENOUGH_DB:
             break
     return found
@@ -139,19 +130,19 @@ def _row(kind: str, name: str, bits: float, **more: Any) -> dict:
 def _measured(config: Config, name: str, specs: tuple[str, ...]) -> list[dict]:
     rows = []
     for s, p in zip(specs, _powers(config, name, specs), strict=True):
-        row = _row("sqnr", name, quantizer(s).bits_per_weight(config.shape), family=FAMILY[s], spec=s)
-        row |= {"weights": p[0].size * prod(config.shape), "predicted_sqnr_db": _predicted(config, name, s)}
-        rows.append(row | _db("sqnr_db", *p))
+        row = _row("sqnr", name, quantizer.parse(s).bits_per_weight(config.shape), family=FAMILY[s], spec=s)
+        row |= {"weights": p[0].size * prod(config.shape)} | _db("sqnr_db", *p)
+        rows.append(row | {"predicted_sqnr_db": _predicted(config, name, s)})
     return rows
 
 
 def _predicted(config: Config, name: str, s: str) -> float | None:
-    """SQNR of plain casts, and of absmax scales taken as exact."""
-    q, pop = quantizer(SAME.get(s, s)), parse(name)
-    if not isinstance(q, Quantizer) or q.calibration != Absmax():
+    """SQNR of casts and of absmax scales, these taken as exact; not of floats on t3, whose tail saturates them."""
+    q, pop = quantizer.parse(SAME.get(s, s)), parse(name)
+    if not isinstance(q, quantizer.Quantizer) or q.calibration != Absmax():
         return None
     if isinstance(q.format, Float) and np.isinf(pop.kurtosis()):
-        return None  # no sample reaches what an infinite t3 loses to saturation
+        return None
     if q.granularity is None:
         return _sqnr(name, theory.levels_mse(pop, levels(q.format)))
     n = prod(config.shape) // prod(scale_shape(q.granularity, config.shape))
@@ -165,35 +156,27 @@ def _codebook(name: str, bits: int) -> dict:
 
 def _winners(config: Config, name: str) -> list[dict]:
     powers = {s: p for specs in GROUPS for s, p in zip(specs, _powers(config, name, specs), strict=True)}
-    common, rows = {s: p[1, :BATCH] for s, p in powers.items()}, []
-    bits = {s: round(quantizer(s).bits_per_weight(config.shape), 2) for s in FAMILY}
+    common, rows = {s: p[1, :BATCH] for s, p in powers.items()}, []  # on the same arrays
+    bits = {s: round(quantizer.parse(s).bits_per_weight(config.shape), 2) for s in FAMILY}
     for budget in BUDGETS:
         fit = [s for s in sorted(bits, key=lambda s: bits[s]) if bits[s] <= budget]
         best = min(fit, key=lambda s: common[s].sum())
-        behind = {s: _db("db", common[s], common[best]) for s in fit}
-        specs = " = ".join(s for s, d in behind.items() if d["db"] <= 3 * d["db_se"])
-        rows.append({"kind": "winner", "population": name, "budget": budget, "specs": specs})
-        rows[-1] |= _db("sqnr_db", *powers[best])
+        behind = [_db("db", common[s], common[best]) for s in fit]
+        specs = " = ".join(s for s, d in zip(fit, behind, strict=True) if d["db"] <= 3 * d["db_se"])
+        row = {"kind": "winner", "population": name, "budget": budget, "specs": specs}
+        rows.append(row | _db("sqnr_db", *powers[best]))
     return rows
-
-
-@jax.jit
-def _kept_sums(arrays: Array, count: Array) -> Array:
-    """Tile sums of each array under int8 with one scale, its ``count`` largest weights being bf16 instead."""
-
-    def one(w: Array) -> Array:
-        large = jnp.abs(w) >= jnp.append(jnp.sort(jnp.abs(w).ravel()), jnp.inf)[w.size - count]
-        rest = quantizer("int8:tensor").roundtrip(jnp.where(large, 0.0, w))
-        return errors.tally(w, jnp.where(large, quantizer("bf16").roundtrip(w), rest)).sums
-
-    return lax.map(one, arrays)
 
 
 def _kept(config: Config, name: str) -> list[dict]:
     """Int8 that keeps its largest weights in bf16, against plain int8 and against finer integers in blocks of 32."""
-    n, rows, plain = prod(config.shape), [], np.zeros(0)
+    w, n, rows, plain = _arrays(config, name, 0)[:8], prod(config.shape), [], np.zeros(0)
+    ascending = np.sort(np.abs(w).reshape(len(w), n))
     for count in (round(share * n) for share in config.kept):
-        w2, e2 = _signal_and_error(_kept_sums(_arrays(config, name, 0)[:8], jnp.int32(count)))
+        large = np.abs(w) > ascending[:, n - count - 1, None, None]
+        rest = jax.vmap(quantizer.parse("int8:tensor").roundtrip)(jnp.where(large, 0.0, w))
+        e = errors.error(w, jnp.where(large, quantizer.parse("bf16").roundtrip(w), rest))
+        w2, e2 = ((np.asarray(v, np.float64) ** 2).sum(axis=(1, 2)) for v in (w, e))
         plain = plain if count else e2
         bits = (8 * n + 8 * count + min(n, count * ceil(log2(n))) + 32) / n  # a bitmap, or an index each
         block = theory.absmax_int_mse(parse(name), 32, bits - 0.5)  # pyright: ignore[reportArgumentType]
@@ -202,37 +185,34 @@ def _kept(config: Config, name: str) -> list[dict]:
     return rows
 
 
-def _stored(s: str) -> dict:
-    bits = quantizer(s).bits_per_weight(MATRIX)
-    row = {"kind": "memory", "family": FAMILY[s], "spec": s, "weights": prod(MATRIX)}
-    return row | {"bits_per_weight": bits, "of_f16": bits / 16}
+def _stored(s: str, bits: float) -> dict:
+    return {"kind": "memory", "family": FAMILY[s], "spec": s, "bits_per_weight": bits, "of_f16": bits / 16}
 
 
 def summary(rows: Rows) -> str:
     """One sentence: which format wins at each budget of bits on each population."""
     texts: dict[str, list[str]] = {}
     for budget in rows.where(kind="winner").values("budget"):
-        winners = rows.where(kind="winner", budget=budget)
-        on = {s: winners.where(specs=s).values("population") for s in winners.values("specs")}
-        named = (s + f" on {', '.join(names)}" * (len(on) > 1) for s, names in on.items())
-        texts.setdefault(" and ".join(named), []).append(f"{budget:g}")
-    parts = (f"{'–'.join(dict.fromkeys((b[0], b[-1])))}: {text}" for text, b in texts.items())
-    return f"Most SQNR within so many bits per weight: {'; '.join(parts)}."
+        won = rows.where(kind="winner", budget=budget)
+        on = {s: ", ".join(won.where(specs=s).values("population")) for s in won.values("specs")}
+        text = " and ".join(s + f" on {names}" * (len(on) > 1) for s, names in on.items())
+        texts.setdefault(text, []).append(f"{budget:g}")
+    parts = (f"{text} within {' to '.join(dict.fromkeys((b[0], b[-1])))}" for text, b in texts.items())
+    return f"Most SQNR for the bits per weight: {'; '.join(parts)}."
 
 
 STYLE = dict(zip(FAMILIES, zip((7, 0, 4, 2, 3, 1, 5), "xosD^v*", strict=True), strict=True))
-SHORT = {"int8:channel:minmax": "i", "nvfp4:single": "nvfp4"}  # for names too long to stand above a point
+SHORT = {"int8:channel:minmax": "i", "nvfp4:single": "nvfp4"}  # names too long to stand above a point
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """Normal weights over all bits, and bytes; beside them how far below the bound every format is."""
     fig, axes = plotting.mosaic("acd;bef;bgl", height=5.5)
     _against_bits(axes["a"], rows.where(population="normal"))
     _memory(axes["b"], rows.where(kind="memory"))
     for key, name in zip("cdefg", rows.where(kind="winner").values("population"), strict=True):
         _below_bound(axes[key], rows.where(population=name))
-        axes[key].set_title(name, fontsize=7)
-        axes[key].set(ylabel="dB below the bound" * (key in "ceg"), xlabel="true bits per weight" * (key in "fg"))
+        labels = {"ylabel": "dB below the bound" * (key in "ceg"), "xlabel": "true bits per weight" * (key in "fg")}
+        axes[key].set(title=name, **labels)
     style = {"loc": "center", "labelspacing": 0.3, "borderpad": 0, "title_fontsize": 6.5}
     axes["l"].legend(*axes["c"].get_legend_handles_labels(), title="i = int8:channel:minmax", **style)
     axes["l"].axis("off")
@@ -254,29 +234,25 @@ def _against_bits(ax: plotting.Axes, rows: Rows) -> None:
     plotting.prediction(ax, [0, 16.5], [0, 16.5 * ONE_BIT], linestyle="-", color="0.1")
     _line(ax, rows.where(kind="codebook"), "sqnr_db")
     _points(ax, rows.where(kind="sqnr"), "sqnr_db")
-    texts = (15.6, 47, "A61: bf16"), (15.6, 65, "f16"), (11.2, 42, "q8_0"), (10.2, 9, "A62: int4"), (4.8, 4, "q2_k")
-    for x, y, text in (*texts, (9.8, 76, "rate–distortion:\n6.02 dB a bit")):
+    for x, y, text in ((15.6, 47, "A61: bf16"), (10.2, 9, "A62: int4"), (9.8, 76, "rate–distortion:\n6.02 dB a bit")):
         ax.text(x, y, text, fontsize=6.5, ha="right")
     ax.set(xlabel="true bits per weight", ylabel="SQNR, normal (dB)", ylim=(0, 100), xlim=(0, 17))
 
 
 def _memory(ax: plotting.Axes, rows: Rows) -> None:
-    """A bar for each size, named by the shortest of its formats."""
     ranked = sorted(rows, key=lambda r: (r["family"] != "casts", -len(r["spec"])))
     sizes = sorted({round(r["of_f16"], 2): (r["spec"], r["family"]) for r in ranked}.items())
     for k, (size, (_, family)) in enumerate(sizes):
         ax.barh(k, 100 * size, color=plotting.COLORS[STYLE[family][0]], height=0.75)
         ax.text(2, k, f"{100 * size:.0f}", fontsize=6, va="center", color="w")
-    same = Counter(round(r["of_f16"], 2) for r in rows)
-    ax.set_yticks(range(len(sizes)), [s + f", {same[v] - 1} more" * (same[v] > 1) for v, (s, _) in sizes], fontsize=6)
-    plotting.prediction(ax, [50, 50], [-0.6, len(sizes) - 0.4], linestyle=":")
-    ax.text(52, len(sizes) - 5.2, "A31: half", fontsize=6.5)
+    same = [round(r["of_f16"], 2) for r in rows]
+    names = [s + f" + {same.count(v) - 1}" * (same.count(v) > 1) for v, (s, _) in sizes]
+    ax.set_yticks(range(len(sizes)), names, fontsize=6)
+    plotting.mark_claim(ax, 50, len(sizes) - 5, "A31: half", offset=(6, -2))
     ax.set(xlabel="bytes (% of f16)", ylim=(-0.6, len(sizes) - 0.4))
-    ax.grid(False)
 
 
 def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
-    """Distance to the bound, the winners named above it."""
     columns = {"y": "sqnr_db", "theory": "predicted_sqnr_db", "block": "block_db"}
     far = Rows(r | {k: r["bound_db"] - (r.get(v) or np.nan) for k, v in columns.items()} | {"y_se": r.get("sqnr_db_se")}
                for r in rows if "bound_db" in r)  # fmt: skip
@@ -287,17 +263,16 @@ def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
     _line(ax, won, "y", linestyle="-", color="0.6", label="winners")
     _points(ax, seen, "y")
     _line(ax, seen, "theory", linestyle="none", marker="_", ms=5, mew=0.6, label="theory")
-    kept, style = Rows(r for r in far.where(kind="kept") if r["share"]), {"color": "0.1", "marker": "P", "mfc": "w"}
-    plotting.points(ax, kept, "bits_per_weight", "y", label="int8, 1 or 10 % bf16 (B66)", ms=4, mew=0.6, **style)
+    style = {"marker": "P", "mfc": "w", "mew": 0.6, "color": "0.1", "label": "int8, 0, 1, 10 % bf16 (B66)"}
+    plotting.points(ax, far.where(kind="kept"), "bits_per_weight", "y", **style)
     _line(ax, far.where(kind="kept"), "block", linestyle=":", label="integers in blocks of 32")
-    x = won.column("bits_per_weight")
-    for _ in range(40):  # names move apart
+    x = won.column("bits_per_weight")  # of the names, which move apart
+    for _ in range(40):
         push = np.maximum(0.42 - np.diff(x), 0) / 2
         x = x - np.append(push, 0) + np.append(0, push)
     for at, s in zip(x, won.values("spec"), strict=True):
         ax.text(at, -0.8, SHORT.get(s) or s, fontsize=6, rotation=90, ha="center", va="bottom")
-    if beyond := [r["spec"] for r in seen if r["y"] > 27 and r["bits_per_weight"] < 9]:
-        ax.text(7.8, 26, f"{beyond[0]} ↓", fontsize=6, ha="right")
+    ax.text(7.8, 26, "int8:tensor ↓" * (seen.where(spec="int8:tensor").one("y") > 27), fontsize=6, ha="right")
     ax.set(xlim=(1.2, 10.2), ylim=(27, -10), yticks=(0, 10, 20))
 
 
@@ -320,10 +295,9 @@ CLAIMS = (
           "for 7.5 bits more, which finer codes would turn into 45 dB: bf16 into 7 to 14, f16 into 25 to 32"),
     Claim("A62", "SQNR (dB) of int4 less that of q8_0, in the best of populations × five int4 formats",
           lambda r: _above_q8_0(r, *INT4)[-1], OPPOSITE, "{value:.1f} dB at best, under 'higher precision'"),
-    Claim("B66", "share of populations (one with outliers) × (halves the error of plain int8, has less than integers "
-          "in blocks of 32 of as many bits)", lambda r: float(np.mean([
+    Claim("B66", "share of populations (one with outliers) × (halves the error of plain int8, has less than "
+          "integers in blocks of 32 of as many bits)", lambda r: float(np.mean([
               [k["gain_db"] >= ONE_BIT, k["sqnr_db"] > k["block_db"]] for k in r.where(kind="kept", share=0.1)])),
           share_of_cases("int8 with its largest 10 % in bf16, charged with a bitmap, does"),
-          "it helps all but uniform weights, but its 1.8 bits buy more in finer codes unless tails are heavy; "
-          "keeping 1 % is the better bargain"),
+          "its 1.8 bits buy more in finer codes unless tails are heavy; keeping 1 % is the better bargain"),
 )  # fmt: skip

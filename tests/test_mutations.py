@@ -130,21 +130,23 @@ TABLE = {
             contract("law_bits_are_bytes", "int8:channel"),
         ),
         (
+            "contained poison",
+            "+ (top - top)",
+            "+ 0 * top.size",
+            quantizer("test_propagation_poisons_the_block_and_no_other", "int4:block32:p50", float("inf")),
+        ),
+    ],
+    "quantized": [
+        (
             "gradient where it clips",
             "jnp.where(_clipped(q, w), 0.0, tangents[0])",
             "tangents[0]",
             contract("law_gradient", CLIPPED),
         ),
         (
-            "contained poison",
-            "+ (top - top)",
-            "+ 0 * top.size",
-            quantizer("test_propagation_poisons_the_block_and_no_other", "int4:block32:p50", float("inf")),
-        ),
-        (
             "half bounds clip late",
-            "/ 2, levels[-1]",
-            "/ 1, levels[-1]",
+            "(ends[3] - ends[2]) / 2",
+            "(ends[3] - ends[2])",
             quantizer("test_straight_through_gradient", "int4:tensor:p80"),
         ),
     ],

@@ -215,7 +215,7 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
         return jax.tree.map(lambda o, p: lax.dynamic_update_slice_in_dim(o, p, first, 0), out, part)
 
     shapes = jax.eval_shape(f, 0, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
-    out = jax.tree.map(lambda s: jnp.zeros((total, *s.shape[1:]), s.dtype), shapes)
+    out = jax.tree.map(lambda s: jnp.full((total, *s.shape[1:]), rows.reshape(-1)[0], s.dtype), shapes)  # overwritten
     return lax.fori_loop(0, -(-total // chunk), step, out)
 
 
@@ -225,7 +225,7 @@ def apart(f: Callable[[], Any], data: Float[Array, "..."]) -> Any:
     The bounds of the loop come from ``data``, so that the compiler cannot unroll it.
     """
     first = ieee.bits_of(data.reshape(-1)[0]) >> 31
-    like = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(f))
+    like = jax.tree.map(lambda s: jnp.full(s.shape, 0 * first, s.dtype), jax.eval_shape(f))  # as sharded as the data
     return lax.fori_loop(first, first + 1, lambda _, __: f(), like)
 
 
@@ -235,7 +235,7 @@ def row_power(w: Float[Array, "rows in"]) -> Float[Array, " rows"]:
     def add(total: Float[Array, " rows"], x: Float[Array, " rows"]) -> tuple[Float[Array, " rows"], None]:
         return total + ieee.square(x), None
 
-    return ieee.divide(lax.scan(add, jnp.zeros(len(w)), w.T)[0], float(w.shape[-1]))
+    return ieee.divide(lax.scan(add, jnp.zeros_like(w[:, 0]), w.T)[0], float(w.shape[-1]))
 
 
 def reciprocal(d: PerBlock) -> PerBlock:

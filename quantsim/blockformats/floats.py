@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
 from quantsim import ieee
-from quantsim._types import Blocks, PerBlock
+from quantsim._types import Blocks
 from quantsim.blockformats.base import BlockFormat, Importance, Stored
 from quantsim.blockformats.packing import pack_planes, unpack_planes
 

@@ -37,7 +37,7 @@ def _sub(blocks: Float[Array, "supers 256"], size: int) -> Blocks:
     return blocks.reshape(-1, size)
 
 
-def _spread(sub: PerBlock, count: int, size: int) -> Blocks:
+def _spread(sub: Float[Array, "..."], count: int, size: int) -> Blocks:
     """One number for each sub-block, repeated for its weights."""
     return jnp.repeat(sub.reshape(-1, count), size, axis=-1)
 
@@ -162,7 +162,7 @@ def _refined_search(half: int, blocks: Blocks, importance: Importance | None) ->
     return Stored(found, (d, levels.astype(jnp.int8)))
 
 
-def _totals(weights: Blocks, count: int) -> Float[Array, "blocks subs"]:
+def _totals(weights: Blocks, count: int) -> Float[Array, "supers subs"]:
     """Sum of the weights of each sub-block, in order."""
     rows = weights.T.reshape(weights.shape[-1], -1, count)
     return lax.scan(lambda total, row: (total + row, None), jnp.zeros_like(rows[0]), rows)[0]

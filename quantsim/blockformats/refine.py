@@ -102,14 +102,14 @@ class Refined(NamedTuple):
     def codes(self, needed: Bool[Array, ""]) -> Blocks:
         """The codes if ``needed``, else zeros; 0 in a block of zeros."""
         shape = jax.eval_shape(self.slowly)[0]
-        return lax.cond(needed, lambda: self.slowly()[0], lambda: jnp.zeros(shape.shape)).T
+        return lax.cond(needed, lambda: self.slowly()[0], lambda: jnp.full(shape.shape, 0.0 * needed)).T
 
 
 def _ends(half: int) -> tuple[int, int]:
     return -half, half - 1
 
 
-def _first_codes(x: Float[Array, "..."], factor: Lane, half: int) -> Float[Array, "..."]:
+def _first_codes(x: Float[Array, "..."], factor: Float[Array, "..."], half: int) -> Float[Array, "..."]:
     return jnp.minimum(jnp.maximum(round_integer(factor * x), -half), half - 1)
 
 
@@ -131,7 +131,7 @@ def refined_scale_search(blocks: Blocks, half: int) -> Refined:
 
     def slowly() -> tuple[Rows, PerBlock]:
         rows = flat_x.reshape(len(x), -1)
-        start = _first_codes(rows, factor, half)
+        start = _first_codes(rows, factor[None], half)
         found, scale = _swept_codes(rows, ieee.square(rows), start, jnp.where(small, 2.0**66, 0.0), _ends(half))
         return jnp.where(empty, 0.0, found + half), scale
 
