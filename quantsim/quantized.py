@@ -155,7 +155,7 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
         raise TypeError(f"weights must be real numbers, not {w.dtype}")
     with np.errstate(over="ignore"):
         w32 = jnp.asarray(w.astype(np.float32))
-    if nonfinite == "raise" and not _all_finite(w32):
+    if nonfinite == "raise" and known_true(~jnp.isfinite(w32).all()):
         w, w32 = (lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (w, w32))
         bad = np.argwhere(~np.isfinite(np.asarray(w32)))
         at = tuple(int(i) for i in bad[0])
@@ -166,11 +166,12 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
     return w32
 
 
-def _all_finite(w: Weights) -> bool:
+def known_true(fact: Bool[Array, ""]) -> bool:
+    """Whether ``fact`` is true and its value is known, not traced by a transformation."""
     try:
-        return bool(jnp.isfinite(w).all())
+        return bool(fact)
     except jax.errors.TracerBoolConversionError:
-        return True
+        return False
 
 
 @partial(jax.jit, static_argnums=0)

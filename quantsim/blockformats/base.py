@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Shaped, UInt8
 
 from quantsim import ieee
 from quantsim._types import ArrayLike, Blocks, PerBlock, PRNGKey, Shape, Weights
-from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights, beyond
+from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights, beyond, known_true
 
 #: Weights that are worked on at a time: few enough for the caches, enough to keep every core busy.
 CHUNK = 2**17
@@ -122,11 +122,10 @@ class BlockFormat(AbstractQuantizer):
         if not self.takes_imatrix:
             raise ValueError(f"{self} takes no imatrix: its codes follow from the weights alone")
         importance = as_weights(imatrix)
-        if importance.shape != shape[-1:] or bool((importance < 0).any()):
-            raise ValueError(
-                f"an imatrix holds one importance of at least 0 for each input: shape {shape[-1:]}, not "
-                f"{importance.shape}{'' if importance.shape != shape[-1:] else ' with negative numbers'}"
-            )
+        if importance.shape != shape[-1:]:
+            raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
+        if known_true((importance < 0).any()):
+            raise ValueError(f"an importance is at least 0, and the smallest here is {importance.min()}")
         return importance
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
