@@ -5,10 +5,10 @@ Shannon's lower bound on the error, for the normal the Gaussian R(D): 6.02 dB a 
 (Lloyd-Max) of each whole number of bits, its scale known and free. A budget's winner has the most SQNR of those that
 fit; what no paired difference tells from it within three standard errors shares the place. Int8 with its largest tenth
 in bf16, charged for codes, values and a bitmap, is set against integers of as many bits in blocks of 32. Expected:
-searched two-level formats (K-quants, iq4) win below 7 bits, iq4 where weights have a bell shape, those with a minimum
-where they are uniform; powers of two as scales lose 1 to 3 dB; under heavy tails small blocks beat even Lloyd-Max.
-Refuted if a format lies above the bound, or if MX or a scale per tensor wins below 7 bits. (Wrong in one point: at 4.5
-bits the minimum of q4_k beats the bell-shaped levels of iq4_nl everywhere. Under t3 intervals per tensor say little.)
+searched two-level formats (K-quants, iq4) win below 7 bits, iq4 on bells, those with a minimum on uniform weights;
+powers of two as scales lose 1 to 3 dB; under heavy tails small blocks beat even Lloyd-Max. Refuted if a format lies
+above the bound, or if MX or a scale per tensor wins below 7 bits. (Wrong in one point: at 4.5 bits the minimum of q4_k
+beats the bell-shaped levels of iq4_nl everywhere. Under t3 the intervals of a scale per tensor say little.)
 """
 
 from collections.abc import Iterator
@@ -78,10 +78,12 @@ def measure(config: Config) -> Iterator[Cell]:
         yield f"codebooks {name}", lambda name=name: [_codebook(name, bits) for bits in range(1, 9)]
     for name in (*config.populations, TAILED):
         yield f"kept {name}", partial(_kept, config, name)
-    yield "memory", lambda: [_stored(s, quantizer.parse(s).bits_per_weight(MATRIX)) for s in FAMILY]
+    stored = {s: quantizer.parse(s).bits_per_weight(MATRIX) for s in FAMILY}
+    facts = [{"kind": "memory", "family": FAMILY[s], "spec": s, "bits_per_weight": b} for s, b in stored.items()]
+    yield "memory", lambda: [row | {"of_f16": row["bits_per_weight"] / 16} for row in facts]
 
 
-@lru_cache(6)
+@lru_cache(1)
 def _arrays(config: Config, name: str, batch: int) -> Array:
     """Arrays 16 batch … 16 batch + 15 of a population, as ``sweep.measure`` draws them."""
     base, pop = population_key(config.seed, name), parse(name)
@@ -185,10 +187,6 @@ def _kept(config: Config, name: str) -> list[dict]:
     return rows
 
 
-def _stored(s: str, bits: float) -> dict:
-    return {"kind": "memory", "family": FAMILY[s], "spec": s, "bits_per_weight": bits, "of_f16": bits / 16}
-
-
 def summary(rows: Rows) -> str:
     """One sentence: which format wins at each budget of bits on each population."""
     texts: dict[str, list[str]] = {}
@@ -202,7 +200,6 @@ def summary(rows: Rows) -> str:
 
 
 STYLE = dict(zip(FAMILIES, zip((7, 0, 4, 2, 3, 1, 5), "xosD^v*", strict=True), strict=True))
-SHORT = {"int8:channel:minmax": "i", "nvfp4:single": "nvfp4"}  # names too long to stand above a point
 
 
 def draw(rows: Rows) -> plotting.Figure:
@@ -240,7 +237,7 @@ def _against_bits(ax: plotting.Axes, rows: Rows) -> None:
 
 
 def _memory(ax: plotting.Axes, rows: Rows) -> None:
-    ranked = sorted(rows, key=lambda r: (r["family"] != "casts", -len(r["spec"])))
+    ranked = sorted(rows, key=lambda r: (r["family"] != "casts", -len(r["spec"]), r["spec"]))
     sizes = sorted({round(r["of_f16"], 2): (r["spec"], r["family"]) for r in ranked}.items())
     for k, (size, (_, family)) in enumerate(sizes):
         ax.barh(k, 100 * size, color=plotting.COLORS[STYLE[family][0]], height=0.75)
@@ -248,7 +245,7 @@ def _memory(ax: plotting.Axes, rows: Rows) -> None:
     same = [round(r["of_f16"], 2) for r in rows]
     names = [s + f" + {same.count(v) - 1}" * (same.count(v) > 1) for v, (s, _) in sizes]
     ax.set_yticks(range(len(sizes)), names, fontsize=6)
-    plotting.mark_claim(ax, 50, len(sizes) - 5, "A31: half", offset=(6, -2))
+    plotting.mark_claim(ax, 50, len(sizes) - 4, "A31: half", offset=(6, -2))
     ax.set(xlabel="bytes (% of f16)", ylim=(-0.6, len(sizes) - 0.4))
 
 
@@ -256,8 +253,8 @@ def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
     columns = {"y": "sqnr_db", "theory": "predicted_sqnr_db", "block": "block_db"}
     far = Rows(r | {k: r["bound_db"] - (r.get(v) or np.nan) for k, v in columns.items()} | {"y_se": r.get("sqnr_db_se")}
                for r in rows if "bound_db" in r)  # fmt: skip
-    seen, names = far.where(kind="sqnr"), [r["specs"] for r in rows.where(kind="winner") if r["budget"] < 16]
-    won = Rows(r for s in dict.fromkeys(names) for r in seen.where(spec=s.split(" = ")[0]))
+    seen, winners = far.where(kind="sqnr"), [r["specs"] for r in rows.where(kind="winner") if r["budget"] < 16]
+    won = Rows(r for s in dict.fromkeys(w.split(" = ")[0] for w in winners) for r in seen.where(spec=s))
     plotting.prediction(ax, [0, 12], [0, 0], linestyle="-", color="0.1", label="Shannon's bound")
     _line(ax, far.where(kind="codebook"), "y", label="best codebook (Lloyd–Max)")
     _line(ax, won, "y", linestyle="-", color="0.6", label="winners")
@@ -271,7 +268,7 @@ def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
         push = np.maximum(0.42 - np.diff(x), 0) / 2
         x = x - np.append(push, 0) + np.append(0, push)
     for at, s in zip(x, won.values("spec"), strict=True):
-        ax.text(at, -0.8, SHORT.get(s) or s, fontsize=6, rotation=90, ha="center", va="bottom")
+        ax.text(at, -0.8, "i" if "minmax" in s else s, fontsize=6, rotation=90, ha="center", va="bottom")
     ax.text(7.8, 26, "int8:tensor ↓" * (seen.where(spec="int8:tensor").one("y") > 27), fontsize=6, ha="right")
     ax.set(xlim=(1.2, 10.2), ylim=(27, -10), yticks=(0, 10, 20))
 
@@ -299,5 +296,5 @@ CLAIMS = (
           "integers in blocks of 32 of as many bits)", lambda r: float(np.mean([
               [k["gain_db"] >= ONE_BIT, k["sqnr_db"] > k["block_db"]] for k in r.where(kind="kept", share=0.1)])),
           share_of_cases("int8 with its largest 10 % in bf16, charged with a bitmap, does"),
-          "its 1.8 bits buy more in finer codes unless tails are heavy; keeping 1 % is the better bargain"),
+          "its 1.8 bits buy more in finer codes unless tails are heavy; keeping 1 % beats them on all"),
 )  # fmt: skip

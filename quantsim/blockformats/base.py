@@ -167,7 +167,7 @@ class BlockFormat(AbstractQuantizer):
         """``f`` on chunks of the blocks of ``w``, each with the importance of its blocks."""
         in_row = self._blocks_in_row(w.shape)
         blocks = w.reshape(-1, self.size)
-        if importance is None:
+        if importance is None or not w.size:
             return over_chunks(lambda _, b: f(b, None), blocks, CHUNK // self.size)
         by_column, power = importance.reshape(in_row, self.size), row_power(w.reshape(-1, w.shape[-1]))
 
@@ -205,6 +205,8 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
     [0.0, 0.0, 2.0, 3.0, 3.0]
     """
     total = len(rows)
+    if not total:
+        return jax.tree.map(lambda out: out[:0], f(0, jnp.zeros((1, *rows.shape[1:]), rows.dtype)))
     if total <= chunk:
         return f(0, rows)
 

@@ -19,7 +19,8 @@ def _panels(pop: Population) -> F64:
     """Quarter octaves on either side of zero, as far as the population reaches with probability 1e-280."""
     reach = pop._reach()
     outer = reach * 2.0 ** -np.arange(0.0, 20 + np.log2(reach / pop.std_dev()), 0.25)
-    inside = pop._breaks()[pop._breaks() < reach]
+    inside = np.atleast_1d(pop._breaks())
+    inside = inside[inside < reach]
     return np.unique(np.concatenate([outer, -outer, inside, -inside, [0.0]]))
 
 
