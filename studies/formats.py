@@ -265,7 +265,7 @@ def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
     _line(ax, far.where(kind="kept"), "block", linestyle=":", label="integers in blocks of 32")
     x = won.column("bits_per_weight")  # of the names, which move apart
     for _ in range(40):
-        push = np.maximum(0.42 - np.diff(x), 0) / 2
+        push = np.maximum(0.55 - np.diff(x), 0) / 2
         x = x - np.append(push, 0) + np.append(0, push)
     for at, s in zip(x, won.values("spec"), strict=True):
         ax.text(at, -0.8, "i" if "minmax" in s else s, fontsize=6, rotation=90, ha="center", va="bottom")

@@ -1,9 +1,12 @@
 """The self-test: passes on this machine, and would notice each thing that it looks for."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 
 from quantsim import doctor
+from quantsim.blockformats import gguf
 from quantsim.doctor import CHECKS, examine
 from quantsim.quantizer import parse
 
@@ -28,6 +31,7 @@ class FusedQuantizer:
 
 
 BROKEN = {
+    "_bytes": ("gguf", SimpleNamespace(pack=lambda w, name: gguf.pack(w, name).at[0, 0].add(1))),
     "_codes": ("parse", lambda _: FusedQuantizer()),
     "_errors": ("parse", lambda _: FusedQuantizer()),
     "_floats": ("snap", lambda x, fmt: x),
