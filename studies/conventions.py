@@ -235,7 +235,7 @@ def _dots(ax: plotting.Axes, rows: Rows, column: str) -> None:
         plotting.prediction(ax, r.column("closed_db"), at, **style)
         for row in r:
             if row["kind"] == "bounds" and row["label"] == labels[-1]:
-                ax.text(0.02, 1.02, "A10: narrow has no −128", fontsize=6, transform=ax.transAxes)
+                ax.text(0.98, 0.8, "A10: narrow\nhas no −128", fontsize=6, ha="right", transform=ax.transAxes)
             if row[column] < LOWEST:
                 ax.text(LOWEST + 0.2, labels.index(row["label"]) - 0.3, f"← {row[column]:.0f} dB", fontsize=6)
         ax.set_xlim(left=max(ax.get_xlim()[0], LOWEST))

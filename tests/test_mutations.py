@@ -42,6 +42,14 @@ PERCENTILE = calibration("test_percentile_is_that_of_numpy", 99.9, 1000)
 SEARCH = calibration("test_mse_search_equals_brute_force", "int4")
 STORED = calibration("test_the_stored_scale_is_the_rounded_one_and_makes_the_codes", "int8:block32", "f16", "float16")
 CLIPPED = "int4:block32:p90"
+gguf, block = map(_check, ("gguf", "block_contract"))
+stored = partial(gguf, "test_bytes_are_those_of_the_reference")
+SCALED = "_spread(d * levels.astype(jnp.float32), 16, 16)"
+ORDER, RUNS = "reshape(len(codes), -1, planes, run)", "reshape(len(codes), -1, run, planes).swapaxes(2, 3)"
+UNPACK = "test_unpack_is_that_of_the_package_to_the_bit"
+UNSIGNED = "jnp.full(blocks.shape, code, jnp.uint8)"
+MX = "test_mx_codes_are_the_specification_to_the_bit"
+NIBBLES = "out | (runs[:, :, i] << (bits * i))", "(out << bits) | runs[:, :, i]"
 
 #: module: name of the mutation, what is replaced, by what, and the check that notices
 TABLE = {
@@ -164,6 +172,41 @@ TABLE = {
             _check("spec")("test_meaning_and_spelling", "int8:tensor"),
         ),
     ],
+}
+TABLE |= {
+    "blockformats.base": [
+        ("extreme without its sign", "jnp.where(first % 2 == 1, -top, top)", "top", stored("Q4_0")),
+        (
+            "last chunk too late",
+            "jnp.minimum(i * chunk, total - chunk)",
+            "i * chunk",
+            gguf("test_over_chunks_is_the_function_on_all_rows", 20),
+        ),
+        ("codes without sign", "jnp.full_like(codes, code)", UNSIGNED, block("law_gradient", "q8_0")),
+    ],
+    "blockformats.packing": [
+        ("swapped nibbles", *NIBBLES, stored("Q4_0")),
+        ("neighbours in a byte", ORDER, RUNS, stored("TQ2_0")),
+        ("scale not stored as f16", "65504.0).astype(jnp.float16)", "65504.0)", block("law_roundtrip", "q4_0")),
+        (
+            "infinite scale",
+            "jnp.clip(x, -65504.0, 65504.0)",
+            "x",
+            gguf("test_huge_weights_saturate_and_zeros_are_zeros", "Q8_0"),
+        ),
+    ],
+    "blockformats.legacy": [("ties of q4_0", "(half + 0.5)", "(half + 0.0)", stored("Q4_0"))],
+    "blockformats.kquants": [
+        ("no second level", SCALED, SCALED.replace("d *", "d + 0 *"), gguf(UNPACK, "Q6_K")),
+    ],
+    "blockformats.nonlinear": [("order of products", ", table=True)", ")", stored("IQ4_NL"))],
+    "blockformats.ternary": [
+        ("ternary ties", '"away"', '"even"', gguf("test_bytes_are_those_of_the_package", "TQ2_0")),
+    ],
+    "blockformats.microscaling": [
+        ("scale rounded up", '"floor": 0', '"floor": 0x7FFFFF', _check("microscaling")(MX, "mxfp4"))
+    ],
+    "blockformats.floats": [("e4m3 scale cut off", "((bits >> 19) & 1)", "0", stored("NVFP4"))],
 }
 MUTATIONS = [Mutation(name, module, *rest) for module, rows in TABLE.items() for name, *rest in rows]
 

@@ -145,8 +145,8 @@ class BlockFormat(AbstractQuantizer):
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         def outside(blocks: Blocks, importance: Importance | None) -> Bool[Array, "blocks size"]:
-            scales = self._found(blocks, importance).scales
-            levels = [self.values(Stored(jnp.full(blocks.shape, code, jnp.uint8), scales)) for code in self.ends]
+            codes, scales = self._found(blocks, importance)
+            levels = [self.values(Stored(jnp.full_like(codes, code), scales)) for code in self.ends]
             up = levels[0] <= levels[3]
             ends = tuple(jnp.where(up, a, b) for a, b in zip(levels, levels[::-1], strict=True))
             return beyond(blocks, ends) & (levels[0] != levels[3])

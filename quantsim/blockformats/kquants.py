@@ -53,8 +53,7 @@ def _importance(blocks: Blocks, importance: Importance, factor: float) -> Blocks
 def _own_weights(bits: int, sub: Blocks) -> Weigh:
     if bits == 2:
         return jnp.abs
-    rms = jnp.sqrt(ieee.divide(sum_of_squares(sub), float(sub.shape[-1])))[:, 0]
-    return lambda w: rms + jnp.abs(w)
+    return jnp.sqrt(ieee.divide(sum_of_squares(sub), float(sub.shape[-1]))) + jnp.abs(sub)
 
 
 def _levels(found: Float[Array, "blocks subs"], top: int) -> tuple[PerBlock, Float[Array, "blocks subs"]]:

@@ -78,7 +78,7 @@ def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
 def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
     """The same sweeps in a loop, which keeps the codes too."""
 
-    def move(t: Int32[Array, ""], state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
+    def move(t: Int32[Array, ""] | int, state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
         codes, fit = state
         here = [lax.dynamic_index_in_dim(v, t % len(x), keepdims=False) for v in (x, w, codes)]
         code, fit = _moved(*here, fit, ends)

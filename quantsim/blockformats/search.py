@@ -144,7 +144,7 @@ def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[Pe
     first = _Line(zero, ieee.divide(1 + zero, factor), low, low, factor)
     best = first._replace(error=_line_error(x, w, first, grid))
 
-    def attempt(t: Int32[Array, ""], carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
+    def attempt(t: Int32[Array, ""] | int, carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
         best = _better(*carry)
         # tied to t, so that nothing computed from the weights is moved out of the loop and stored
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
@@ -198,7 +198,7 @@ def slope_search(
     top = jnp.where(empty, 1.0, top)
     tried, zero = jnp.asarray(divisors, jnp.float32), top - top
 
-    def sums(t: Int32[Array, ""]) -> _Slope:
+    def sums(t: Int32[Array, ""] | int) -> _Slope:
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
         factor = ieee.divide(tried[here_t] + zero, top)
         if table:
@@ -211,7 +211,7 @@ def slope_search(
         wins = (s.square > 0) & (s.product * s.product > best[0] * s.square)
         return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * s.product, scale, s.factor), best)
 
-    def attempt(t: Int32[Array, ""], carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
+    def attempt(t: Int32[Array, ""] | int, carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
         return sums(t), better(*carry)
 
     start = (_Slope(zero, zero, zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
