@@ -1,9 +1,10 @@
 """Single IEEE operations that survive a compiler.
 
-XLA rewrites ``x / s`` with a broadcast ``s`` to ``x * (1 / s)`` and ``a * (1 / c)`` to ``a / c``; LLVM contracts
-``q * s - x`` into a fused multiply-add. Each changes last bits between eager and compiled code. The functions here
-make an operand depend on the other one through ``x - x``, which is +0 for every finite ``x`` (and NaN otherwise, where
-the result is NaN anyway): no pass may fold that, it costs one subtraction, and the operation keeps its own rounding.
+XLA rewrites ``x / s`` with a broadcast ``s`` to ``x * (1 / s)``, ``a * (1 / c)`` to ``a / c`` and ``x / b / c`` to
+``x / (b * c)``; LLVM contracts ``q * s - x`` into a fused multiply-add. Each changes last bits between eager and
+compiled code. The functions here make an operand depend on the other one, or on itself, through ``x - x``, which is
++0 for every finite ``x`` (and NaN otherwise, where the result is NaN anyway): no pass may fold that, it costs one
+subtraction, and the operation keeps its own rounding.
 Sums go in one fixed order. So codes, scales and errors have one bit pattern under eager, jit, vmap, scan and shard_map.
 """
 
@@ -27,7 +28,7 @@ def divide(x: Float[Array, "..."], divisor: Float[Array, "..."] | float) -> Floa
 
     ``x`` is known to the compiler only at run time: of a constant, such as the 1 of a reciprocal, it folds ``x - x``.
     """
-    return lax.div(x, divisor + (x - x))
+    return lax.div(x - (x - x), divisor + (x - x))
 
 
 def unfused(product: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -140,7 +140,7 @@ class QuantizedArray:
         return self.quantizer._nbytes(self.shape)
 
 
-def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
+def as_weights(w: ArrayLike, nonfinite: str = "raise", what: str = "weights") -> Weights:
     """``w`` as a float32 array, checked where its values are known (not under a transformation).
 
     Raises:
@@ -152,7 +152,7 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
     if not isinstance(w, jax.Array):
         w = np.asarray(w)
     if not (jnp.issubdtype(w.dtype, jnp.floating) or jnp.issubdtype(w.dtype, jnp.integer)):
-        raise TypeError(f"weights must be real numbers, not {w.dtype}")
+        raise TypeError(f"{what} must be real numbers, not {w.dtype}")
     with np.errstate(over="ignore"):
         w32 = jnp.asarray(w.astype(np.float32))
     if nonfinite == "raise" and known_true(~jnp.isfinite(w32).all()):
@@ -160,7 +160,7 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise") -> Weights:
         bad = np.argwhere(~np.isfinite(np.asarray(w32)))
         at = tuple(int(i) for i in bad[0])
         raise ValueError(
-            f"{len(bad)} of {w32.size} weights are not finite in float32, the first is {w[at]} at index {at}; "
+            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; "
             'mend the input, or pass nonfinite="propagate"'
         )
     return w32

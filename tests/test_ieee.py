@@ -47,6 +47,14 @@ def test_division_of_a_quotient_is_not_folded():
     oracles.same_bits(got, x / (a / np.float32(127)))
 
 
+@pytest.mark.parametrize("divisor", [0.0371, np.abs(_normals(4, 200)).reshape(200, 1)], ids=["constant", "broadcast"])
+def test_division_of_a_quotient_by_another_number_is_not_folded(divisor):
+    # (x / 6) / c must not become x / (6 c)
+    x, c = _normals(2).reshape(200, 100), np.float32(divisor)
+    got = jax.jit(lambda u, v: ieee.divide(ieee.divide(u, 6.0), v))(jnp.asarray(x), jnp.asarray(c))
+    oracles.same_bits(got, x / np.float32(6) / c)
+
+
 def test_division_of_what_is_not_finite_is_nan():
     assert np.isnan(ieee.divide(jnp.array([jnp.inf, -jnp.inf, jnp.nan]), 2.0)).all()
 

@@ -85,8 +85,8 @@ TABLE = {
         ("scale for 128", '"narrow": 1.0', '"narrow": 0.0', CHANNEL),
     ],
     "ieee": [
-        ("reciprocal", "lax.div(x, divisor + (x - x))", "x * (1 / divisor + (x - x))", CHANNEL),
-        ("division left to the compiler", "lax.div(x, divisor + (x - x))", "x / divisor", CHANNEL),
+        ("reciprocal", "lax.div(x - (x - x), divisor + (x - x))", "x * (1 / divisor + (x - x))", CHANNEL),
+        ("division left to the compiler", "lax.div(x - (x - x), divisor + (x - x))", "x / divisor", CHANNEL),
         ("fused product", "product + (x - x)", "product", contract("_check_way", "int8:channel:minmax", "jit")),
     ],
     "errors": [

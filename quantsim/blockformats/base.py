@@ -121,7 +121,7 @@ class BlockFormat(AbstractQuantizer):
             return None
         if not self.takes_imatrix:
             raise ValueError(f"{self} takes no imatrix: its codes follow from the weights alone")
-        importance = as_weights(imatrix)
+        importance = as_weights(imatrix, what="importances")
         if importance.shape != shape[-1:]:
             raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
         if known_true((importance < 0).any()):

@@ -28,6 +28,7 @@ TYPES: dict[str, BlockFormat] = {
 
 
 def _type(name: str) -> BlockFormat:
+    name = str(name)
     if (found := TYPES.get(name.upper())) is None:
         near = get_close_matches(name.upper(), TYPES, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
