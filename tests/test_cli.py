@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import quantsim as qs
-from quantsim import terminal
-from quantsim.rows import load
+from quantsim import study, terminal
+from quantsim.rows import Rows, load
 from tests.fake_study import FAKE, command, files, registry, undraw
 
 
@@ -48,6 +48,22 @@ def test_run_measures_then_loads(quantsim, studies, tmp_path):
     assert quantsim("run", "fake", "--out", out)[1].startswith("fake: loaded (key matches), 3 rows, ")
     assert files(out) == before
     assert quantsim("run", "fake", "--out", out, "--fresh")[1].startswith("fake: measured, 3 rows, ")
+
+
+def test_run_prints_what_a_study_says_of_its_rows(quantsim, undrawn, tmp_path, monkeypatch):
+    for register in registry(tmp_path, monkeypatch):
+        register(fake=FAKE + '\n\ndef summary(rows):\n    return f"{len(rows)} rows say it."\n')
+        for how in ("measured", "loaded"):
+            shown = quantsim("run", "--out", tmp_path / "out")[1].splitlines()
+            assert shown[0].startswith(f"fake: {how}")
+            assert shown[1:] == ["3 rows say it."]
+
+
+def test_formats_says_in_one_sentence_who_wins_where():
+    wins = [("a", 4.5, "normal"), ("b", 4.5, "t3"), ("c", 8.5, "normal"), ("c", 8.5, "t3")]
+    rows = Rows({"kind": "winner", "specs": s, "budget": b, "population": p} for s, b, p in wins)
+    said = study.summary("formats", rows)
+    assert said == "Most SQNR for the bits per weight: a on normal and b on t3 within 4.5; c within 8.5."
 
 
 def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, tmp_path):

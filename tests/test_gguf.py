@@ -40,6 +40,17 @@ def test_bytes_are_those_of_the_reference(name):
     np.testing.assert_array_equal(qs.gguf.pack(everything(), name), expected(name), strict=True)
 
 
+def test_mxfp4_takes_the_logarithm_of_float32():
+    """Just below a power of two the float32 logarithm is rounded up to it, and the scale with it."""
+    n, k = np.repeat(np.arange(-100, 100), 80), np.tile(np.arange(1, 81), 200)
+    w = np.zeros((len(n), 32), np.float32)
+    w[:, 0] = np.ldexp(1.0, n) * (1 - k * 2.0**-24)
+    w[:, 1] = -w[:, 0] / 3
+    theirs = quantize(w, "MXFP4")
+    np.testing.assert_array_equal(qs.gguf.pack(w, "MXFP4"), theirs)
+    assert (theirs[:, 0] != np.frexp(w[:, 0])[1] - 1 - 2 + 127).sum() > 1000  # the case does occur
+
+
 @some(WEIGHED, QUICK)
 def test_bytes_with_an_imatrix_are_those_of_the_reference(name):
     hard = reference("ggml_hard")

@@ -137,7 +137,8 @@ def test_the_key_is_that_of_what_measures(register, change):
         ("studies/other.py", "x = 2\n", False),
     ],
 )
-def test_the_key_is_that_of_the_package(fake, tmp_path, monkeypatch, request, file, text, changes):
+@pytest.mark.usefixtures("fake")
+def test_the_key_is_that_of_the_package(tmp_path, monkeypatch, request, file, text, changes):
     package = tmp_path / "package"
     monkeypatch.setattr(study, "_PACKAGE", package)
     request.addfinalizer(study._package_code.cache_clear)

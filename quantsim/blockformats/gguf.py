@@ -1,9 +1,9 @@
 """GGUF bytes: ``pack`` and ``unpack`` rows of weights as llama.cpp stores them.
 
 Types are named as in GGUF files, in any case: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, Q2_K Q3_K Q4_K Q5_K Q6_K, IQ4_NL IQ4_XS,
-TQ1_0 TQ2_0, MXFP4 NVFP4. A float16 scale saturates at 65504, where the reference stores infinity. A block so small
-that its float16 scale is 0 decodes to zeros as the reference's does; below about 1e-7 its codes, which then mean
-nothing, may differ, because XLA flushes the subnormal products that the reference's searches compare.
+TQ1_0 TQ2_0, MXFP4 NVFP4. A float16 scale saturates at 65504, where the reference stores infinity. Where a float16
+scale is 0 the codes mean nothing (a block decodes to zeros, or to its minimum); of weights below about 1e-7 such codes
+may differ, because XLA flushes the subnormal products that the reference's searches compare.
 """
 
 from difflib import get_close_matches

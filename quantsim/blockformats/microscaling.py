@@ -146,7 +146,7 @@ class E4M3:
         largest, tensor = formats.largest(element), None
         if self.two_level:
             tensor = jnp.maximum(ieee.divide(jnp.max(safe, initial=0.0), largest * formats.largest(_E4M3)), _SMALLEST)
-        # one division: a quotient of a quotient is a place where XLA reorders
+        # one division: each more would round once more
         scale = ieee.divide(safe, largest if tensor is None else (largest * tensor).reshape(1, 1))
         return Scales(jnp.where(finite, encode(scale, _E4M3), _E4M3_NAN).astype(jnp.uint8), tensor)
 
