@@ -2,7 +2,7 @@
 
 ``tests/data/ggml.npz``: ``x`` (64, 512) and its bytes of every type, made with libggml 0.13.1, ``ggml_quantize_chunk``,
 no importances. ``tests/data/ggml_hard.npz``: rows that are hard to search, made with the same call of llama.cpp's ggml
-0.25.3, once without and once with an imatrix.
+0.25.3, once without and once with an imatrix. ``ggml_fused.npz``: rows of t5 weights, made in the same way.
 """
 
 from functools import lru_cache

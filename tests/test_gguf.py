@@ -59,6 +59,13 @@ def test_bytes_with_an_imatrix_are_those_of_the_reference(name):
     assert (np.asarray(got) != hard[name]).any()
 
 
+def test_importances_keep_their_rounding_before_they_are_summed():
+    """Rows chosen because a product fused with the sum that follows it changes their bytes, about one in 700."""
+    fused = reference("ggml_fused")
+    got = qs.gguf.pack(fused["x"], "Q4_1", imatrix=fused["imatrix"])
+    np.testing.assert_array_equal(got, fused["Q4_1"], strict=True)
+
+
 @by_type
 def test_unpack_is_that_of_the_package_to_the_bit(name):
     """Subnormal float32 too: only MXFP4 has any, 2^-128 times a level, and makes them of bits without arithmetic.
