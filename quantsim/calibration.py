@@ -169,18 +169,12 @@ def _search(blocks: Blocks, fmt: Format) -> PerBlock:
 def normal_reach(fmt: Format) -> float:
     """Reach, in standard deviations, with the least squared error of ``fmt`` on a normal population.
 
-    Minimizes the exact cell integrals of ``theory.levels_mse`` over the scale.
+    See ``theory.best_reach``.
 
     >>> round(normal_reach(formats.parse("int4")), 3), round(normal_reach(formats.parse("int8")), 3)
     (2.474, 3.921)
     """
     from quantsim.populations import Normal
-    from quantsim.theory import levels_mse
+    from quantsim.theory import best_reach
 
-    # the loss has several minima for coarse formats: a dense scan finds the basin, then a finer one the bottom
-    values = formats.levels(fmt) / formats.reach(fmt)
-    grid, best = np.geomspace(0.5, 64.0, 400), 0
-    for _ in range(4):
-        grid = np.geomspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 60) if best else grid
-        best = int(np.argmin([levels_mse(Normal(), r * values) for r in grid]))
-    return float(grid[best])
+    return best_reach(Normal(), formats.levels(fmt) / formats.reach(fmt))

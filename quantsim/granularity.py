@@ -128,3 +128,26 @@ def block_counts(g: Granularity, shape: Shape) -> Shaped[Array, "blocks 1"] | in
         return size
     in_row = jnp.minimum(length - size * jnp.arange(blocks), size)
     return jnp.tile(in_row, rows)[:, None]
+
+
+def block_sizes(g: Granularity, shape: Shape | None) -> tuple[tuple[int, float], ...]:
+    """Numbers of weights that share a scale, each with the part of all weights that lie in blocks of that size.
+
+    Raises:
+        ValueError: if the sizes depend on a shape that is not given, or the array is empty.
+
+    >>> block_sizes(Block(32), (4, 80)), block_sizes(Channel(), (4, 80))
+    (((32, 0.8), (16, 0.2)), ((80, 1.0),))
+    """
+    if shape is None:
+        if isinstance(g, Block):
+            return ((g.size, 1.0),)
+        raise ValueError(
+            f"a scale for each {type(g).__name__.lower()} needs the shape of the array: pass shape=(out, in)"
+        )
+    if not prod(shape):
+        raise ValueError(f"an array of shape {tuple(shape)} has no weights")
+    _, length, _, size = _lengths(g, tuple(shape))
+    tail = length % size
+    whole = ((size, (length - tail) / length),) if length > tail else ()
+    return whole + (((tail, tail / length),) if tail else ())

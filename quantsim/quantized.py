@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from quantsim._types import ArrayLike, Codes, PRNGKey, Scale, Shape, Weights, ZeroPoint
+from quantsim.theory.scheme import Scheme
 
 
 class AbstractQuantizer(abc.ABC):
@@ -72,6 +73,22 @@ class AbstractQuantizer(abc.ABC):
         4.5
         """
         return 8 * self._nbytes(tuple(shape)) / max(prod(shape), 1)
+
+    def scheme(self, shape: Shape | None = None) -> Scheme:
+        """What ``theory.weight_mse`` must know: levels, how many weights share a scale, the law of the scale.
+
+        Raises:
+            ValueError: if the scale is no law of its block, or the shape is needed to know how many share it.
+
+        >>> import quantsim as qs
+        >>> qs.parse("int8:block32").scheme().scale
+        AbsmaxScale(reach=127.0, stored=None, signed=False, codes_exact=False)
+        """
+        del shape
+        raise ValueError(
+            f"no theory for {self}: its scales are searched block by block, and only a measurement tells their error; "
+            "see quantsim.sweep.measure"
+        )
 
     @abc.abstractmethod
     def _encode(self, w: Weights, key: PRNGKey | None) -> "QuantizedArray": ...

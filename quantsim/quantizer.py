@@ -9,12 +9,13 @@ from jaxtyping import Array, Bool
 
 from quantsim import blockformats, formats, ieee
 from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
-from quantsim.calibration import Absmax, Calibration, MinMax, calibrate, minmax
+from quantsim.calibration import MSE, RMS, Absmax, Calibration, MinMax, Percentile, calibrate, minmax, normal_reach
 from quantsim.formats import Codebook, Format, Integer
-from quantsim.granularity import Granularity, block_counts, from_blocks, scale_shape, to_blocks
+from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import ROUNDINGS, Rounding, decode, encode, round_integer, snap
 from quantsim.spec import parse_fields, spell
+from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, PercentileScale, RmsScale, Scheme
 
 _F32 = formats.parse("f32")
 
@@ -60,6 +61,25 @@ class Quantizer(AbstractQuantizer):
             raise ValueError(f"codebook {self.format.name} rounds to the nearest level only, not {self.rounding!r}")
         if bounds == "signed" and not isinstance(self.calibration, Absmax):
             raise ValueError("signed bounds take their scale from the extreme weight: only absmax goes with them")
+
+    def scheme(self, shape: Shape | None = None) -> Scheme:
+        """What ``theory.weight_mse`` must know of it."""
+        if self.granularity is None:
+            return Scheme(self.format, rounding=self.rounding)
+        stored = None if self.scale_format == _F32 else self.scale_format
+        reach, rule = formats.reach(self.format), self.calibration
+        if isinstance(rule, MSE):
+            return super().scheme(shape)
+        if isinstance(rule, RMS):
+            law = RmsScale(normal_reach(self.format), reach, stored)
+        elif isinstance(rule, MinMax):
+            law = MinMaxScale(stored)
+        elif isinstance(rule, Percentile):
+            law = PercentileScale(rule.p, reach, stored)
+        else:
+            signed = isinstance(self.format, Integer) and self.format.bounds == "signed"
+            law = AbsmaxScale(reach, stored, signed)
+        return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
         if self.granularity is None:

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +14,10 @@ from jaxtyping import Array, Int32
 
 from quantsim import errors
 from quantsim._types import PRNGKey, Shape
-from quantsim.calibration import Absmax
 from quantsim.errors import ErrorStats, Tally
-from quantsim.formats import Integer
-from quantsim.granularity import scale_shape
-from quantsim.populations import Contaminated, Population, key
+from quantsim.populations import Population, key
 from quantsim.quantized import AbstractQuantizer
-from quantsim.quantizer import Quantizer
-from quantsim.theory import absmax_int_mse
+from quantsim.theory import weight_mse
 
 
 def population_key(seed: int, name: str) -> PRNGKey:
@@ -105,22 +100,16 @@ def measure(
 
 
 def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> float | None:
-    """SQNR that theory gives for symmetric absmax integers with float32 scales, else None.
-
-    The uniform-noise model needs a step below the standard deviation of the bulk; beyond that nothing is predicted.
+    """SQNR of an infinite population by ``theory.weight_mse``, in dB; None where there is no theory.
 
     >>> import quantsim as qs
-    >>> predicted_sqnr_db(qs.populations.Uniform(), qs.parse("nf4:block64"), (64, 64)) is None
+    >>> round(predicted_sqnr_db(qs.populations.Normal(), qs.parse("nf4:block64"), (64, 64)), 3)
+    20.733
+    >>> predicted_sqnr_db(qs.populations.Normal(), qs.parse("q4_k"), (64, 256)) is None
     True
     """
-    if not isinstance(q, Quantizer):
+    try:
+        mse = weight_mse(pop, q, shape)
+    except ValueError:
         return None
-    plain = isinstance(q.format, Integer) and q.format.bounds == "narrow" and q.rounding == "even"
-    if not plain or q.granularity is None or q.calibration != Absmax() or q.scale_format.name != "f32":
-        return None
-    n = prod(shape) // prod(scale_shape(q.granularity, shape))
-    mse = absmax_int_mse(pop, n, q.format.bits)
-    bulk = pop.bulk if isinstance(pop, Contaminated) else pop
-    if n < 2 or 12 * mse > bulk.std_dev() ** 2:
-        return None
-    return float(-10 * np.log10(mse / pop.moment(2)))
+    return float(-10 * np.log10(mse)) if mse > 0 else None

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Shaped, UInt8
 from quantsim import ieee
 from quantsim._types import ArrayLike, Blocks, PerBlock, PRNGKey, Shape, Weights
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights, beyond, known_true
+from quantsim.theory.scheme import Scheme
 
 #: Weights that are worked on at a time: few enough for the caches, enough to keep every core busy.
 CHUNK = 2**17
@@ -56,6 +57,7 @@ class BlockFormat(AbstractQuantizer):
         takes_imatrix: whether the search weighs errors by importance when asked.
         has_nan: whether a scale can say NaN.
         limit: weights of larger magnitude count as this: far beyond what a scale can hold, but no sum overflows.
+        facts: what theory must know, where the scale is a law of its block.
 
     >>> import quantsim as qs
     >>> q = qs.parse("q8_0")
@@ -76,6 +78,11 @@ class BlockFormat(AbstractQuantizer):
     takes_imatrix: bool = False
     has_nan: bool = True
     limit: float = 2.0**30
+    facts: Scheme | None = None
+
+    def scheme(self, shape: Shape | None = None) -> Scheme:
+        """What ``theory.weight_mse`` must know of it."""
+        return self.facts or super().scheme(shape)
 
     def quantize(
         self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None

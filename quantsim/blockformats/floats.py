@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
-from quantsim import ieee
+from quantsim import formats, ieee
 from quantsim._types import Blocks
 from quantsim.blockformats.base import BlockFormat, Importance, Stored
 from quantsim.blockformats.packing import pack_planes, unpack_planes
+from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, Scheme
 
 #: Twice the magnitudes of e2m1, as GGUF keeps them; the scales are halved. All products with a scale are exact.
 _LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
@@ -125,7 +126,15 @@ def _nv_stored(data: UInt8[Array, "blocks 36"]) -> Stored:
 
 
 _row = partial(BlockFormat, ends=(15, 14, 6, 7), has_nan=False, limit=float(np.finfo(np.float32).max))
+_E2M1, _E4M3 = formats.FORMATS["e2m1"], formats.FORMATS["e4m3"]
+assert isinstance(_E4M3, formats.Float)
+_MX = Scheme(_E2M1, PowerOfTwoScale(1.0, -2), ((32, 1.0),))
+_NV = Scheme(_E2M1, AbsmaxScale(6.0, _E4M3), ((16, 1.0),))
 FLOATS = (
-    _row("mxfp4:gguf", 32, 17, search=_mx_search, values=_mx_values, to_bytes=_mx_bytes, from_bytes=_mx_stored),
-    _row("nvfp4:gguf", 64, 36, search=_nv_search, values=_nv_values, to_bytes=_nv_bytes, from_bytes=_nv_stored),
+    _row(
+        "mxfp4:gguf", 32, 17, search=_mx_search, values=_mx_values, to_bytes=_mx_bytes, from_bytes=_mx_stored, facts=_MX
+    ),
+    _row(
+        "nvfp4:gguf", 64, 36, search=_nv_search, values=_nv_values, to_bytes=_nv_bytes, from_bytes=_nv_stored, facts=_NV
+    ),
 )

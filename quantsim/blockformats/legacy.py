@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt8
 
-from quantsim import ieee
+from quantsim import formats, ieee
 from quantsim._types import Blocks
 from quantsim.blockformats.base import BlockFormat, Importance, Stored, ends, extreme, reciprocal
 from quantsim.blockformats.packing import (
@@ -37,6 +37,7 @@ from quantsim.blockformats.packing import (
 )
 from quantsim.blockformats.search import Grid, scale_and_min_search, scale_search
 from quantsim.rounding import round_integer
+from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, ScaleLaw, Scheme
 
 
 def _weights(blocks: Blocks, importance: Importance) -> Blocks:
@@ -96,6 +97,21 @@ def _stored(bits: int, scales: int, data: UInt8[Array, "blocks nbytes"]) -> Stor
     return Stored(codes, fields)
 
 
+_F16 = formats.FORMATS["f16"]
+
+
+def _facts(bits: int, scales: int) -> Scheme:
+    """Codes come from the scale before it is stored."""
+    assert isinstance(_F16, formats.Float)
+    half = 2.0 ** (bits - 1)
+    law: ScaleLaw = AbsmaxScale(half, _F16, signed=True, codes_exact=True)
+    if scales == 2:
+        law = MinMaxScale(_F16, zero_point=False)
+    elif bits == 8:
+        law = AbsmaxScale(half - 1, _F16, codes_exact=True)
+    return Scheme(formats.Integer(f"int{bits}", bits, "narrow" if bits == 8 else "signed"), law, ((32, 1.0),))
+
+
 def _legacy(name: str, bits: int, scales: int, search: Callable, values: Callable) -> BlockFormat:
     top = 2**bits - 1
     return BlockFormat(
@@ -108,6 +124,7 @@ def _legacy(name: str, bits: int, scales: int, search: Callable, values: Callabl
         to_bytes=partial(_bytes, bits),
         from_bytes=partial(_stored, bits, scales),
         takes_imatrix=bits < 8,
+        facts=_facts(bits, scales),
     )
 
 

@@ -28,9 +28,10 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from quantsim import formats, ieee
 from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
 from quantsim.formats import Format, Integer
-from quantsim.granularity import Block, from_blocks, scale_shape, to_blocks
+from quantsim.granularity import Block, block_sizes, from_blocks, scale_shape, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import decode, encode, snap
+from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, ScaleLaw, Scheme, TwoLevelScale
 
 Rule: TypeAlias = Literal["floor", "ceil", "even", "rceil"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -87,6 +88,15 @@ class E8M0:
         normal = jnp.where(bits < 1 << 23, 0, bits)
         code = jnp.clip(((normal + carry) >> 23) - emax, 0, 254 - emax)
         return Scales(jnp.where(bits >= _INFINITY, _E8M0_NAN, code).astype(jnp.uint8))
+
+    def law(self, element: Format, total: int | None) -> ScaleLaw:
+        """Step from one power of two to the next where the magnitude passes ``edge`` times one."""
+        del total
+        largest, digits = formats.largest(element), _mantissa_bits(element)
+        top = frexp(largest)[1] - 1
+        up = self.rule in ("ceil", "rceil")  # beyond the edge, not at it
+        edge = {"even": 1 - 2.0 ** -(digits + 2), "rceil": largest / 2.0**top}.get(self.rule, 1.0)
+        return PowerOfTwoScale(edge * (1 + up * 2.0**-40), up - top)
 
     def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
         """Weights in units of their scale; 0 in a block whose scale is NaN."""
@@ -150,6 +160,15 @@ class E4M3:
         scale = ieee.divide(safe, largest if tensor is None else (largest * tensor).reshape(1, 1))
         return Scales(jnp.where(finite, encode(scale, _E4M3), _E4M3_NAN).astype(jnp.uint8), tensor)
 
+    def law(self, element: Format, total: int | None) -> ScaleLaw:
+        """E4m3 scales of blocks in a tensor of ``total`` weights."""
+        assert isinstance(_E4M3, formats.Float)
+        if not self.two_level:
+            return AbsmaxScale(formats.largest(element), _E4M3)
+        if total is None:
+            raise ValueError("the scale of the tensor needs the shape of the array: pass shape=(out, in)")
+        return TwoLevelScale(formats.largest(element), _E4M3, total)
+
     def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
         """Weights in units of their scale; 0 in a block whose scale is 0 or NaN."""
         step = self._step(scales)
@@ -196,6 +215,11 @@ class Microscaling(AbstractQuantizer):
     element: Format
     size: int
     scaling: E8M0 | E4M3
+
+    def scheme(self, shape: Shape | None = None) -> Scheme:
+        """What ``theory.weight_mse`` must know of it."""
+        law = self.scaling.law(self.element, None if shape is None else prod(shape))
+        return Scheme(self.element, law, block_sizes(Block(self.size), shape))
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
         units, scales = self._units(w)

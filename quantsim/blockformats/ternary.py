@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from quantsim import ieee
+from quantsim import formats, ieee
 from quantsim._types import Blocks
 from quantsim.blockformats.base import BlockFormat, Importance, Stored, reciprocal
 from quantsim.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.rounding import round_integer
+from quantsim.theory.scheme import AbsmaxScale, Scheme
 
 #: Runs of bytes in tq1_0: bytes, codes in each byte; code n of byte m is weight ``start + m + n * bytes``.
 _RUNS = ((32, 5), (16, 5), (4, 4))
@@ -56,7 +57,10 @@ def _tq2_stored(data: UInt8[Array, "blocks 66"]) -> Stored:
     return Stored(unpack_planes(data[:, :64], 32, 2), (bytes_f16(data[:, 64:66]),))
 
 
+_F16 = formats.FORMATS["f16"]
+assert isinstance(_F16, formats.Float)
+_FACTS = Scheme(formats.FORMATS["int2"], AbsmaxScale(1.0, _F16, codes_exact=True), ((256, 1.0),))
 TERNARY = (
-    BlockFormat("tq1_0", 256, 54, (0, 1, 1, 2), _search, _values, _tq1_bytes, _tq1_stored),
-    BlockFormat("tq2_0", 256, 66, (0, 1, 1, 2), _search, _values, _tq2_bytes, _tq2_stored),
+    BlockFormat("tq1_0", 256, 54, (0, 1, 1, 2), _search, _values, _tq1_bytes, _tq1_stored, facts=_FACTS),
+    BlockFormat("tq2_0", 256, 66, (0, 1, 1, 2), _search, _values, _tq2_bytes, _tq2_stored, facts=_FACTS),
 )

@@ -115,6 +115,28 @@ def student_t(key: PRNGKey, i: Index, df: Number) -> Float[Array, "..."]:
     return radius * jnp.cos(_unit(y) * np.float32(2 * np.pi))
 
 
+def generalized_normal(key: PRNGKey, i: Index, beta: Number) -> Float[Array, "..."]:
+    """Generalized normal of scale 1, pdf proportional to exp(-|x|^beta): ``u g^(1/beta)``.
+
+    ``u`` is uniform on [-1, 1) and ``g`` of a gamma distribution with shape 1 + 1/beta, by the rejection method of
+    Marsaglia and Tsang (ACM Trans. Math. Softw. 26, 2000): attempt j of element i is a function of (key, j, i) alone,
+    and at least 95 of 100 succeed.
+    """
+    d = 1 / jnp.asarray(beta, jnp.float32) + np.float32(2 / 3)
+
+    def attempt(state: tuple) -> tuple:
+        j, g, done = state
+        k = jax.random.fold_in(key, j)
+        x, u = normal(jax.random.fold_in(k, 0), i), uniform(jax.random.fold_in(k, 1), i)
+        v = jnp.maximum(1 + x / jnp.sqrt(9 * d), 1e-10) ** 3
+        accepted = jnp.log(u) < 0.5 * x * x + d * (1 - v + jnp.log(v))
+        return j + 1, jnp.where(done, g, d * v), done | accepted
+
+    start = (jnp.uint32(1), jnp.zeros(i.low.shape), jnp.zeros(i.low.shape, bool))
+    g = lax.while_loop(lambda state: ~state[2].all(), attempt, start)[1]
+    return signed_uniform(jax.random.fold_in(key, 0), i) * g ** (1 / jnp.asarray(beta, jnp.float32))
+
+
 def permuted(key: PRNGKey, j: Int32[Array, " n"], size: int) -> Int32[Array, " n"]:
     """Image of each ``j`` under a keyed permutation of ``range(size)``.
 

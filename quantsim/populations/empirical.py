@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from quantsim._types import ArrayLike, PRNGKey
 from quantsim.populations import draws
-from quantsim.populations.base import F64, Population
+from quantsim.populations.base import F64, Population, Vector
 from quantsim.populations.draws import Index
 
 _MAX_BREAKS = 1 << 14  # enough for quadrature: what lies between two of them holds less than 10^-4 of the values
@@ -49,7 +49,7 @@ class Empirical(Population):
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
         return jnp.asarray(self.values)[draws.bits(key, i) % np.uint32(self.values.size)]
 
-    def _breaks(self) -> F64:
+    def _breaks(self) -> Vector:
         steps = np.unique(np.abs(self.values)).astype(np.float64)
         return steps[:: -(-steps.size // _MAX_BREAKS)]
 
@@ -69,6 +69,25 @@ class Empirical(Population):
         # the same quotients as cdf's: p * size could round past the value it came from
         reached = np.arange(1, self.values.size) / self.values.size
         return self.values[np.searchsorted(reached, np.asarray(p, np.float64))].astype(np.float64)
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """Count, sum and sum of squares of the values from each one to the last, over their number."""
+        v = self.values.astype(np.float64)
+        sums = np.cumsum(np.stack([np.ones_like(v), v, v * v])[:, ::-1], axis=1)[:, ::-1] / v.size
+        return np.hstack([sums, np.zeros((3, 1))])
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        x = np.asarray(x, np.float64)
+        above, first, second = self._sums[:, np.searchsorted(self.values, x, side="right")]
+        return [above, first - x * above, second - 2 * x * first + x * x * above][k]
+
+    def _mirrored(self) -> Population:
+        return Empirical(-self.values)
+
+    def _atoms(self) -> tuple[Vector, Vector]:
+        at, counts = np.unique(self.values.astype(np.float64), return_counts=True)
+        return at, counts / self.values.size
 
     def moment(self, k: int) -> float:
         return float(np.mean(self.values.astype(np.float64) ** k))

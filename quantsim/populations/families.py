@@ -5,19 +5,20 @@ from math import factorial, inf, prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from quantsim._types import ArrayLike, Number, PRNGKey
 from quantsim.populations import draws
-from quantsim.populations.base import F64, Population, scaled
+from quantsim.populations.base import F64, Population, Vector, scaled
 from quantsim.populations.draws import Index
+from quantsim.populations.moments import interpolated, mirrored
 
 _ROOT2, _ROOT3 = 2.0**0.5, 3.0**0.5
 
 
-def _check_std(std: Number) -> None:
+def check_std(std: Number) -> None:
+    """Raise unless the standard deviation is positive and finite, or traced."""
     if not isinstance(std, jax.Array) and not 0 < std < inf:
         raise ValueError(f"the standard deviation must be positive and finite, got {std}")
 
@@ -47,7 +48,7 @@ class Normal(Population):
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
-        _check_std(self.std)
+        check_std(self.std)
 
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
         return scaled(draws.normal(key, i), self.std)
@@ -64,6 +65,13 @@ class Normal(Population):
         from scipy.special import ndtri
 
         return self.std * ndtri(np.asarray(p, np.float64))
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        from scipy.special import ndtr
+
+        z = np.asarray(x, np.float64) / self.std
+        above, density = ndtr(-z), np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+        return self.std**k * [above, density - z * above, (1 + z * z) * above - z * density][k]
 
     def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(prod(range(1, k, 2))) * self.std**k
@@ -85,7 +93,7 @@ class Laplace(Population):
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
-        _check_std(self.std)
+        check_std(self.std)
 
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
         return scaled(draws.laplace(key, i), self.std / _ROOT2)
@@ -103,6 +111,10 @@ class Laplace(Population):
         p = np.asarray(p, np.float64)
         with np.errstate(divide="ignore"):
             return (self.std / _ROOT2) * np.where(p < 0.5, np.log(2 * p), -np.log(2 * (1 - p)))
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        b = self.std / _ROOT2
+        return mirrored(x, self.std**2, k, lambda x: 0.5 * factorial(k) * b**k * np.exp(-x / b))
 
     def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(factorial(k)) * (self.std / _ROOT2) ** k
@@ -124,7 +136,7 @@ class Uniform(Population):
 
     def __post_init__(self) -> None:
         """Reject a standard deviation that is not positive."""
-        _check_std(self.std)
+        check_std(self.std)
 
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
         return scaled(draws.signed_uniform(key, i), self.std * _ROOT3)
@@ -136,11 +148,15 @@ class Uniform(Population):
     def cdf(self, x: ArrayLike) -> F64:
         return np.clip(0.5 + np.asarray(x, np.float64) / (2 * self.std * _ROOT3), 0.0, 1.0)
 
-    def _breaks(self) -> F64:
+    def _breaks(self) -> Vector:
         return np.array([self.std * _ROOT3])
 
     def quantile(self, p: ArrayLike) -> F64:
         return (2 * np.asarray(p, np.float64) - 1) * self.std * _ROOT3
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        edge = self.std * _ROOT3
+        return mirrored(x, self.std**2, k, lambda x: np.maximum(edge - x, 0.0) ** (k + 1) / (k + 1) / (2 * edge))
 
     def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else (self.std * _ROOT3) ** k / (k + 1)
@@ -166,7 +182,7 @@ class StudentT(Population):
 
     def __post_init__(self) -> None:
         """Reject what has no variance."""
-        _check_std(self.std)
+        check_std(self.std)
         if not isinstance(self.df, jax.Array) and not 2 < self.df < inf:
             raise ValueError(f"Student's t has a finite variance only for df > 2, got df = {self.df}")
 
@@ -192,7 +208,38 @@ class StudentT(Population):
     def quantile(self, p: ArrayLike) -> F64:
         from scipy.special import stdtrit
 
-        return self._scale * stdtrit(self.df, np.asarray(p, np.float64))
+        p = np.asarray(p, np.float64)
+        far = np.minimum(p, 1 - p) < 1e-40
+        return self._scale * np.where(far, self._far_quantile(p), stdtrit(self.df, np.where(far, 0.5, p)))
+
+    def _far_quantile(self, p: F64) -> F64:
+        """Where scipy fails: the power law of the tail, corrected by its logarithm there."""
+        from scipy.special import gammaln, stdtr
+
+        v, low = self.df, np.maximum(np.minimum(p, 1 - p), 1e-300)
+        log_c = gammaln((v + 1) / 2) - gammaln(v / 2) - 0.5 * np.log(np.pi) + (v / 2 - 1) * np.log(v)
+        y = (log_c - np.log(low)) / v  # log of the magnitude
+        for _ in range(40):
+            tail = stdtr(v, -np.exp(y))
+            y = y + np.where(tail > 0, np.log(np.maximum(tail, 1e-300)) - np.log(low), 0.0) / v
+        return np.where(p < 0.5, -np.exp(y), np.exp(y))
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        from scipy.special import stdtr
+
+        def positive(x: F64) -> F64:
+            z, v = x / self._scale, self.df
+            above = stdtr(v, -z)
+            if k == 0:
+                return above
+            first = (v + z * z) / (v - 1) * self.pdf(x) * self._scale  # E[Z; Z > z]
+            if k == 1:
+                return self._scale * (first - z * above)
+            # (1 + z^2 / v) times the density of v degrees of freedom is that of v - 2, up to scale
+            second = v * ((v - 1) / (v - 2) * stdtr(v - 2, -z * ((v - 2) / v) ** 0.5) - above)
+            return self._scale**2 * (second - 2 * z * first + z * z * above)
+
+        return mirrored(x, self.std**2, k, (lambda x: interpolated(self, x, positive)) if k == 1 else positive)
 
     def moment(self, k: int) -> Any:
         if k % 2:
@@ -207,57 +254,3 @@ class StudentT(Population):
         """Spec of the population."""
         df = self.df if isinstance(self.df, jax.Array) else np.format_float_positional(self.df, trim="-")
         return f"t{df}" + _suffix(self.std)
-
-
-@dataclass(frozen=True)
-class Mixture(Population):
-    """Each weight comes from component j with probability weights[j]; its own scale is the components'.
-
-    Raises:
-        ValueError: if the probabilities do not add up to 1, or their number differs from the components'.
-
-    >>> Mixture((0.9, 0.1), (Normal(), Normal(3.0))).moment(2)
-    1.8
-    """
-
-    weights: tuple[float | int, ...]
-    components: tuple[Population, ...]
-
-    def __post_init__(self) -> None:
-        """Reject what is no mixture."""
-        if len(self.weights) != len(self.components) or not self.components:
-            raise ValueError(f"{len(self.weights)} probabilities for {len(self.components)} components")
-        if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-9:
-            raise ValueError(f"the probabilities of a mixture are at least 0 and add up to 1, got {self.weights}")
-
-    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        b = draws.bits(jax.random.fold_in(key, 0), i)
-        out = self.components[-1]._elements(jax.random.fold_in(key, len(self.components)), i)
-        ends = np.round(np.minimum(np.cumsum(self.weights, dtype=np.float64), 1.0) * 2.0**32)
-        for j in reversed(range(len(self.components) - 1)):
-            here = self.components[j]._elements(jax.random.fold_in(key, j + 1), i)
-            out = jnp.where(b <= np.uint32(ends[j] - 1), here, out) if ends[j] else out
-        return out
-
-    def _mean_of(self, parts: Any) -> Any:
-        return sum(w * part for w, part in zip(self.weights, parts, strict=True))
-
-    def _breaks(self) -> F64:
-        return np.concatenate([c._breaks() for c in self.components])
-
-    def pdf(self, x: ArrayLike) -> F64:
-        return self._mean_of(c.pdf(x) for c in self.components)
-
-    def cdf(self, x: ArrayLike) -> F64:
-        return self._mean_of(c.cdf(x) for c in self.components)
-
-    def tail(self, x: ArrayLike) -> F64:
-        return self._mean_of(c.tail(x) for c in self.components)
-
-    def moment(self, k: int) -> Any:
-        return self._mean_of(c.moment(k) for c in self.components)
-
-    def __str__(self) -> str:
-        """Spec of the population."""
-        parts = "+".join(f"{spell(w)}*{c}" for w, c in zip(self.weights, self.components, strict=True))
-        return f"mixture({parts})"

@@ -1,6 +1,6 @@
 """Outliers as a first-class part of a population: how many, where, how large, of which sign."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, prod
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from quantsim._types import ArrayLike, Number, PRNGKey, Shape
 from quantsim.populations import draws
-from quantsim.populations.base import F64, Population, is_static, scaled
+from quantsim.populations.base import F64, Population, Vector, is_static, scaled
 from quantsim.populations.draws import Index
 from quantsim.populations.families import spell
 
@@ -125,7 +125,7 @@ class Contaminated(Population):
                 f"a chunk with {self.outliers} must lie within the whole array: pass its shape as of=…, not {whole}"
             )
 
-    def _breaks(self) -> F64:
+    def _breaks(self) -> Vector:
         ends = [1.0] if self.outliers.values == "exact" else [0.5, 1.5]
         return np.append(self.bulk._breaks(), self._size() * np.array(ends))
 
@@ -209,6 +209,36 @@ class Contaminated(Population):
         size = self._size()
         unit = 1.0 if self.outliers.values == "exact" else (1.5 ** (k + 1) - 0.5 ** (k + 1)) / (k + 1)
         return self._mean(self.bulk.moment(k), sum(w * s**k for s, w in self._signs()) * unit * size**k)
+
+    def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        x, size, total = np.asarray(x, np.float64), self._size(), 0.0
+        for sign, w in self._signs():
+            if self.outliers.values == "exact":
+                total = total + w * (sign * size > x) * np.maximum(sign * size - x, 0.0) ** k
+            else:
+                low, high = sorted((sign * size / 2, sign * size * 1.5))
+                parts = np.maximum(high - x, 0.0) ** (k + 1) - np.maximum(low - x, 0.0) ** (k + 1)
+                total = total + w * parts / ((k + 1) * size)
+        return self._mean(self.bulk.upper_moment(x, k), total)
+
+    def _mirrored(self) -> Population:
+        bulk, o = self.bulk._mirrored(), self.outliers
+        if bulk is self.bulk and o.sign == "random":
+            return self
+        flipped: dict[Sign, Sign] = {"random": "random", "positive": "negative", "negative": "positive"}
+        return Contaminated(bulk, replace(o, sign=flipped[o.sign], magnitude=None, value=self._size()))
+
+    def _parts(self) -> tuple[Population, ...]:
+        own = (self,) if self.outliers.values == "spread" else ()  # their outer edge is one more scale
+        return self.bulk._parts() + own
+
+    def _atoms(self) -> tuple[Vector, Vector]:
+        at, mass = self.bulk._atoms()
+        signs = np.array(self._signs()) if self.outliers.values == "exact" else np.zeros((0, 2))
+        return (
+            np.append(at, signs[:, 0] * self._size()),
+            np.append(mass * (1 - self._rate()), signs[:, 1] * self._rate()),
+        )
 
     def _signs(self) -> tuple[tuple[int, float], ...]:
         return {"random": ((1, 0.5), (-1, 0.5)), "positive": ((1, 1.0),), "negative": ((-1, 1.0),)}[self.outliers.sign]

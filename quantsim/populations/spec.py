@@ -4,10 +4,12 @@ import re
 from difflib import get_close_matches
 
 from quantsim.populations.base import Population
-from quantsim.populations.families import Laplace, Mixture, Normal, StudentT, Uniform
+from quantsim.populations.families import Laplace, Normal, StudentT, Uniform
+from quantsim.populations.generalized import GeneralizedNormal
+from quantsim.populations.mixture import Mixture
 from quantsim.populations.outliers import Contaminated, Outliers
 
-_PLAIN = {"normal": Normal, "laplace": Laplace, "uniform": Uniform}
+_PLAIN = {"normal": Normal, "laplace": Laplace, "uniform": Uniform, "gennorm": GeneralizedNormal}
 _WORDS = ("layout", "sign", "values")
 _KNOWN = (*_PLAIN, "t5", "t3", "mixture", "outliers")
 
@@ -116,6 +118,6 @@ def _unknown(name: str, text: str) -> ValueError:
     near = get_close_matches(name, _KNOWN, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"unknown population {name!r} in {text!r}{hint}; known are normal, laplace, uniform, tN (N > 2), mixture(), "
-        "each with +outliers()"
+        f"unknown population {name!r} in {text!r}{hint}; known are normal, laplace, uniform, tN (N > 2), "
+        "gennorm(beta=…), mixture(), each with +outliers()"
     )

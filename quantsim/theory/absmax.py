@@ -1,0 +1,210 @@
+"""Error of a block whose scale follows from its largest weight: exact, conditioned on the true block maximum.
+
+A weight x of a block of n, whose others have the largest magnitude m, sees the maximum max(|x|, m). So
+
+    mean cost = integral over t of  (n - 1) p(t) G(t)^(n-2) H(t)  +  p(t) G(t)^(n-1) c(t)
+
+with the density p of the magnitude of one weight, G(t) = P(|X| <= t), the cost c(t) of the largest weight, and
+H(t) = E[c(x); |x| <= t] under the scale of t, which the upper partial moments of the population give exactly. One
+integral over t is left: Gauss-Legendre between the magnitudes at which the scale or a code of the extreme jumps.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from quantsim.populations import Population
+from quantsim.populations.base import magnitudes
+from quantsim.theory.pieces import F64, Pieces, Stairs, mean_above, value_at
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_MOST = 2048  # point masses that are followed one by one
+_NONE = 1e-14  # part of the result that is left out
+
+Cost = Callable[[Stairs], Pieces]
+
+
+@runtime_checkable
+class Law(Protocol):
+    """A scale that follows from the largest magnitude t of its block."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether the scale has the sign of the extreme."""
+        ...
+
+    def breaks(self, low: float, high: float) -> F64:
+        """Magnitudes t at which the scale jumps."""
+        ...
+
+    def scales(self, t: F64) -> tuple[F64, F64, F64]:
+        """Scale of the codes and of the weights, (t, k) each, and the probabilities of the k cases, (t, k) or (k,)."""
+        ...
+
+
+class Sides(NamedTuple):
+    """Stairs of positive and of negative weights, in units of the scale."""
+
+    positive: Stairs
+    negative: Stairs
+
+    def flipped(self) -> "Sides":
+        """Under a negative scale."""
+        return Sides(self.negative, self.positive)
+
+
+@lru_cache(64)
+def _scale_of(part: Population) -> F64:
+    """Magnitudes of one family, dense where it has its weights, sparse as far as it reaches."""
+    tails = 10.0 ** np.concatenate([np.arange(-0.25, -20, -0.5), np.arange(-20, -281, -4.0)])
+    edges = magnitudes(part, tails)
+    return np.concatenate([edges[0] * np.array([0.0, 0.25, 0.5, 0.75]), edges])
+
+
+def _edges(pop: Population, n: int) -> F64:
+    """Ends of the panels: where the maximum of n weights, or of n - 1, can be, as far as its square counts."""
+    edges = np.unique(np.concatenate([*(_scale_of(part) for part in pop._parts()), pop._breaks()]))
+    tails = np.asarray(n * pop.tail(edges))
+    kept = np.ones(edges.size, bool)
+    # behind the first edge at which the maximum is larger for certain, before the first that nothing exceeds
+    kept[:-1] &= (tails[1:] < 60) | (n < 60)
+    power = edges**2 * np.minimum(tails, 1.0)
+    kept[1:] &= power[:-1] > _NONE * power.max(initial=0.0)
+    return edges[kept]
+
+
+def _nodes(pop: Population, n: int, sides: Sides, law: Law) -> tuple[F64, F64]:
+    """Magnitudes and their weights, on panels within which the integrand is smooth."""
+    edges = _edges(pop, n)
+    first = edges[edges > 0][0] * (2.0**-12 if edges[0] == 0 else 1.0)
+    edges = np.union1d(edges, _inside(law.breaks(first, edges[-1]), edges))
+    same = [law.scales(end)[0] for end in (edges[:-1] * (1 + 1e-12) + 1e-300, edges[1:] * (1 - 1e-12))]
+    # the extreme passes thresholds only where the scale stands still; in far tails they are too many to follow
+    fixed = np.all(same[0] == same[1], axis=1)
+    fixed &= (n * pop.tail(edges[:-1]) > 1e-10) | (sides.positive.thresholds.size < 32)
+    at = same[0][fixed, :1] * np.concatenate([side.thresholds for side in sides])
+    passed = (edges[:-1][fixed, None] < at) & (at < edges[1:][fixed, None])
+    edges = np.union1d(edges, at[passed])
+    a, b = edges[:-1, None], edges[1:, None]
+    return ((a + b) / 2 + (b - a) / 2 * _NODES).ravel(), ((b - a) / 2 * _WEIGHTS).ravel()
+
+
+def mean_of_both(pop: Population, sides: Sides, cost: Cost) -> float:
+    """Mean cost of a weight under fixed stairs, positive and negative weights and those at zero."""
+    mirrored, above = pop._mirrored(), cost(sides.positive)
+    alike = mirrored is pop and all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
+    mean = mean_above(pop, above)
+    mean = mean + (mean if alike else mean_above(mirrored, cost(sides.negative)))
+    return float(mean + _mass_at_zero(pop) * above.c0[..., 0])
+
+
+def _inside(x: F64, edges: F64) -> F64:
+    return x[(x > edges[0]) & (x < edges[-1])]
+
+
+def absmax_mean(pop: Population, n: int, sides: Sides, law: Law, cost: Cost) -> float:
+    """Mean cost of a weight in blocks of n whose scale follows ``law``.
+
+    Args:
+        pop: population.
+        n: weights in a block, at least 1.
+        sides: what weights become, in units of the scale.
+        law: scale of a block from its largest magnitude.
+        cost: pieces of the cost, such as ``squared``.
+    """
+    total = _of_atoms(pop, n, sides, law, cost)
+    if pop._atoms()[1].sum() > 1 - 1e-12:
+        return total
+    for t, width in _portions(*_nodes(pop, n, sides, law), sides):
+        log_within = np.log1p(-np.minimum(pop.tail(t), 1 - 1e-16))
+        others, alone = (n - 1) * np.exp(max(n - 2, 0) * log_within), np.exp((n - 1) * log_within)
+        for case in _cases(pop, t, sides, law, cost):
+            for sign in case.signs:
+                each = others * case.within + alone * case.extreme[sign]
+                total += float((width * pop.pdf(sign * t) * each).sum())
+    return total
+
+
+def _portions(t: F64, width: F64, sides: Sides) -> list[tuple[F64, F64]]:
+    """The nodes in portions whose pieces stay in the cache."""
+    count = -(-4 * t.size * (sides.positive.thresholds.size + 1) // 500_000)
+    return list(zip(np.array_split(t, count), np.array_split(width, count), strict=True))
+
+
+class _Case(NamedTuple):
+    """Under the scales of extremes of these signs: E[cost; |X| <= t], and the cost of +t and of -t."""
+
+    signs: tuple[int, ...]
+    within: F64
+    extreme: dict[int, F64]
+
+
+def _cases(pop: Population, t: F64, sides: Sides, law: Law, cost: Cost) -> list[_Case]:
+    code, value, weights = law.scales(t)
+    mirrored, upto = pop._mirrored(), t[:, None] + 0 * value
+
+    def under(sides: Sides, signs: tuple[int, ...]) -> _Case:
+        above = cost(sides.positive.times(value, code))
+        alike = all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
+        below = above if alike else cost(sides.negative.times(value, code))
+        mean = mean_above(pop, above, upto)
+        mean = mean + (mean if alike and mirrored is pop else mean_above(mirrored, below, upto))
+        mean = mean + _mass_at_zero(pop) * above.c0[..., 0]
+        extreme = {s: (value_at(p, upto) * weights).sum(axis=1) for s, p in ((1, above), (-1, below))}
+        return _Case(signs, (mean * weights).sum(axis=1), extreme)
+
+    if not law.signed:
+        return [under(sides, (1, -1))]
+    one = under(sides, (1,))
+    if mirrored is pop:
+        return [one, _Case((-1,), one.within, {1: one.extreme[-1], -1: one.extreme[1]})]
+    return [one, under(sides.flipped(), (-1,))]
+
+
+def _mass_at_zero(pop: Population) -> float:
+    at, mass = pop._atoms()
+    return float(mass[at == 0].sum())
+
+
+def _of_atoms(pop: Population, n: int, sides: Sides, law: Law, cost: Cost) -> float:
+    """The part of blocks whose largest magnitude is a point mass; of equal magnitudes a random one gives the sign."""
+    at, mass = pop._atoms()
+    size = np.unique(np.abs(at[at != 0]))
+    if not size.size:
+        return 0.0
+    place = np.searchsorted(size, np.abs(at))
+    share = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)])
+    log_within = np.log1p(-np.minimum(pop.tail(size), 1.0))
+    with np.errstate(divide="ignore"):
+        log_below = np.log1p(-np.minimum(pop.tail(size) + share.sum(axis=0), 1.0))
+    # probability that the maximum of n - 1 others, and of all n, lies here; that one weight does and no other exceeds
+    others, block = (np.exp(k * log_within) * -np.expm1(k * (log_below - log_within)) * (k > 0) for k in (n - 1, n))
+    ties = share.sum(axis=0) * np.exp((n - 1) * log_within)
+    size = size.astype(np.float32).astype(np.float64)  # as they are drawn
+    size, (others, block, ties, *share) = _grouped(size, np.stack([others, block, ties, *share]))
+    total, both = 0.0, np.maximum(share[0] + share[1], 1e-300)
+    split: dict[int, F64] = {1: share[0] / both, -1: share[1] / both}
+    for case in _cases(pop, size, sides, law, cost):
+        here = sum(split[s] * case.extreme[s] for s in (1, -1))
+        below = case.within - (share[0] + share[1]) * here
+        for s in case.signs:
+            each = others * below + block / n * case.extreme[s] + (ties - block / n) * here
+            total += float((split[s] * each).sum())
+    return total
+
+
+def _grouped(size: F64, columns: F64) -> tuple[F64, F64]:
+    """Magnitudes with what happens at each; many are taken together, equally likely groups at their rms."""
+    block = columns[1]
+    kept = block > 1e-18
+    size, columns = size[kept], columns[:, kept]
+    if size.size <= _MOST:
+        return size, columns
+    group = np.minimum((np.cumsum(columns[1]) / columns[1].sum() * _MOST).astype(int), _MOST - 1)
+    summed: F64 = np.stack([np.bincount(group, c, _MOST) for c in columns])  # pyright: ignore[reportAssignmentType]
+    power = np.bincount(group, columns[1] * size**2, _MOST)
+    some = summed[1] > 0
+    rms: F64 = np.sqrt(power[some] / summed[1, some])
+    return rms, summed[:, some]

@@ -1,0 +1,173 @@
+"""What theory must know of a quantizer: levels, how many weights share a scale, and the law of the scale.
+
+Every quantizer says so itself, by a method ``scheme``; nothing here knows how it computes.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantsim._types import Shape
+from quantsim.formats import Float, Format, grid
+
+F64: TypeAlias = NDArray[np.float64]
+
+_FINE = 7  # mantissa bits from which the rounding of a scale is spread evenly within its step
+_TWO = np.array([-0.5, 0.5]) / 3**0.5  # places within a step: exact for their square
+_DENSE = (np.arange(12) + 0.5) / 12 - 0.5  # where the rounding of the scale moves weights by a step of theirs
+
+
+@dataclass(frozen=True)
+class AbsmaxScale:
+    """Scale t / reach of a block with largest magnitude t, stored in a float format.
+
+    Attributes:
+        reach: units of the scale that t falls on.
+        stored: format of the scale; None keeps it exact.
+        signed: the scale has the sign of the extreme weight.
+        codes_exact: codes come from t / reach itself, weights from the stored scale, as in GGUF.
+        truncating: codes are truncated quotients in float32, and the extreme may fall a step short.
+        fine: steps of the elements are not larger than those of the scale.
+    """
+
+    reach: float
+    stored: Float | None = None
+    signed: bool = False
+    codes_exact: bool = False
+    truncating: bool = False
+    fine: bool = False
+
+    def breaks(self, low: float, high: float) -> F64:
+        """Magnitudes t at which the stored scale jumps, or where its steps are fine, at which they double."""
+        if self.stored is None:
+            return np.zeros(0)
+        g = grid(self.stored)
+        steps = np.arange(2 ** min(g.mantissa_bits, _FINE)) + 0.5
+        below = steps * 2.0 ** (g.min_exponent - g.mantissa_bits)
+        first, last = np.floor(np.log2(np.array([low, high]) / self.reach))
+        octaves = 2.0 ** np.arange(max(first, g.min_exponent), last + 1)
+        within = steps * 2.0**-g.mantissa_bits if g.mantissa_bits < _FINE else np.zeros(1)
+        return np.concatenate([below, np.outer(octaves, 1 + within).ravel(), [g.high]]) * self.reach
+
+    def scales(self, t: F64) -> tuple[F64, F64, F64]:
+        """Scale of the codes and of the weights, (t, k) each, and the probabilities of the k cases, (t, k) or (k,)."""
+        exact = np.asarray(t)[:, None] / self.reach
+        if self.stored is None:
+            return self._short(exact) if self.truncating else (exact, exact, np.ones(1))
+        g = grid(self.stored)
+        quantum = 2.0 ** (np.maximum(np.floor(np.log2(exact)), g.min_exponent) - g.mantissa_bits)
+        rounded = np.rint(exact / quantum) * quantum
+        fine, places = exact / quantum >= 2.0**_FINE, _DENSE if self.fine else _TWO
+        spread = exact + quantum * places if np.any(fine) else rounded
+        stored = np.minimum(np.where(fine, spread, rounded), g.high)
+        weights = np.full(stored.shape[1], 1 / stored.shape[1])
+        return (exact if self.codes_exact else stored) + 0 * stored, stored, weights
+
+    def _short(self, exact: F64) -> tuple[F64, F64, F64]:
+        """Where t / reach rounds up so far that t over it rounds below reach, which is truncated to the level before.
+
+        For float32 weights t the quotient ends on multiples of 1 / odd part of reach, in units of its last place.
+        """
+        significand = 2.0 ** (np.log2(exact) % 1)
+        odd = int(self.reach) // (int(self.reach) & -int(self.reach))
+        up = np.arange(1, (odd - 1) // 2 + 1) / odd
+        missed = 2.0 ** (np.ceil(np.log2(self.reach)) - 2) / self.reach
+        share = np.sum(up > missed * significand, axis=1, keepdims=True) / odd
+        t = (exact * self.reach).astype(np.float32)
+        known = np.abs(t - exact * self.reach) <= 1e-15 * t  # a float32 number: a point mass, no node of a quadrature
+        share = np.where(known, t / (t / np.float32(self.reach)) < np.float32(self.reach), share)
+        scale = exact * (1 + np.array([0.0, 2.0**-21]))
+        return scale, scale, np.concatenate([1 - share, share], axis=1)
+
+
+@dataclass(frozen=True)
+class PowerOfTwoScale:
+    """Scale 2^(floor(log2(t / edge)) + shift), as in the MX formats."""
+
+    edge: float
+    shift: int
+    signed: bool = False
+
+    def breaks(self, low: float, high: float) -> F64:
+        """Magnitudes t at which the scale doubles."""
+        first, last = np.floor(np.log2(np.array([low, high]) / self.edge))
+        return self.edge * 2.0 ** np.arange(first, last + 1)
+
+    def scales(self, t: F64) -> tuple[F64, F64, F64]:
+        """Scale of the codes and of the weights, (t, 1) each, and the weight of the one case."""
+        scale = 2.0 ** (np.floor(np.log2(np.asarray(t)[:, None] / self.edge)) + self.shift)
+        return scale, scale, np.ones(1)
+
+
+@dataclass(frozen=True)
+class TwoLevelScale:
+    """Block scale t / reach stored in units of a tensor scale, which puts the largest of all ``total`` weights on top.
+
+    ``tensor = T / (reach * largest(stored))`` with the largest magnitude T of the tensor, as in NVFP4.
+    """
+
+    reach: float
+    stored: Float
+    total: int
+
+
+@dataclass(frozen=True)
+class MinMaxScale:
+    """Scale (max - min) / (2^bits - 1) over both extremes of a block.
+
+    Attributes:
+        stored: format of the scale, None keeps it exact.
+        zero_point: the range holds zero, which is a level; else the minimum is one, and is stored like the scale.
+    """
+
+    stored: Float | None = None
+    zero_point: bool = True
+
+
+@dataclass(frozen=True)
+class PercentileScale:
+    """Scale (p-th percentile of the magnitudes, linearly interpolated) / reach."""
+
+    p: float
+    reach: float
+    stored: Float | None = None
+
+
+@dataclass(frozen=True)
+class RmsScale:
+    """Scale (root mean square of the block) * ratio / reach."""
+
+    ratio: float
+    reach: float
+    stored: Float | None = None
+
+
+ScaleLaw: TypeAlias = AbsmaxScale | PowerOfTwoScale | TwoLevelScale | MinMaxScale | PercentileScale | RmsScale
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Facts from which an error follows.
+
+    Attributes:
+        format: element format, its levels in units of the scale.
+        scale: law of the scale; None for a plain cast.
+        sizes: numbers of weights that share a scale, with the share of all weights in blocks of that size.
+        rounding: "even", "away", "truncate" or "stochastic".
+    """
+
+    format: Format
+    scale: ScaleLaw | None = None
+    sizes: tuple[tuple[int, float], ...] = ()
+    rounding: str = "even"
+
+
+@runtime_checkable
+class HasScheme(Protocol):
+    """Any quantizer."""
+
+    def scheme(self, shape: Shape | None) -> Scheme:
+        """Facts of the quantizer for an array of ``shape``."""
+        ...

@@ -1,0 +1,184 @@
+"""The error of weights under any quantizer whose scale is a law of its block, from the population alone."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from quantsim._types import Shape
+from quantsim.formats import Float, Integer, grid, largest
+from quantsim.populations import Contaminated, Population
+from quantsim.theory.absmax import Cost, Sides, absmax_mean, mean_of_both
+from quantsim.theory.levels import SMOOTH, rounding_of
+from quantsim.theory.order import log_edges, magnitudes_of, minmax_mean, panel_nodes, percentile_mean
+from quantsim.theory.pieces import absolute, squared, value_at
+from quantsim.theory.rms import rms_mse
+from quantsim.theory.scheme import (
+    F64,
+    AbsmaxScale,
+    HasScheme,
+    MinMaxScale,
+    PercentileScale,
+    RmsScale,
+    ScaleLaw,
+    Scheme,
+    TwoLevelScale,
+)
+
+_F32_BITS = 23
+_NOTHING = 1e-15  # of the variance: the rounding errors of float64
+
+
+def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
+    """Mean squared error of an infinite population under a quantizer, over its second moment: ``E[e^2] / E[w^2]``.
+
+    Exact up to quadrature (1e-6 of itself; floats of 8 and more mantissa bits and zero points of 6 and more bits take
+    the phase of a weight in its step as uniform) for every scale that is a law of its block: plain casts, absmax with
+    any bounds and stored scale, minmax, percentiles, MX, NVFP4 and GGUF's q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0,
+    mxfp4 and nvfp4. Blocks are conditioned on their true extremes, not on their expectation.
+
+    Args:
+        pop: population of independent weights.
+        q: quantizer, for example ``quantsim.parse("int4:block32")``.
+        shape: shape of the array, needed where it says how many weights share a scale.
+
+    Raises:
+        ValueError: where no theory exists: for scales that are searched block by block (the K-quants, iq4, mse), for
+            the rms of few weights that are not normal, for weights that are not independent (outliers by count, row,
+            column or block); and where ``shape`` is needed and missing.
+
+    >>> import quantsim as qs
+    >>> uniform = qs.populations.Uniform()
+    >>> step2 = 3 * 32 / 34 / 127**2  # E[max^2] of 32 uniform weights is n / (n + 2) of the edge squared
+    >>> round(weight_mse(uniform, qs.parse("int8:block32")) / (step2 / 12 * 31 / 32), 9)
+    1.0
+    >>> round(-10 * np.log10(weight_mse(qs.populations.Normal(), qs.parse("q8_0"))), 3)
+    45.433
+    """
+    return _mean(pop, q, shape, squared) / pop.moment(2)
+
+
+def weight_mean_abs(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
+    """Mean magnitude of the error of an infinite population under a quantizer, ``E|e|``, in units of the weights.
+
+    For casts and scales that follow from the largest weight, with rounding to nearest. Arguments and errors are those
+    of ``weight_mse``.
+
+    bitsandbytes publishes, in its tests, means over 200 draws of |e| for normal weights: nf4 in blocks of 64 .072798,
+    with a standard deviation below 6e-4.
+
+    >>> import quantsim as qs
+    >>> round(weight_mean_abs(qs.populations.Normal(), qs.parse("nf4:block64")), 4)
+    0.0728
+    """
+    return _mean(pop, q, shape, absolute)
+
+
+def _mean(pop: Population, q: HasScheme, shape: Shape | None, cost: Cost) -> float:
+    scheme = q.scheme(shape)
+    if not np.isfinite(pop.moment(2)):
+        raise ValueError(f"{pop} has no finite variance, so no relative error")
+    if isinstance(scheme.format, Float) and scheme.format.mantissa_bits >= _F32_BITS and scheme.scale is None:
+        return 0.0  # weights are float32 already
+    if scheme.scale is not None:
+        _require_independent(pop)
+    nearest = scheme.rounding in ("even", "away") and not isinstance(scheme.scale, MinMaxScale | RmsScale)
+    if cost is not squared and not nearest:
+        raise ValueError(f"the mean |error| is known for rounding to nearest with absmax scales and casts, not for {q}")
+    sizes = scheme.sizes if scheme.scale is not None else ((1, 1.0),)
+    return sum(share * _of_blocks(pop, n, scheme, cost) for n, share in sizes)
+
+
+def _require_independent(pop: Population) -> None:
+    """Blocks are followed weight by weight."""
+    while isinstance(pop, Contaminated):
+        o = pop.outliers
+        if o.count is not None or o.layout != "element":
+            raise ValueError(
+                f"the weights of {pop} are not independent: theory knows outliers by rate and element, "
+                "for example +outliers(rate=0.01,magnitude=100)"
+            )
+        pop = pop.bulk
+
+
+@lru_cache(512)
+def _of_blocks(pop: Population, n: int, scheme: Scheme, cost: Cost) -> float:
+    law = _law(scheme)
+    if isinstance(law, MinMaxScale):
+        assert isinstance(scheme.format, Integer)
+        return minmax_mean(pop, n, scheme.format.bits, law)
+    sides, own = _sides(pop, scheme)
+    cost = own if cost is squared else cost
+    if law is None:
+        return mean_of_both(pop, sides, cost) + _of_fine_atoms(pop, scheme, sides, cost)
+    if isinstance(law, PercentileScale):
+        return percentile_mean(pop, n, sides, law, cost)
+    if isinstance(law, RmsScale):
+        return rms_mse(pop, n, sides, law)
+    if not isinstance(law, TwoLevelScale):
+        mean = absmax_mean(pop, n, sides.flipped() if law.signed else sides, law, cost)
+        return mean if mean > _NOTHING * pop.moment(2) else 0.0
+    if law.total <= n:
+        return absmax_mean(pop, n, sides, _InTensor(law, 0.0), cost)
+    u, weight = panel_nodes(np.exp(log_edges(pop, law.total - n)), 4)
+    weight = weight * (law.total - n) * (1 - u) ** (law.total - n - 1)
+    tops = magnitudes_of(pop, u)
+    return sum(w * absmax_mean(pop, n, sides, _InTensor(law, top), cost) for w, top in zip(weight, tops, strict=True))
+
+
+def _of_fine_atoms(pop: Population, scheme: Scheme, sides: Sides, cost: Cost) -> float:
+    """What the noise of floats too fine to follow misses: the error of a point mass is no average."""
+    fmt, (at, mass) = scheme.format, pop._atoms()
+    if not at.size or not isinstance(fmt, Float) or fmt.mantissa_bits < SMOOTH:
+        return 0.0
+    x = np.minimum(np.abs(at).astype(np.float32).astype(np.float64), largest(fmt))
+    step = 2.0 ** (np.maximum(np.floor(np.log2(np.maximum(x, 1e-300))), grid(fmt).min_exponent) - fmt.mantissa_bits)
+    above = x / step - np.floor(x / step)
+    nearest = np.minimum(above, 1 - above)
+    share = {"truncate": above**2, "stochastic": above * (1 - above)}.get(scheme.rounding, nearest**2)
+    meant = share if cost is not absolute else nearest
+    counted = [value_at(cost(sides.positive), v) for v in x]
+    return float((mass * (meant * step ** (1 + (cost is not absolute)) - counted)).sum())
+
+
+def _law(scheme: Scheme) -> ScaleLaw | None:
+    """The law, with what the elements say of it."""
+    law, element = scheme.scale, scheme.format
+    if not isinstance(law, AbsmaxScale):
+        return law
+    digits = element.mantissa_bits if isinstance(element, Float) else element.bits - 2
+    fine = law.stored is not None and digits >= law.stored.mantissa_bits
+    return replace(law, truncating=scheme.rounding == "truncate", fine=fine)
+
+
+def _sides(pop: Population, scheme: Scheme) -> tuple[Sides, Cost]:
+    """Levels that matter: of a scaled float those below its largest, of a cast those where the population is."""
+    if scheme.scale is not None:
+        top = largest(scheme.format)
+        return rounding_of(scheme.format, scheme.rounding, top * 2.0**-24, top)
+    finest = min(part.std_dev() for part in pop._parts())
+    return rounding_of(scheme.format, scheme.rounding, finest * 2.0**-24, pop._reach())
+
+
+@dataclass(frozen=True)
+class _InTensor:
+    """The law of a block scale in a tensor whose other blocks have the largest magnitude ``top``."""
+
+    law: TwoLevelScale
+    top: float
+    signed: bool = False
+
+    def breaks(self, low: float, high: float) -> F64:
+        """Magnitudes t at which the block's scale jumps; beyond ``top`` it is exact."""
+        if high <= low or self.top <= low:
+            return np.zeros(0)
+        unit = self.top / self.law.reach / largest(self.law.stored)
+        inner = AbsmaxScale(self.law.reach, self.law.stored).breaks(low / unit, self.top / unit) * unit
+        return np.append(inner[inner < self.top], self.top)
+
+    def scales(self, t: F64) -> tuple[F64, F64, F64]:
+        """Scale of codes and of weights, (t, 1) each, and the weight of the one case."""
+        unit = np.maximum(t, self.top) / self.law.reach / largest(self.law.stored)
+        _, stored, weights = AbsmaxScale(self.law.reach, self.law.stored).scales(t / unit)
+        scale = stored * unit[:, None]
+        return scale, scale, weights
