@@ -25,15 +25,12 @@ from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
 from quantsim import errors, plotting, quantizer, theory
-from quantsim.calibration import Absmax
 from quantsim.claims import Claim, Rule, share_of_cases, stated
-from quantsim.formats import Float, levels, reach
-from quantsim.granularity import scale_shape
 from quantsim.matmul import ratio_of_sums
 from quantsim.populations import parse
 from quantsim.rows import Rows
 from quantsim.study import Cell
-from quantsim.sweep import population_key
+from quantsim.sweep import population_key, predicted_sqnr_db
 
 FAMILIES = {
     "casts": "bf16 f16 e4m3 e5m2",
@@ -49,7 +46,6 @@ FAMILY = {s: name for name, specs in FAMILIES.items() for s in specs.split()}
 ONE_SCALE = tuple(s for s in FAMILY if ":tensor" in s)  # cheap, and noisier than the others
 OTHERS = tuple(s for s in FAMILY if s not in ONE_SCALE)
 GROUPS = (ONE_SCALE, *(OTHERS[k : k + 3] for k in range(0, len(OTHERS), 3)))  # a program each: they compile slowly
-SAME = {"q4_0": "int4:block32:signed", "q5_0": "int5:block32:signed", "q8_0": "int8:block32"}  # up to the f16 scale
 BUDGETS = (2.1, 2.7, 3.5, 4.3, 4.5, 5.0, 5.6, 6.6, 8.1, 8.3, 8.5, 16.0)
 INT8 = ("int8:tensor", "int8:channel", "int8:channel:minmax", "mxint8", "q8_0")
 INT4 = ("int4:tensor:rms", "int4:block32:absmax:f16", "int4:block128:mse", "q4_0", "q4_k")
@@ -132,23 +128,11 @@ def _row(kind: str, name: str, bits: float, **more: Any) -> dict:
 def _measured(config: Config, name: str, specs: tuple[str, ...]) -> list[dict]:
     rows = []
     for s, p in zip(specs, _powers(config, name, specs), strict=True):
-        row = _row("sqnr", name, quantizer.parse(s).bits_per_weight(config.shape), family=FAMILY[s], spec=s)
+        q = quantizer.parse(s)
+        row = _row("sqnr", name, q.bits_per_weight(config.shape), family=FAMILY[s], spec=s)
         row |= {"weights": p[0].size * prod(config.shape)} | _db("sqnr_db", *p)
-        rows.append(row | {"predicted_sqnr_db": _predicted(config, name, s)})
+        rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(parse(name), q, config.shape)})
     return rows
-
-
-def _predicted(config: Config, name: str, s: str) -> float | None:
-    """SQNR of casts and of absmax scales, these taken as exact; not of floats on t3, whose tail saturates them."""
-    q, pop = quantizer.parse(SAME.get(s, s)), parse(name)
-    if not isinstance(q, quantizer.Quantizer) or q.calibration != Absmax():
-        return None
-    if isinstance(q.format, Float) and np.isinf(pop.kurtosis()):
-        return None
-    if q.granularity is None:
-        return _sqnr(name, theory.levels_mse(pop, levels(q.format)))
-    n = prod(config.shape) // prod(scale_shape(q.granularity, config.shape))
-    return _sqnr(name, theory.extreme_mse(pop, levels(q.format) / reach(q.format) * (-1) ** (s in SAME), n))
 
 
 def _codebook(name: str, bits: int) -> dict:
