@@ -78,7 +78,7 @@ class Quantizer(AbstractQuantizer):
             law = PercentileScale(rule.p, reach, stored)
         else:
             signed = isinstance(self.format, Integer) and self.format.bounds == "signed"
-            law = AbsmaxScale(reach, stored, signed)
+            law = AbsmaxScale(reach, stored, signed, positive_first=signed)
         return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:

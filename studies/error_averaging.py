@@ -111,24 +111,36 @@ def draw(rows: Rows) -> plotting.Figure:
     """Absolute error, error relative to the output, error relative to the bound, redundancy."""
     fig, axes = plotting.figure(2, 2, height=4.8)
     zero = rows.where(kind="product", rounding="even", inputs="zero-mean")
-    n, weights = zero.column("fan_in"), zero.column("weight_rel_rms")
+    n = zero.column("fan_in")
+    weights = np.sqrt([theory.weight_mse(Normal(), parse(SPECS["even"]), (1, int(m))) for m in n])
+    truncated = np.array([_truncated(int(m)) for m in n])
     _panel(axes[0, 0], rows, "rms", "output error, rms (output units)")
-    rms = np.sqrt(zero.column("weight_mse"))
-    plotting.prediction(axes[0, 0], n, [theory.output_rms(a, 1.0, int(m)) for a, m in zip(rms, n, strict=True)])
+    for input_rms in (1.0, 2**0.5, 0.5**0.5):  # alone, shifted, rectified
+        rms = [theory.output_rms(a, input_rms, int(m)) for a, m in zip(weights, n, strict=True)]
+        plotting.prediction(axes[0, 0], n, rms)
+    plotting.prediction(axes[0, 0], n, truncated * n)
     axes[0, 0].plot(n, zero.column("weight_max_abs"), color="0.4", lw=0.9, ls=":")
     axes[0, 0].annotate("largest error of a weight (A15)", (3e2, 6e-3), fontsize=6.5)
     axes[0, 0].set_ylim(bottom=4e-3)
     _panel(axes[0, 1], rows, "rel_rms", "output error / output, rms")
     plotting.prediction(axes[0, 1], n, weights)
+    plotting.prediction(axes[0, 1], n, truncated)
     plotting.prediction(axes[0, 1], n, weights / np.sqrt(n), label="predicted")
     axes[0, 1].fill_between(n, weights / 100, weights / 10, color="0.9", lw=0)
     axes[0, 1].annotate("B19 says: here", (20, 1.2e-4), fontsize=6.5)
     _panel(axes[1, 0], rows, "to_bound", "output error / bound without cancellation")
     plotting.prediction(axes[1, 0], n, [theory.cancellation(int(m)) for m in n])
+    plotting.prediction(axes[1, 0], n, [theory.cancellation(int(m), np.pi**-0.5) for m in n])  # rectified
     _copies(axes[1, 1], rows.where(kind="redundancy"))
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes.ravel())
     return fig
+
+
+def _truncated(n: int) -> float:
+    """Relative error of a coherent output: all weights but the largest lose half a step."""
+    step = theory.rms_crest(Normal(), n) / 127
+    return step / 2 * float((2 / np.pi) ** 0.5 - theory.expected_absmax(Normal(), n) / n)
 
 
 def _panel(ax: plotting.Axes, rows: Rows, column: str, label: str) -> None:

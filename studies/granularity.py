@@ -1,11 +1,11 @@
 """How many weights should share one int8 scale, and which ones?
 
 The same weights are cut into blocks of 8 … 4096, rows, and one tensor. Rows of n weights with a scale each are nothing
-but blocks of n, so q8_0 should beat per channel at
-every fan-in above 32. Then weights whose rows or columns differ in size by a lognormal factor are cut along both axes.
-Errors uniform within a step predict every SQNR from E absmax^2, that of unequal weights too. Expected: the SQNR falls
-with each doubling of the block; a scale per output helps most against unequal rows, a scale per input against unequal
-columns, blocks against both. Refuted if a coarser cut of the same weights has less error.
+but blocks of n, so q8_0 should beat per channel at every fan-in above 32. Then weights whose rows or columns differ in
+size by a lognormal factor are cut along both axes. Theory predicts every SQNR: that of blocks of equal weights exactly,
+that of unequal ones from errors uniform within a step and E absmax^2. Expected: the SQNR falls with each doubling of
+the block; a scale per output helps most against unequal rows, a scale per input against unequal columns, blocks against
+both. Refuted if a coarser cut of the same weights has less error.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ from quantsim.blockformats import BlockFormat
 from quantsim.claims import Claim, at_least, share_of_cases
 from quantsim.errors import error
 from quantsim.granularity import Block, scale_shape, to_blocks
-from quantsim.populations import Normal, Population, parse
+from quantsim.populations import Normal, parse
 from quantsim.quantizer import Quantizer
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 from quantsim.study import Cell
-from quantsim.sweep import population_key
+from quantsim.sweep import population_key, predicted_sqnr_db
 
 TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "q8_0"
 PER_INPUT = "int8:channel@1"
@@ -97,10 +97,6 @@ def _db(name: str, of: np.ndarray, over: np.ndarray) -> dict[str, float]:
     return {name: float(10 * np.log10(r)), f"{name}_se": float(10 / np.log(10) * se)}
 
 
-def _mse(pop: Population, n: int) -> float:
-    return theory.absmax_int_mse(pop, n, 8) / pop.moment(2)
-
-
 def _blocks(config: Config, name: str) -> list[dict]:
     shape = (config.weights // config.fan_ins[-1], config.fan_ins[-1])
     specs = tuple(f"int8:{cut}:absmax:f16" for cut in (*(f"block{n}" for n in config.blocks), "channel", "tensor"))
@@ -113,7 +109,7 @@ def _blocks(config: Config, name: str) -> list[dict]:
         n = config.weights // prod(scale_shape(q.granularity, shape))
         row = {"kind": "block", "population": name, "spec": s, "per_scale": n, "weights": w2.size * shape[1]}
         row["extra_bits"] = q.bits_per_weight(shape) - 8
-        row["predicted_sqnr_db"] = -10 * np.log10(_mse(parse(name), n))
+        row["predicted_sqnr_db"] = predicted_sqnr_db(parse(name), q, shape)
         rows.append(row | _db("sqnr_db", w2, e) | _db("lost_db", e, e2[0]))  # against the smallest block
     return rows
 
@@ -126,14 +122,14 @@ def _factors(count: int, octaves: float) -> np.ndarray:
 
 def _fan_ins(config: Config, name: str) -> list[dict]:
     """How much finer than q8_0 (in dB) a scale per output, or one for the tensor, is."""
-    rows, pop = [], parse(name)
+    rows, mse = [], partial(theory.weight_mse, parse(name))
     for n, octaves in product(config.fan_ins, (0.0, 1.0)):
         shape = (config.weights // n, n)
         _, *e2, q8_0 = _cut(config, name, shape, (CHANNEL, TENSOR, Q8_0), _factors(shape[0], octaves)[:, None])
-        for s, e, shared in zip((CHANNEL, TENSOR), e2, (n, config.weights), strict=True):
+        for s, e in zip((CHANNEL, TENSOR), e2, strict=True):
             row = {"kind": "fan_in", "population": name, "fan_in": n, "octaves": octaves, "spec": s}
             if s == CHANNEL or not octaves:
-                row["predicted_finer_db"] = 10 * np.log10(_mse(pop, 32) / _mse(pop, shared))
+                row["predicted_finer_db"] = 10 * np.log10(mse(quantizer(Q8_0)) / mse(quantizer(s), shape))
             rows.append(row | _db("finer_db", q8_0, e))
     return rows
 
@@ -175,10 +171,10 @@ def _by_size(config: Config, octaves: float) -> list[dict]:
     rows = []
     for size, (s, e) in product(np.unique(f)[::3], zip(specs, e2, strict=True)):
         row = {"kind": "size", "population": "normal", "size": size, "spec": s}
-        mse = _mse(Normal(), 32 if s == Q8_0 else config.side)
+        row["predicted_sqnr_db"] = predicted_sqnr_db(Normal(size), quantizer(s), shape)
         if s == TENSOR:
             mse = theory.levels_mse(Normal(size), step * np.arange(-127, 128)) / size**2
-        row["predicted_sqnr_db"] = -10 * np.log10(mse)
+            row["predicted_sqnr_db"] = -10 * np.log10(mse)
         rows.append(row | _db("sqnr_db", w2[:, f == size], e[:, f == size]))
     return rows
 

@@ -133,11 +133,13 @@ def _ruled(config: Config, name: str) -> list[dict]:
     quantizers = [parse(spec) for spec in specs.values()]
     stats = sweep.measure(pop, quantizers, shape=config.shape, arrays=config.arrays, seed=config.seed)
     rows, plain = [], stats[0]
-    for rule, q, s in zip(specs, quantizers, stats, strict=True):
+    predicted = [np.array(sweep.predicted_sqnr_db(pop, q, config.shape), float) for q in quantizers]
+    for rule, q, s, db in zip(specs, quantizers, stats, predicted, strict=True):
         ratio = s.rel_rms / plain.rel_rms
         se = ratio * float(np.hypot(s.rel_rms_se / s.rel_rms, plain.rel_rms_se / plain.rel_rms))
         about = {"kind": "rule", "population": name, "rule": rule, "weights": prod(config.shape)}
         about |= {"bits_per_weight": q.bits_per_weight(config.shape), "to_symmetric": ratio, "to_symmetric_se": se}
+        about["predicted_to_symmetric"] = float(10 ** ((predicted[0] - db) / 20))  # NaN for the search
         rows.append(about | s.result())
     return rows
 
@@ -178,7 +180,7 @@ def _table(ax: plotting.Axes, rows: Rows) -> None:
         ax.text(0.0, y, mark, color=color, fontweight="bold", va="center", fontsize=7)
         ax.text(0.025, y, r["claim"], va="center", fontsize=6.5)
         ax.text(0.075, y, r["code"], family="monospace", va="center", fontsize=6)
-        ax.text(0.53, y, text, va="center", fontsize=6.5)
+        ax.text(0.55, y, text, va="center", fontsize=6.5)
 
 
 def _rules(ax: plotting.Axes, rows: Rows) -> None:
@@ -186,10 +188,8 @@ def _rules(ax: plotting.Axes, rows: Rows) -> None:
         r, y = rows.where(rule=rule), np.arange(len(POPULATIONS)) + 0.2 * (at - 1)
         style: Any = {"color": plotting.COLORS[at], "marker": plotting.MARKERS[at], "linestyle": "none", "label": rule}
         ax.errorbar(r.column("to_symmetric"), y, xerr=1.96 * r.column("to_symmetric_se"), capsize=1.5, **style)
-    for y, pop in enumerate(list(POPULATIONS.values())[:-1]):  # the last has no symmetric tails
-        clipped = theory.int_mse(pop, float(pop.quantile(0.9995)), 8)
-        ratio = (clipped / theory.absmax_int_mse(pop, rows[0]["weights"], 8)) ** 0.5
-        plotting.prediction(ax, [ratio] * 2, [y - 0.3, y + 0.3], series=1)
+        style = {"series": at, "linestyle": "none", "marker": "|", "ms": 8}
+        plotting.prediction(ax, r.column("predicted_to_symmetric"), y, **style)
     ax.axvline(1.0, color="0.25", lw=0.8)
     ax.axvspan(0, HELPS, color="0.92", lw=0)
     ax.set_yticks(range(len(POPULATIONS)), list(POPULATIONS))

@@ -6,8 +6,8 @@ Expected: nothing changes until a stored number becomes subnormal. From there it
 2^-9 in e4m3: a scale s errs by u / (sqrt(12) s), the SQNR falls 20 dB a decade, and a scale below u / 2 is 0. Where
 codes follow from the unrounded scale (q8_0, q4_0) the error has doubled at std = u / (sqrt(12) r k), r being the
 relative error of large weights and k = s / std; codes from the stored scale make up for some of it. Refuted if a
-float32, bf16 or power-of-two scale loses anything, or an fp16 scale nothing. Numerical expectations predict every curve
-but the K-quants', which search. Beside it, for A11: int8 weights of which all grow, or 1 in 32 does.
+float32, bf16 or power-of-two scale loses anything, or an fp16 scale nothing. Theory predicts every curve but those of
+the K-quants, which search. Beside it, for A11: int8 weights of which all grow, or 1 in 32 does.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +16,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from quantsim import formats, ieee, plotting, theory
+from quantsim import ieee, plotting, theory
 from quantsim._types import Matrix, PRNGKey
 from quantsim.claims import Claim, share_of_cases
 from quantsim.errors import error
@@ -29,7 +28,7 @@ from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.study import Cell
-from quantsim.sweep import population_key
+from quantsim.sweep import population_key, predicted_sqnr_db
 
 F16_SCALE, BF16_SCALE = "int8:block32:absmax:f16", "int8:block32:absmax:bf16"
 WIDE = ("int8:block32", F16_SCALE, "q8_0", "q6_k", "f16", "e4m3", "bf16")
@@ -40,7 +39,6 @@ LABELS = {"int8:block32": "int8, f32 scale", F16_SCALE: "int8, f16 scale", BF16_
 DIVISORS, SPACING = {"q8_0": 127, "q4_0": 8}, 2.0**-24  # scale = extreme / divisor; spacing of fp16 subnormals
 EDGES = ("doubled", "nothing")
 LEFT = {"lost (below 3 dB)": 1, "error more than doubled": 4, "as at a std of 1": 5}  # and its colour
-CASTS = {"f16": (np.float16, 65504), "e4m3": (ml_dtypes.float8_e4m3fn, 448), "bf16": (ml_dtypes.bfloat16, np.inf)}
 LOSS = 10 * np.log10(2)
 INT8, WAYS = ("int8:tensor", "q8_0"), ("range", "ratio")
 FP16_ENDS, TRAINED = (65504.0, 5.96e-8), 10.0  # as stated
@@ -105,61 +103,13 @@ def _db(w2: np.ndarray, e2: np.ndarray) -> dict[str, float]:
 
 def _by_std(config: Config) -> list[dict]:
     rows, count = [], config.shape[0] * config.shape[1]
-    largest = theory.expected_absmax(Normal(), count)
     for std, (w2, *sums) in zip(config.stds, _swept(config, _scaled, config.stds), strict=True):
         for s, e2, e in zip(SPECS, sums[: len(SPECS)], sums[len(SPECS) :], strict=True):
             row = {"kind": "std", "spec": s, "std": std} | _db(w2, e2)
             row |= {"shift": e.mean() / count / std, "shift_se": e.std(ddof=1) / e.size**0.5 / count / std}
             row["each_db"] = -10 * np.log10(e2 / w2)  # of each array
-            rows.append(row | {"predicted_sqnr_db": _predicted(s, std, largest)})
+            rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(Normal(std), parse(s), config.shape)})
     return rows
-
-
-def _approximation(s: str, largest: float) -> tuple[int, Callable[[Any, Any], Any]] | None:
-    """Weights in a block, and the weight that a format makes of one and its block's extreme; float64 and NumPy's casts.
-
-    ``largest`` is the largest weight of the tensor.
-    """
-    f16, e4m3, bf16 = (lambda x, t=t, m=m: np.clip(x, -m, m).astype(t).astype(np.float64) for t, m in CASTS.values())
-    if s in CASTS:
-        return 1, lambda x, _: {"f16": f16, "e4m3": e4m3, "bf16": bf16}[s](x)
-    if s.startswith("int"):
-        top, store = (127 if "8" in s[:4] else 7), {F16_SCALE: f16, BF16_SCALE: bf16}.get(s, lambda d: d)
-        return 32, lambda x, t: _scaled_codes(x, store(abs(t) / top), lambda u: np.clip(np.rint(u), -top, top))
-    if s == "q8_0":
-        return 32, lambda x, t: np.rint(x / abs(t) * 127) * f16(abs(t) / 127)
-    if s == "q4_0":
-        return 32, lambda x, t: (np.minimum(15, np.floor(x / t * -8 + 8.5)) - 8) * f16(t / -8)
-    if s == "mxfp4":
-        return 32, lambda x, t: _scaled_codes(x, 2.0 ** (np.floor(np.log2(abs(t))) - 2), _e2m1)
-    if s.startswith("nvfp4"):
-        unit = largest / (6 * 448) if s == "nvfp4" else 1.0
-        store = _e4m3_gguf if s.endswith("gguf") else e4m3
-        return 16, lambda x, t: _scaled_codes(x, store(abs(t) / 6 / unit) * unit, _e2m1)
-    return None
-
-
-def _scaled_codes(x: np.ndarray, scale: np.ndarray, codes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return codes(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)) * scale
-
-
-def _e4m3_gguf(d: np.ndarray) -> np.ndarray:
-    # the reference never rounds a subnormal scale up to the smallest normal one
-    normal = d.astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
-    return np.where(d < 2.0**-6, np.minimum(np.rint(d * 512), 7) / 512, normal)
-
-
-def _e2m1(u: np.ndarray) -> np.ndarray:
-    levels = formats.levels(formats.parse("e2m1"))
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, u)]
-
-
-def _predicted(s: str, std: float, largest: float) -> float | None:
-    found = _approximation(s, std * largest)
-    if found is None:
-        return None
-    n, value = found
-    return -10 * np.log10(theory.block_mean(Normal(), n, lambda x, t: (value(std * x, std * t) / std - x) ** 2))
 
 
 def _edges(rows: list[dict]) -> list[dict]:
@@ -193,8 +143,9 @@ def _crossing(std: np.ndarray, db: np.ndarray, edge: str) -> float:
 
 def _closed(s: str, db: float) -> float:
     # the mean is that of 1 / s^2, as errors of blocks add
-    k = theory.block_mean(Normal(), 32, lambda _, t: (t / DIVISORS[s]) ** -2.0) ** -0.5
-    return SPACING / (12**0.5 * 10 ** (-db / 20) * k)
+    tops = theory.absmax_quantile(Normal(), 32, (np.arange(400) + 0.5) / 400)
+    k = np.mean((tops / DIVISORS[s]) ** -2) ** -0.5
+    return float(SPACING / (12**0.5 * 10 ** (-db / 20) * k))
 
 
 def _by_top(config: Config) -> list[dict]:

@@ -23,12 +23,13 @@ REFERENCES = {
     "normal": jax.random.normal,
     "laplace": jax.random.laplace,
 }
-DRAWS = [*REFERENCES, "student_t"]
+PARAMETERS = {"student_t": (5.0,), "generalized_normal": (1.5,)}
+DRAWS = [*REFERENCES, *PARAMETERS]
 SHAPES = [(7,), (31, 33)]
 
 
 def draw(name, k, i):
-    return draws.student_t(k, i, 5.0) if name == "student_t" else getattr(draws, name)(k, i)
+    return getattr(draws, name)(k, i, *PARAMETERS.get(name, ()))
 
 
 def draw_all(k, i):
@@ -70,7 +71,8 @@ def test_draws_equal_jax_random_to_the_bit(shape):
 def test_jit_equals_eager():
     jitted, eager = take_all(key(1), 7), draw_all(key(1), draws.indices(0, 7))
     # XLA's log of 7 floats on their own is scalar code, an ulp off its vector code now and then; ``sample`` always jits
-    np.testing.assert_allclose(jitted.pop("student_t"), eager.pop("student_t"), rtol=1e-6)
+    for name in PARAMETERS:
+        np.testing.assert_allclose(jitted.pop(name), eager.pop(name), rtol=1e-6)
     all_same_bits(jitted, eager)
 
 

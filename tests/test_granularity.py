@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim.granularity import Block, Channel, Tensor, block_counts, from_blocks, scale_shape, to_blocks
+from quantsim.granularity import Block, Channel, Tensor, block_counts, block_sizes, from_blocks, scale_shape, to_blocks
 from tests import oracles
 
 SHAPES = [(), (1,), (7,), (3, 8), (2, 5), (1, 1), (2, 3, 4), (2, 2, 3, 5), (0,), (0, 5), (5, 0), (2, 0, 3)]
@@ -49,6 +49,29 @@ def test_counts_leave_out_the_padding(shape):
         counts, (_, occurrences) = block_counts(g, shape), np.unique(_ids(g, shape), return_counts=True)
         np.testing.assert_array_equal(np.broadcast_to(np.ravel(counts), occurrences.shape), occurrences, err_msg=str(g))
         assert isinstance(counts, int) == (not isinstance(g, Block) or len({*occurrences}) == 1)
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
+def test_sizes_of_blocks_are_those_that_the_weights_see(shape):
+    for g in _granularities(shape):
+        _, of_each, occurrences = np.unique(_ids(g, shape), return_inverse=True, return_counts=True)
+        sizes, weights = np.unique(occurrences[of_each], return_counts=True)
+        expected = sorted(zip(sizes.tolist(), (weights / weights.sum()).tolist(), strict=True), reverse=True)
+        assert block_sizes(g, shape) == tuple(expected), g
+
+
+def test_sizes_of_blocks_without_a_shape():
+    assert block_sizes(Block(32), None) == ((32, 1.0),)
+    for g in (Tensor(), Channel()):
+        with pytest.raises(ValueError, match=rf"a scale for each {type(g).__name__.lower()} needs .*pass shape="):
+            block_sizes(g, None)
+
+
+@pytest.mark.parametrize("g", [Tensor(), Channel(), Block(32)], ids=str)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if 0 in s], ids=str)
+def test_an_empty_array_has_no_sizes_of_blocks(g, shape):
+    with pytest.raises(ValueError, match="has no weights"):
+        block_sizes(g, shape)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +129,7 @@ def test_axes_that_do_not_exist(g):
         lambda: to_blocks(jnp.ones((2, 3)), g),
         lambda: scale_shape(g, (2, 3)),
         lambda: block_counts(g, (2, 3)),
+        lambda: block_sizes(g, (2, 3)),
     ):
         with pytest.raises(ValueError, match=rf"axis {g.axis} does not exist in an array of shape \(2, 3\)"):
             call()

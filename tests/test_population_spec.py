@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from quantsim.populations import (
     Contaminated,
     Empirical,
+    GeneralizedNormal,
     Laplace,
     Mixture,
     Normal,
@@ -24,6 +25,7 @@ BULKS = st.one_of(
     st.builds(Laplace, POSITIVE),
     st.builds(Uniform, POSITIVE),
     st.builds(StudentT, st.floats(2, 1e6, exclude_min=True), POSITIVE),
+    st.builds(GeneralizedNormal, st.floats(0.25, 64), POSITIVE),
 )
 FRACTIONS = st.floats(0.0, 1.0)
 
@@ -85,6 +87,15 @@ def test_spaces_do_not_matter(pop):
         ("uniform(std=1e+3)", Uniform(1000.0)),
         ("t5", StudentT(5.0)),
         ("t2.5(std=3)", StudentT(2.5, 3.0)),
+        ("gennorm(beta=1.5)", GeneralizedNormal(1.5)),
+        ("gennorm(std=2,beta=8)", GeneralizedNormal(8.0, 2.0)),
+        (
+            "mixture(0.5*gennorm(beta=0.5)+0.5*gennorm(beta=4,std=3)+outliers(rate=0.1,value=9))",
+            Mixture(
+                (0.5, 0.5),
+                (GeneralizedNormal(0.5), GeneralizedNormal(4.0, 3.0).with_outliers(rate=0.1, value=9.0)),
+            ),
+        ),
         ("normal+outliers(rate=0.01,magnitude=100)", Normal().with_outliers(rate=0.01, magnitude=100.0)),
         (
             "t5+outliers(count=3,value=1e+2,layout=column)",
@@ -115,6 +126,8 @@ def test_specs_mean_what_they_say(text, pop):
         (Normal(1.0), "normal"),
         (Normal(100.0), "normal(std=100)"),
         (StudentT(5.0), "t5"),
+        (GeneralizedNormal(2.0), "gennorm(beta=2)"),
+        (GeneralizedNormal(1.5, 0.02), "gennorm(beta=1.5,std=0.02)"),
         (StudentT(1e15, 0.1 + 0.2), "t1000000000000000(std=0.30000000000000004)"),
         (
             Normal().with_outliers(count=3, magnitude=1e-5, sign="positive", block=64),
@@ -132,7 +145,12 @@ def test_specs_are_short(pop, text):
     [
         ("", "cannot read '' in population ''; write for example normal"),
         ("normla", "unknown population 'normla' in 'normla'; did you mean 'normal'.*known are normal, laplace"),
-        ("gamma", "unknown population 'gamma'.*; known are normal, laplace, uniform, tN"),
+        ("gamma", r"'gamma'.*; known are normal, laplace, uniform, tN \(N > 2\), gennorm\(beta=…\), mixture\(\), each"),
+        ("genorm(beta=2)", "unknown population 'genorm' .*did you mean 'gennorm'"),
+        ("gennorm", "GeneralizedNormal takes beta, std, got nothing"),
+        ("gennorm(df=2)", "GeneralizedNormal takes beta, std, got df"),
+        ("gennorm(beta=0.2)", "exponent of a generalized normal lies between 0.25 and 64, got beta = 0.2"),
+        ("gennorm(beta=2,std=-1)", "must be positive and finite, got -1"),
         ("normal+outlier(rate=0.1,value=3)", "unknown population 'outlier' .*did you mean 'outliers'"),
         ("normal+t5", "unknown population 't5'"),
         ("t", "unknown population 't'"),
@@ -166,7 +184,9 @@ def test_what_is_no_population_is_told_so(text, message):
         parse(text)
 
 
-@pytest.mark.parametrize("family", [Normal, Laplace, Uniform, lambda s: StudentT(5.0, s)])
+@pytest.mark.parametrize(
+    "family", [Normal, Laplace, Uniform, lambda s: StudentT(5.0, s), lambda s: GeneralizedNormal(2.0, s)]
+)
 @pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan, 0])
 def test_a_standard_deviation_must_be_positive_and_finite(family, std):
     with pytest.raises(ValueError, match="standard deviation must be positive and finite"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from quantsim.populations import Empirical, Laplace, Mixture, Normal, StudentT, Uniform, expected_absmax_power, key
+from quantsim.populations import Empirical, GeneralizedNormal, Laplace, Mixture, Normal, StudentT, Uniform, key
+from quantsim.populations.base import expected_absmax_power
 from quantsim.populations.draws import Index
 
 VALUES = [-2.5, -1.0, -1.0, 0.0, 0.25, 0.75, 4.0]
@@ -21,12 +22,15 @@ FAMILIES = [
     StudentT(3.0),
     StudentT(5.0, 0.02),
     StudentT(30.5, 3.0),
+    GeneralizedNormal(0.7, 0.02),
+    GeneralizedNormal(1.5),
     Mixture((0.9, 0.1), (Normal(), Normal(3.0))),
     Mixture((0.25, 0.25, 0.5), (Laplace(), Uniform(), StudentT(5.0))),
     Empirical(VALUES),
 ]
 SMOOTH = FAMILIES[:-1]
-PLAIN = FAMILIES[:6]
+PLAIN = FAMILIES[:8]
+FAMILIES_BY_STD = [Normal, Laplace, Uniform, lambda std: StudentT(5.0, std), lambda std: GeneralizedNormal(1.5, std)]
 
 
 def reference(pop):
@@ -35,6 +39,8 @@ def reference(pop):
         return stats.uniform(-(3**0.5) * pop.std, 2 * 3**0.5 * pop.std)
     if isinstance(pop, StudentT):
         return stats.t(pop.df, scale=pop.std * ((pop.df - 2) / pop.df) ** 0.5)
+    if isinstance(pop, GeneralizedNormal):
+        return stats.gennorm(pop.beta, scale=pop.std / stats.gennorm(pop.beta).std())
     return {Normal: stats.norm, Laplace: stats.laplace}[type(pop)](scale=pop.std / (2**0.5) ** isinstance(pop, Laplace))
 
 
@@ -241,7 +247,7 @@ def test_bfloat16_samples_take_more_than_the_128_values_of_a_bfloat16_draw():
     assert np.unique(np.float32(Normal().sample(key(6), (5000,), dtype=jnp.bfloat16))).size > 500
 
 
-@pytest.mark.parametrize("family", [Normal, Laplace, Uniform, lambda std: StudentT(5.0, std)])
+@pytest.mark.parametrize("family", FAMILIES_BY_STD)
 def test_powers_of_two_scale_exactly(family):
     small, unit, large = (np.asarray(family(0.3 * s).sample(key(8), (999,))) for s in (2.0**-40, 1.0, 2.0**40))
     np.testing.assert_array_equal(small, unit * np.float32(2.0**-40))

@@ -129,7 +129,7 @@ _row = partial(BlockFormat, ends=(15, 14, 6, 7), has_nan=False, limit=float(np.f
 _E2M1, _E4M3 = formats.FORMATS["e2m1"], formats.FORMATS["e4m3"]
 assert isinstance(_E4M3, formats.Float)
 _MX = Scheme(_E2M1, PowerOfTwoScale(1.0, -2), ((32, 1.0),))
-_NV = Scheme(_E2M1, AbsmaxScale(6.0, _E4M3), ((16, 1.0),))
+_NV = Scheme(_E2M1, AbsmaxScale(6.0, _E4M3, gguf_e4m3=True), ((16, 1.0),))
 FLOATS = (
     _row(
         "mxfp4:gguf", 32, 17, search=_mx_search, values=_mx_values, to_bytes=_mx_bytes, from_bytes=_mx_stored, facts=_MX

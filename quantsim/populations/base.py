@@ -214,6 +214,8 @@ def _bisect(reached: Any, shape: Shape, low: float | None = None) -> NDArray[np.
         lo = np.where(below, lo * 4, lo)
     for _ in range(200):
         mid = (lo + hi) / 2
+        if np.all((mid == lo) | (mid == hi)):
+            break
         done = reached(mid)
         lo, hi = np.where(done, lo, mid), np.where(done, mid, hi)
     return hi

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
+from quantsim import ieee
 from quantsim._types import Number, PRNGKey
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -122,19 +123,22 @@ def generalized_normal(key: PRNGKey, i: Index, beta: Number) -> Float[Array, "..
     Marsaglia and Tsang (ACM Trans. Math. Softw. 26, 2000): attempt j of element i is a function of (key, j, i) alone,
     and at least 95 of 100 succeed.
     """
-    d = 1 / jnp.asarray(beta, jnp.float32) + np.float32(2 / 3)
+    power = 1 / jnp.asarray(beta, jnp.float32)
+    d = power + np.float32(2 / 3)
+    spread = 1 / jnp.sqrt(9 * d)
 
     def attempt(state: tuple) -> tuple:
         j, g, done = state
         k = jax.random.fold_in(key, j)
         x, u = normal(jax.random.fold_in(k, 0), i), uniform(jax.random.fold_in(k, 1), i)
-        v = jnp.maximum(1 + x / jnp.sqrt(9 * d), 1e-10) ** 3
+        v = jnp.maximum(1 + x * spread, 1e-10) ** 3
         accepted = jnp.log(u) < 0.5 * x * x + d * (1 - v + jnp.log(v))
         return j + 1, jnp.where(done, g, d * v), done | accepted
 
     start = (jnp.uint32(1), jnp.zeros(i.low.shape), jnp.zeros(i.low.shape, bool))
     g = lax.while_loop(lambda state: ~state[2].all(), attempt, start)[1]
-    return signed_uniform(jax.random.fold_in(key, 0), i) * g ** (1 / jnp.asarray(beta, jnp.float32))
+    # the compiler replaces powers that it knows, such as a square root, and rounds them otherwise
+    return signed_uniform(jax.random.fold_in(key, 0), i) * g ** ieee.unfused(power, g)
 
 
 def permuted(key: PRNGKey, j: Int32[Array, " n"], size: int) -> Int32[Array, " n"]:

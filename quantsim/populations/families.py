@@ -12,7 +12,7 @@ from quantsim._types import ArrayLike, Number, PRNGKey
 from quantsim.populations import draws
 from quantsim.populations.base import F64, Population, Vector, scaled
 from quantsim.populations.draws import Index
-from quantsim.populations.moments import interpolated, mirrored
+from quantsim.populations.moments import far_moment, interpolated, mirrored, with_far
 
 _ROOT2, _ROOT3 = 2.0**0.5, 3.0**0.5
 
@@ -67,11 +67,17 @@ class Normal(Population):
         return self.std * ndtri(np.asarray(p, np.float64))
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
-        from scipy.special import ndtr
+        from scipy.special import erfcx, ndtr
 
-        z = np.asarray(x, np.float64) / self.std
-        above, density = ndtr(-z), np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-        return self.std**k * [above, density - z * above, (1 + z * z) * above - z * density][k]
+        def positive(x: F64) -> F64:
+            z = np.minimum(x / self.std, 40.0)  # there and beyond the density is 0
+            if k == 0:
+                return ndtr(-z)
+            mills = np.sqrt(np.pi / 2) * erfcx(z / _ROOT2)  # P(Z > z) / pdf(z)
+            over_pdf = 1 - z * mills if k == 1 else (1 + z * z) * mills - z
+            return self.std**k * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * over_pdf
+
+        return mirrored(x, self.std**2, k, positive)
 
     def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(prod(range(1, k, 2))) * self.std**k
@@ -194,11 +200,17 @@ class StudentT(Population):
         return scaled(draws.student_t(key, i, self.df), self._scale)
 
     def pdf(self, x: ArrayLike) -> F64:
+        z, v = np.asarray(x, np.float64) / self._scale, self.df
+        return np.exp(self._log_norm() - (v + 1) / 2 * np.log1p(z * z / v)) / self._scale
+
+    def _log_norm(self) -> Any:
+        """Log of the density at 0, unscaled: gamma((v + 1) / 2) / gamma(v / 2) / sqrt(pi v)."""
         from scipy.special import gammaln
 
-        z, v = np.asarray(x, np.float64) / self._scale, self.df
-        log_norm = gammaln((v + 1) / 2) - gammaln(v / 2) - 0.5 * np.log(v * np.pi)
-        return np.exp(log_norm - (v + 1) / 2 * np.log1p(z * z / v)) / self._scale
+        v = self.df
+        if v > 100:  # the difference of two large numbers; Stirling's series leaves 1e-15
+            return -0.5 * np.log(2 * np.pi) - 1 / (4 * v) + 1 / (24 * v**3) - 1 / (20 * v**5)
+        return gammaln((v + 1) / 2) - gammaln(v / 2) - 0.5 * np.log(v * np.pi)
 
     def cdf(self, x: ArrayLike) -> F64:
         from scipy.special import stdtr
@@ -209,20 +221,19 @@ class StudentT(Population):
         from scipy.special import stdtrit
 
         p = np.asarray(p, np.float64)
-        far = np.minimum(p, 1 - p) < 1e-40
-        return self._scale * np.where(far, self._far_quantile(p), stdtrit(self.df, np.where(far, 0.5, p)))
+        far = (p > 0) & (p < 1e-40) & (self.df < 30)
+        z = with_far(stdtrit(self.df, np.where(far, 0.5, p)), far, p, self._far_quantile)
+        return self._scale * np.where(p > 0, z, -inf)  # scipy's is +inf at 0
 
     def _far_quantile(self, p: F64) -> F64:
-        """Where scipy fails: the power law of the tail, corrected by its logarithm there."""
-        from scipy.special import gammaln, stdtr
+        """Where scipy fails, at few degrees of freedom: the power law of the tail, corrected by its logarithm there."""
+        from scipy.special import stdtr
 
-        v, low = self.df, np.maximum(np.minimum(p, 1 - p), 1e-300)
-        log_c = gammaln((v + 1) / 2) - gammaln(v / 2) - 0.5 * np.log(np.pi) + (v / 2 - 1) * np.log(v)
-        y = (log_c - np.log(low)) / v  # log of the magnitude
-        for _ in range(40):
-            tail = stdtr(v, -np.exp(y))
-            y = y + np.where(tail > 0, np.log(np.maximum(tail, 1e-300)) - np.log(low), 0.0) / v
-        return np.where(p < 0.5, -np.exp(y), np.exp(y))
+        v, wanted = self.df, np.log(p)
+        y = (self._log_norm() + (v - 1) / 2 * np.log(v) - wanted) / v  # log of the magnitude
+        for _ in range(20):
+            y = y + (np.log(stdtr(v, -np.exp(y))) - wanted) / v
+        return -np.exp(y)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
         from scipy.special import stdtr
@@ -232,12 +243,20 @@ class StudentT(Population):
             above = stdtr(v, -z)
             if k == 0:
                 return above
-            first = (v + z * z) / (v - 1) * self.pdf(x) * self._scale  # E[Z; Z > z]
-            if k == 1:
-                return self._scale * (first - z * above)
-            # (1 + z^2 / v) times the density of v degrees of freedom is that of v - 2, up to scale
-            second = v * ((v - 1) / (v - 2) * stdtr(v - 2, -z * ((v - 2) / v) ** 0.5) - above)
-            return self._scale**2 * (second - 2 * z * first + z * z * above)
+            # integrals by parts, from (v + z^2) pdf'(z) = -(v + 1) z pdf(z)
+            first = (v + z * z) / (v - 1) * self.pdf(x) * self._scale - z * above
+            near = first if k == 1 else ((v + z * z) * above - (v - 3) * z * first) / (v - 2)
+            return with_far(self._scale**k * near, (z > 3) & (v > 50), x, far)
+
+        def far(x: F64) -> F64:
+            z, v = x / self._scale, self.df
+
+            def path(w: float) -> tuple[F64, F64]:
+                more = (v + z * z) * np.expm1(2 * w / (v + 1))
+                y = np.sqrt(z * z + more)
+                return more / (y + z), (v + z * z + more) / ((v + 1) * y)
+
+            return self._scale ** (k + 1) * self.pdf(x) * far_moment(k, path)
 
         return mirrored(x, self.std**2, k, (lambda x: interpolated(self, x, positive)) if k == 1 else positive)
 

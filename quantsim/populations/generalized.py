@@ -1,10 +1,11 @@
 """The family between Laplace, normal and uniform: one exponent says how fast the tails fall."""
 
 from dataclasses import dataclass
-from math import comb, gamma, lgamma
+from math import comb, gamma
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -13,7 +14,9 @@ from quantsim.populations import draws
 from quantsim.populations.base import F64, Population, scaled
 from quantsim.populations.draws import Index
 from quantsim.populations.families import check_std, spell
-from quantsim.populations.moments import interpolated, mirrored
+from quantsim.populations.moments import far_moment, interpolated, mirrored, with_far
+
+_SMALL = 1e-17  # powers that are nothing beside 1, and of large beta soon nothing at all: the density is flat there
 
 
 @dataclass(frozen=True)
@@ -41,44 +44,66 @@ class GeneralizedNormal(Population):
 
     @property
     def _scale(self) -> Any:
-        log_gamma, exp = (jax.lax.lgamma, jax.numpy.exp) if isinstance(self.beta, jax.Array) else (lgamma, np.exp)
-        return self.std * exp((log_gamma(1 / self.beta) - log_gamma(3 / self.beta)) / 2)
+        return self.std / self._unscaled_moment(2) ** 0.5
+
+    def _unscaled_moment(self, k: int) -> Any:
+        """E|X / a|^k = gamma((k + 1) / beta) / gamma(1 / beta)."""
+        if isinstance(self.beta, jax.Array):
+            return jnp.exp(jax.lax.lgamma((k + 1) / self.beta) - jax.lax.lgamma(1 / self.beta))
+        return gamma((k + 1) / self.beta) / gamma(1 / self.beta)
+
+    def _unscaled(self, x: F64) -> F64:
+        """|x / a|, at most where its power is 1000: there e^- of that is 0."""
+        return np.minimum(np.abs(x) / self._scale, 1000 ** (1 / self.beta))
 
     def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
         return scaled(draws.generalized_normal(key, i, self.beta), self._scale)
 
     def pdf(self, x: ArrayLike) -> F64:
-        z = np.abs(np.asarray(x, np.float64)) / self._scale
-        return self.beta / (2 * self._scale * gamma(1 / self.beta)) * np.exp(-(z**self.beta))
+        peak = self.beta / (2 * self._scale * gamma(1 / self.beta))
+        return peak * np.exp(-(self._unscaled(np.asarray(x, np.float64)) ** self.beta))
 
     def cdf(self, x: ArrayLike) -> F64:
         return self.upper_moment(-np.asarray(x, np.float64), 0)
 
     def quantile(self, p: ArrayLike) -> F64:
-        from scipy.special import gammainccinv
+        from scipy.special import gammainccinv, gammaincinv
 
-        p = np.asarray(p, np.float64)
-        size = self._scale * gammainccinv(1 / self.beta, 2 * np.minimum(p, 1 - p)) ** (1 / self.beta)
-        return np.where(p < 0.5, -size, size)
+        p, shape = np.asarray(p, np.float64), 1 / self.beta
+        centre = np.abs(2 * p - 1)
+        u = np.where(centre < 0.5, gammaincinv(shape, centre), gammainccinv(shape, 2 * np.minimum(p, 1 - p)))
+        z = np.where(u > _SMALL, u**shape, centre * gamma(shape + 1))
+        return self._scale * np.where(p < 0.5, -z, z)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
-        from scipy.special import gammaincc
-
         def positive(x: F64) -> F64:
-            u = (x / self._scale) ** self.beta
-            beyond = [self._beyond(j) * gammaincc((j + 1) / self.beta, u) for j in range(k + 1)]
-            return np.sum(
-                [comb(k, j) * (-x) ** (k - j) * part for j, part in enumerate(beyond)], axis=0
-            )  # E[(X - x)^k; X > x]
+            z = self._unscaled(x)
+            beyond = [self._moment_beyond(j, z) for j in range(k + 1)]
+            near = np.sum([comb(k, j) * (-x) ** (k - j) * part for j, part in enumerate(beyond)], axis=0)
+            return with_far(near, (z**self.beta > 4) & (k > 0), x, far)
+
+        def far(x: F64) -> F64:
+            z = self._unscaled(x)
+            u, x = z**self.beta, z * self._scale
+
+            def path(w: float) -> tuple[F64, F64]:
+                longer = np.log1p(w / u) / self.beta
+                return x * np.expm1(longer), x * np.exp(longer) / (self.beta * (u + w))
+
+            return self.pdf(x) * far_moment(k, path)
 
         return mirrored(x, self.std**2, k, (lambda x: interpolated(self, x, positive)) if k == 1 else positive)
 
-    def _beyond(self, k: int) -> float:
-        """E[X^k; X > 0]."""
-        return self._scale**k * gamma((k + 1) / self.beta) / gamma(1 / self.beta) / 2
+    def _moment_beyond(self, k: int, z: F64) -> F64:
+        """E[X^k; X > z a]."""
+        from scipy.special import gammaincc
+
+        shape, u = (k + 1) / self.beta, z**self.beta
+        share = np.where(u > _SMALL, gammaincc(shape, u), 1 - z ** (k + 1) / gamma(shape + 1))
+        return self._scale**k * self._unscaled_moment(k) / 2 * share
 
     def moment(self, k: int) -> Any:
-        return 0.0 if k % 2 else 2 * self._beyond(k)
+        return 0.0 if k % 2 else self._scale**k * self._unscaled_moment(k)
 
     def __str__(self) -> str:
         """Spec of the population."""

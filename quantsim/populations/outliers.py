@@ -217,8 +217,9 @@ class Contaminated(Population):
                 total = total + w * (sign * size > x) * np.maximum(sign * size - x, 0.0) ** k
             else:
                 low, high = sorted((sign * size / 2, sign * size * 1.5))
-                parts = np.maximum(high - x, 0.0) ** (k + 1) - np.maximum(low - x, 0.0) ** (k + 1)
-                total = total + w * parts / ((k + 1) * size)
+                a, b = np.maximum(high - x, 0.0), np.maximum(low - x, 0.0)
+                parts = sum(a**j * b ** (k - j) for j in range(k + 1))  # (a^(k+1) - b^(k+1)) / (a - b)
+                total = total + w * np.clip(high - x, 0.0, size) * parts / ((k + 1) * size)
         return self._mean(self.bulk.upper_moment(x, k), total)
 
     def _mirrored(self) -> Population:
@@ -233,11 +234,11 @@ class Contaminated(Population):
         return self.bulk._parts() + own
 
     def _atoms(self) -> tuple[Vector, Vector]:
-        at, mass = self.bulk._atoms()
+        (at, mass), rate = self.bulk._atoms(), float(self._rate())
         signs = np.array(self._signs()) if self.outliers.values == "exact" else np.zeros((0, 2))
         return (
             np.append(at, signs[:, 0] * self._size()),
-            np.append(mass * (1 - self._rate()), signs[:, 1] * self._rate()),
+            np.append(mass * (1 - rate), signs[:, 1] * rate),
         )
 
     def _signs(self) -> tuple[tuple[int, float], ...]:

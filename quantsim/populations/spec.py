@@ -1,4 +1,4 @@
-"""Spec strings of populations: ``normal``, ``t5(std=0.02)``, ``laplace+outliers(rate=0.01,magnitude=100)``."""
+"""Spec strings of populations: ``t5(std=0.02)``, ``gennorm(beta=1.5)``, ``laplace+outliers(rate=0.01,value=2)``."""
 
 import re
 from difflib import get_close_matches
@@ -110,8 +110,8 @@ def _make(cls: type, args: dict, text: str):
     try:
         return cls(**args)
     except TypeError:
-        known = ", ".join(cls.__dataclass_fields__)
-        raise ValueError(f"population {text!r}: {cls.__name__} takes {known}, got {', '.join(args)}") from None
+        known, got = ", ".join(cls.__dataclass_fields__), ", ".join(args) or "nothing"
+        raise ValueError(f"population {text!r}: {cls.__name__} takes {known}, got {got}") from None
 
 
 def _unknown(name: str, text: str) -> ValueError:

@@ -31,14 +31,24 @@ from quantsim.theory.propagation import (
 from quantsim.theory.quadrature import cells
 from quantsim.theory.rate_distortion import entropy, rate_distortion, shannon_lower_bound
 from quantsim.theory.scalar import lloyd_max, optimal_step, uniform_levels
-from quantsim.theory.scales import absmax_int_mse, absmax_quantile, expected_absmax, rms_crest, unequal_absmax_power
+from quantsim.theory.scales import (
+    absmax_cdf,
+    absmax_int_mse,
+    absmax_moment,
+    absmax_quantile,
+    expected_absmax,
+    rms_crest,
+    unequal_absmax_power,
+)
 from quantsim.theory.softmax import softmax_kl, softmax_tv
 from quantsim.theory.weights import weight_mean_abs, weight_mse
 
 __all__ = [
     "EntropyCoded",
     "QuantizationNoise",
+    "absmax_cdf",
     "absmax_int_mse",
+    "absmax_moment",
     "absmax_quantile",
     "aciq_clip",
     "aciq_mse",

@@ -19,7 +19,7 @@ from quantsim.populations import Population
 from quantsim.populations.base import magnitudes
 from quantsim.theory.pieces import F64, Pieces, Stairs, mean_above, value_at
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _MOST = 2048  # point masses that are followed one by one
 _NONE = 1e-14  # part of the result that is left out
 
@@ -33,6 +33,11 @@ class Law(Protocol):
     @property
     def signed(self) -> bool:
         """Whether the scale has the sign of the extreme."""
+        ...
+
+    @property
+    def positive_first(self) -> bool:
+        """Whether of equal magnitudes a positive one is the extreme; else a random one is."""
         ...
 
     def breaks(self, low: float, high: float) -> F64:
@@ -141,9 +146,10 @@ class _Case(NamedTuple):
     extreme: dict[int, F64]
 
 
-def _cases(pop: Population, t: F64, sides: Sides, law: Law, cost: Cost) -> list[_Case]:
+def _cases(pop: Population, t: F64, sides: Sides, law: Law, cost: Cost, beyond: F64 | None = None) -> list[_Case]:
     code, value, weights = law.scales(t)
-    mirrored, upto = pop._mirrored(), t[:, None] + 0 * value
+    mirrored, own = pop._mirrored(), t[:, None] + 0 * value
+    upto = own if beyond is None else own + beyond[:, None]
 
     def under(sides: Sides, signs: tuple[int, ...]) -> _Case:
         above = cost(sides.positive.times(value, code))
@@ -152,7 +158,7 @@ def _cases(pop: Population, t: F64, sides: Sides, law: Law, cost: Cost) -> list[
         mean = mean_above(pop, above, upto)
         mean = mean + (mean if alike and mirrored is pop else mean_above(mirrored, below, upto))
         mean = mean + _mass_at_zero(pop) * above.c0[..., 0]
-        extreme = {s: (value_at(p, upto) * weights).sum(axis=1) for s, p in ((1, above), (-1, below))}
+        extreme = {s: (value_at(p, own) * weights).sum(axis=1) for s, p in ((1, above), (-1, below))}
         return _Case(signs, (mean * weights).sum(axis=1), extreme)
 
     if not law.signed:
@@ -169,42 +175,67 @@ def _mass_at_zero(pop: Population) -> float:
 
 
 def _of_atoms(pop: Population, n: int, sides: Sides, law: Law, cost: Cost) -> float:
-    """The part of blocks whose largest magnitude is a point mass; of equal magnitudes a random one gives the sign."""
+    """The part of blocks whose largest magnitude is a point mass."""
     at, mass = pop._atoms()
     size = np.unique(np.abs(at[at != 0]))
     if not size.size:
         return 0.0
     place = np.searchsorted(size, np.abs(at))
     share = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)])
-    log_within = np.log1p(-np.minimum(pop.tail(size), 1.0))
-    with np.errstate(divide="ignore"):
-        log_below = np.log1p(-np.minimum(pop.tail(size) + share.sum(axis=0), 1.0))
-    # probability that the maximum of n - 1 others, and of all n, lies here; that one weight does and no other exceeds
-    others, block = (np.exp(k * log_within) * -np.expm1(k * (log_below - log_within)) * (k > 0) for k in (n - 1, n))
-    ties = share.sum(axis=0) * np.exp((n - 1) * log_within)
+    block, chances = _chances_of_ties(np.minimum(pop.tail(size), 1.0), share, n, law.positive_first)
     size = size.astype(np.float32).astype(np.float64)  # as they are drawn
-    size, (others, block, ties, *share) = _grouped(size, np.stack([others, block, ties, *share]))
-    total, both = 0.0, np.maximum(share[0] + share[1], 1e-300)
-    split: dict[int, F64] = {1: share[0] / both, -1: share[1] / both}
-    for case in _cases(pop, size, sides, law, cost):
-        here = sum(split[s] * case.extreme[s] for s in (1, -1))
-        below = case.within - (share[0] + share[1]) * here
+    size, (_, *share), chances = _grouped(size, np.stack([block, *share]), chances)
+    last_bit, total = np.spacing(size.astype(np.float32)) / 2.0, 0.0
+    for case in _cases(pop, size, sides, law, cost, last_bit):
+        below = case.within - share[0] * case.extreme[1] - share[1] * case.extreme[-1]
         for s in case.signs:
-            each = others * below + block / n * case.extreme[s] + (ties - block / n) * here
-            total += float((split[s] * each).sum())
+            smaller, plus, minus = chances[s]
+            total += float((smaller * below + plus * case.extreme[1] + minus * case.extreme[-1]).sum())
     return total
 
 
-def _grouped(size: F64, columns: F64) -> tuple[F64, F64]:
+def _chances_of_ties(beyond: F64, share: F64, n: int, positive_first: bool) -> tuple[F64, dict[int, F64]]:
+    """Probability that the maximum of a block is a point mass of ``share`` (positive, negative), beyond it ``beyond``.
+
+    And for each sign that its scale then takes: that a weight of the block is smaller (but for its own probability),
+    is the positive and the negative point mass. Of equal magnitudes a random one gives the sign, or a positive one.
+    """
+    both = share[0] + share[1]
+    within, without, no_plus = (np.log1p(-np.minimum(beyond + p, 1 - 1e-16)) for p in (0.0, both, share[0]))
+
+    def power(log: F64, k: int) -> F64:
+        return np.exp(k * log)
+
+    def gap(high: F64, low: F64, k: int) -> F64:
+        return power(high, k) * -np.expm1(k * (low - high))
+
+    block = gap(within, without, n)
+    if positive_first:
+        some, none = gap(within, no_plus, n - 1), gap(no_plus, without, n - 1)
+        plus = [some, share[0] * power(within, n - 1), share[1] * some]
+        return block, {1: np.stack(plus), -1: np.stack([none, 0 * none, share[1] * power(no_plus, n - 1)])}
+    split = share / np.maximum(both, 1e-300)
+    one, others = block / n, gap(within, without, n - 1)
+    ties = both * power(within, n - 1) - one
+    return block, {
+        s: split[i] * np.stack([others, (s > 0) * one + ties * split[0], (s < 0) * one + ties * split[1]])
+        for i, s in enumerate((1, -1))
+    }
+
+
+def _grouped(size: F64, columns: F64, chances: dict[int, F64]) -> tuple[F64, F64, dict[int, F64]]:
     """Magnitudes with what happens at each; many are taken together, equally likely groups at their rms."""
-    block = columns[1]
-    kept = block > 1e-18
-    size, columns = size[kept], columns[:, kept]
+    kept = columns[0] > 1e-18
+    size, columns, chances = size[kept], columns[:, kept], {s: c[:, kept] for s, c in chances.items()}
     if size.size <= _MOST:
-        return size, columns
-    group = np.minimum((np.cumsum(columns[1]) / columns[1].sum() * _MOST).astype(int), _MOST - 1)
-    summed: F64 = np.stack([np.bincount(group, c, _MOST) for c in columns])  # pyright: ignore[reportAssignmentType]
-    power = np.bincount(group, columns[1] * size**2, _MOST)
-    some = summed[1] > 0
-    rms: F64 = np.sqrt(power[some] / summed[1, some])
-    return rms, summed[:, some]
+        return size, columns, chances
+    block = columns[0]
+    group = np.minimum((np.cumsum(block) / block.sum() * _MOST).astype(int), _MOST - 1)
+    power = np.bincount(group, block * size**2, _MOST)
+    some = np.bincount(group, block, _MOST) > 0
+
+    def summed(rows: F64) -> F64:
+        return np.stack([np.bincount(group, row, _MOST)[some] for row in rows])  # pyright: ignore[reportReturnType]
+
+    columns = summed(columns)
+    return np.sqrt(power[some] / columns[0]), columns, {s: summed(c) for s, c in chances.items()}

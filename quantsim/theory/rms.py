@@ -42,8 +42,8 @@ def _sums_of_squares(n: int, power: float, spread: float) -> tuple[F64, F64]:
     if n == 1:
         return np.zeros(1), np.ones(1)
     shape, unit = (n - 1) / spread, power * spread
-    x, width = panel_nodes(gammaincinv(shape, _TAILS), 4)
-    return x * unit, width * np.exp((shape - 1) * np.log(x) - x - gammaln(shape))
+    root, width = panel_nodes(np.sqrt(gammaincinv(shape, _TAILS)), 6)  # smooth also for one square
+    return root**2 * unit, 2 * width * np.exp((2 * shape - 1) * np.log(root) - root**2 - gammaln(shape))
 
 
 def _of_side(pop: Population, n: int, side: Stairs, law: RmsScale, others: float) -> float:

@@ -7,6 +7,11 @@ from quantsim.populations import Population, expected_absmax_power
 from quantsim.populations.base import F64
 
 
+def _require_weights(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"a block has at least one weight, got n = {n}")
+
+
 def expected_absmax(pop: Population, n: int) -> float:
     """E[max |w_i|] of n independent weights, in their unit.
 
@@ -19,8 +24,7 @@ def expected_absmax(pop: Population, n: int) -> float:
     >>> round(expected_absmax(Normal(), 1), 9)  # sqrt(2 / pi)
     0.797884561
     """
-    if n < 1:
-        raise ValueError(f"a block has at least one weight, got n = {n}")
+    _require_weights(n)
     return expected_absmax_power(pop, n, 1)
 
 
@@ -34,8 +38,7 @@ def absmax_int_mse(pop: Population, n: int, bits: int) -> float:
     >>> round(absmax_int_mse(Uniform(3**-0.5), 10**6, 8) * 12 * 127**2, 4)
     1.0
     """
-    if n < 1:
-        raise ValueError(f"a block has at least one weight, got n = {n}")
+    _require_weights(n)
     step2 = expected_absmax_power(pop, n, 2) / (2.0 ** (bits - 1) - 1) ** 2
     return step2 / 12 * (n - 1) / n
 
@@ -53,9 +56,43 @@ def rms_crest(pop: Population, n: int) -> float:
     >>> round(rms_crest(Uniform(), 10**6), 5)  # sqrt(3)
     1.73205
     """
-    if n < 1:
-        raise ValueError(f"a block has at least one weight, got n = {n}")
+    _require_weights(n)
     return (expected_absmax_power(pop, n, 2) / pop.moment(2)) ** 0.5
+
+
+def absmax_moment(pop: Population, n: int, power: int) -> float:
+    """E[max |w_i|^power] of n independent weights; infinite where the population has no such moment.
+
+    Raises:
+        ValueError: if n < 1, or the power is neither 1 nor even.
+
+    >>> from quantsim.populations import Laplace, StudentT, Uniform
+    >>> round(absmax_moment(Uniform(3**-0.5), 2, 2), 9)  # n / (n + 2)
+    0.5
+    >>> round(absmax_moment(Laplace(2**0.5), 2, 2), 9)  # largest of two exponentials: (1 + 1/2)^2 + 1 + 1/4
+    3.5
+    >>> absmax_moment(StudentT(3.0), 32, 4)
+    inf
+    """
+    _require_weights(n)
+    if power < 1 or (power % 2 and power > 1):
+        raise ValueError(f"moments of the absmax are known for power 1 and even powers, got {power}")
+    return expected_absmax_power(pop, n, power) if np.isfinite(pop.moment(max(power, 2))) else float("inf")
+
+
+def absmax_cdf(pop: Population, n: int, x: ArrayLike) -> F64:
+    """P(max |w_i| <= x) of n independent weights, ``(1 - tail(x))^n``.
+
+    Raises:
+        ValueError: if n < 1.
+
+    >>> from quantsim.populations import Uniform
+    >>> round(float(absmax_cdf(Uniform(3**-0.5), 2, 0.5)), 9)
+    0.25
+    """
+    _require_weights(n)
+    with np.errstate(divide="ignore"):
+        return np.exp(n * np.log1p(-np.minimum(pop.tail(x), 1.0)))
 
 
 def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> F64:
@@ -68,8 +105,7 @@ def absmax_quantile(pop: Population, n: int, p: ArrayLike) -> F64:
     >>> round(float(absmax_quantile(Uniform(3**-0.5), 2, 0.25)), 9)
     0.5
     """
-    if n < 1:
-        raise ValueError(f"a block has at least one weight, got n = {n}")
+    _require_weights(n)
     return -pop.quantile(-np.expm1(np.log(np.asarray(p, np.float64)) / n) / 2)
 
 

@@ -19,6 +19,12 @@ _TWO = np.array([-0.5, 0.5]) / 3**0.5  # places within a step: exact for their s
 _DENSE = (np.arange(12) + 0.5) / 12 - 0.5  # where the rounding of the scale moves weights by a step of theirs
 
 
+def _is_float32(t: F64) -> NDArray[np.bool_]:
+    """Whether numbers are float32 numbers other than 0."""
+    near = np.abs(t) < np.finfo(np.float32).max
+    return near & (np.abs(np.where(near, t, 0.0).astype(np.float32) - t) <= 1e-15 * np.abs(t)) & (t != 0)
+
+
 @dataclass(frozen=True)
 class AbsmaxScale:
     """Scale t / reach of a block with largest magnitude t, stored in a float format.
@@ -30,6 +36,9 @@ class AbsmaxScale:
         codes_exact: codes come from t / reach itself, weights from the stored scale, as in GGUF.
         truncating: codes are truncated quotients in float32, and the extreme may fall a step short.
         fine: steps of the elements are not larger than those of the scale.
+        positive_first: of equal magnitudes a positive one is the extreme; else the first, in effect a random one.
+        alike: blocks are so alike that their stored scales take few values, which are followed one by one.
+        gguf_e4m3: stored as GGUF's e4m3, at most 7/512 below 2^-6, and 448 from 256 on.
     """
 
     reach: float
@@ -38,30 +47,43 @@ class AbsmaxScale:
     codes_exact: bool = False
     truncating: bool = False
     fine: bool = False
+    positive_first: bool = False
+    alike: bool = False
+    gguf_e4m3: bool = False
 
     def breaks(self, low: float, high: float) -> F64:
         """Magnitudes t at which the stored scale jumps, or where its steps are fine, at which they double."""
         if self.stored is None:
             return np.zeros(0)
         g = grid(self.stored)
-        steps = np.arange(2 ** min(g.mantissa_bits, _FINE)) + 0.5
+        coarse = g.mantissa_bits < _FINE or self.alike
+        steps = np.arange(2 ** (g.mantissa_bits if coarse else _FINE)) + 0.5
         below = steps * 2.0 ** (g.min_exponent - g.mantissa_bits)
         first, last = np.floor(np.log2(np.array([low, high]) / self.reach))
         octaves = 2.0 ** np.arange(max(first, g.min_exponent), last + 1)
-        within = steps * 2.0**-g.mantissa_bits if g.mantissa_bits < _FINE else np.zeros(1)
+        within = np.append(0.0, steps * 2.0**-g.mantissa_bits if coarse else [])
         return np.concatenate([below, np.outer(octaves, 1 + within).ravel(), [g.high]]) * self.reach
 
-    def scales(self, t: F64) -> tuple[F64, F64, F64]:
-        """Scale of the codes and of the weights, (t, k) each, and the probabilities of the k cases, (t, k) or (k,)."""
-        exact = np.asarray(t)[:, None] / self.reach
+    def scales(self, t: F64, known: NDArray[np.bool_] | None = None) -> tuple[F64, F64, F64]:
+        """Scale of the codes and of the weights, (t, k) each, and the probabilities of the k cases, (t, k) or (k,).
+
+        Of ``known`` magnitudes, by default those that are float32 numbers, the rounding of the scale is no matter of
+        chance: they are point masses, no nodes of a quadrature.
+        """
+        exact, known = np.asarray(t)[:, None] / self.reach, _is_float32(t) if known is None else known
         if self.stored is None:
             return self._short(exact) if self.truncating else (exact, exact, np.ones(1))
         g = grid(self.stored)
+        exact = np.maximum(exact, 1e-300)
         quantum = 2.0 ** (np.maximum(np.floor(np.log2(exact)), g.min_exponent) - g.mantissa_bits)
         rounded = np.rint(exact / quantum) * quantum
         fine, places = exact / quantum >= 2.0**_FINE, _DENSE if self.fine else _TWO
+        fine &= ~known[:, None] & (not self.alike)
         spread = exact + quantum * places if np.any(fine) else rounded
         stored = np.minimum(np.where(fine, spread, rounded), g.high)
+        if self.gguf_e4m3:
+            stored = np.where(exact < 2.0**g.min_exponent, np.minimum(stored, 7 / 512), stored)
+            stored = np.where(stored >= 256, g.high, stored)
         weights = np.full(stored.shape[1], 1 / stored.shape[1])
         return (exact if self.codes_exact else stored) + 0 * stored, stored, weights
 
@@ -75,10 +97,10 @@ class AbsmaxScale:
         up = np.arange(1, (odd - 1) // 2 + 1) / odd
         missed = 2.0 ** (np.ceil(np.log2(self.reach)) - 2) / self.reach
         share = np.sum(up > missed * significand, axis=1, keepdims=True) / odd
-        t = (exact * self.reach).astype(np.float32)
-        known = np.abs(t - exact * self.reach) <= 1e-15 * t  # a float32 number: a point mass, no node of a quadrature
+        known = _is_float32(exact * self.reach)
+        t = np.where(known, exact * self.reach, 1.0).astype(np.float32)
         share = np.where(known, t / (t / np.float32(self.reach)) < np.float32(self.reach), share)
-        scale = exact * (1 + np.array([0.0, 2.0**-21]))
+        scale = exact * (1 + np.array([0.0, 2.0**-23]))
         return scale, scale, np.concatenate([1 - share, share], axis=1)
 
 
@@ -89,6 +111,7 @@ class PowerOfTwoScale:
     edge: float
     shift: int
     signed: bool = False
+    positive_first: bool = False
 
     def breaks(self, low: float, high: float) -> F64:
         """Magnitudes t at which the scale doubles."""

@@ -26,6 +26,7 @@ from quantsim.theory.scheme import (
 )
 
 _F32_BITS = 23
+_FEW_SCALES = 256  # that are followed one by one
 _NOTHING = 1e-15  # of the variance: the rounding errors of float64
 
 
@@ -75,6 +76,11 @@ def weight_mean_abs(pop: Population, q: HasScheme, shape: Shape | None = None) -
 
 
 def _mean(pop: Population, q: HasScheme, shape: Shape | None, cost: Cost) -> float:
+    if not (isinstance(pop, Population) and isinstance(q, HasScheme)):
+        raise TypeError(
+            f"theory takes a population and a quantizer, not {pop!r} and {q!r}; specs become them by "
+            "quantsim.populations.parse and quantsim.parse"
+        )
     scheme = q.scheme(shape)
     if not np.isfinite(pop.moment(2)):
         raise ValueError(f"{pop} has no finite variance, so no relative error")
@@ -103,7 +109,7 @@ def _require_independent(pop: Population) -> None:
 
 @lru_cache(512)
 def _of_blocks(pop: Population, n: int, scheme: Scheme, cost: Cost) -> float:
-    law = _law(scheme)
+    law = _law(pop, n, scheme)
     if isinstance(law, MinMaxScale):
         assert isinstance(scheme.format, Integer)
         return minmax_mean(pop, n, scheme.format.bits, law)
@@ -117,11 +123,13 @@ def _of_blocks(pop: Population, n: int, scheme: Scheme, cost: Cost) -> float:
         return rms_mse(pop, n, sides, law)
     if not isinstance(law, TwoLevelScale):
         mean = absmax_mean(pop, n, sides.flipped() if law.signed else sides, law, cost)
-        return mean if mean > _NOTHING * pop.moment(2) else 0.0
+        return 0.0 if abs(mean) <= _NOTHING * pop.moment(2) else mean
     if law.total <= n:
         return absmax_mean(pop, n, sides, _InTensor(law, 0.0), cost)
-    u, weight = panel_nodes(np.exp(log_edges(pop, law.total - n)), 4)
-    weight = weight * (law.total - n) * (1 - u) ** (law.total - n - 1)
+    others = law.total - n
+    y, weight = panel_nodes(log_edges(pop, others), 6)
+    u = np.exp(y)
+    weight = weight * others * np.exp(y + (others - 1) * np.log1p(-u))
     tops = magnitudes_of(pop, u)
     return sum(w * absmax_mean(pop, n, sides, _InTensor(law, top), cost) for w, top in zip(weight, tops, strict=True))
 
@@ -141,14 +149,18 @@ def _of_fine_atoms(pop: Population, scheme: Scheme, sides: Sides, cost: Cost) ->
     return float((mass * (meant * step ** (1 + (cost is not absolute)) - counted)).sum())
 
 
-def _law(scheme: Scheme) -> ScaleLaw | None:
-    """The law, with what the elements say of it."""
+def _law(pop: Population, n: int, scheme: Scheme) -> ScaleLaw | None:
+    """The law, with what the elements and the blocks say of it."""
     law, element = scheme.scale, scheme.format
     if not isinstance(law, AbsmaxScale):
         return law
+    law = replace(law, truncating=scheme.rounding == "truncate")
+    if law.stored is None:
+        return law
+    low, high = magnitudes_of(pop, -np.expm1(np.log([1e-9, 1 - 1e-9]) / n))
+    alike = (high - low) * 2.0**law.stored.mantissa_bits < _FEW_SCALES * low
     digits = element.mantissa_bits if isinstance(element, Float) else element.bits - 2
-    fine = law.stored is not None and digits >= law.stored.mantissa_bits
-    return replace(law, truncating=scheme.rounding == "truncate", fine=fine)
+    return replace(law, fine=digits >= law.stored.mantissa_bits, alike=bool(alike))
 
 
 def _sides(pop: Population, scheme: Scheme) -> tuple[Sides, Cost]:
@@ -167,6 +179,7 @@ class _InTensor:
     law: TwoLevelScale
     top: float
     signed: bool = False
+    positive_first: bool = False
 
     def breaks(self, low: float, high: float) -> F64:
         """Magnitudes t at which the block's scale jumps; beyond ``top`` it is exact."""
