@@ -81,8 +81,9 @@ class AbstractQuantizer(abc.ABC):
             ValueError: if the scale is no law of its block, or the shape is needed to know how many share it.
 
         >>> import quantsim as qs
-        >>> qs.parse("int8:block32").scheme().scale
-        AbsmaxScale(reach=127.0, stored=None, signed=False, codes_exact=False)
+        >>> scheme = qs.parse("int8:block32").scheme()
+        >>> scheme.scale.reach, scheme.sizes
+        (127.0, ((32, 1.0),))
         """
         del shape
         raise ValueError(

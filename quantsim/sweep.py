@@ -104,7 +104,7 @@ def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> fl
 
     >>> import quantsim as qs
     >>> round(predicted_sqnr_db(qs.populations.Normal(), qs.parse("nf4:block64"), (64, 64)), 3)
-    20.733
+    20.726
     >>> predicted_sqnr_db(qs.populations.Normal(), qs.parse("q4_k"), (64, 256)) is None
     True
     """

@@ -250,7 +250,7 @@ def test_a_study_holds_its_five_things(name):
     assert callable(module.measure)
     assert callable(module.draw)
     assert isinstance(module.CLAIMS, tuple)
-    assert module.CLAIMS
+    assert module.CLAIMS or callable(module.summary)  # it settles a statement, or says what it found
 
 
 @pytest.mark.parametrize("name", STUDIES)

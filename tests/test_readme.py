@@ -11,9 +11,10 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_the_example_runs_and_prints_what_it_names(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
-    numbers, outputs = capsys.readouterr().out.splitlines()
+    numbers, outputs, predicted = capsys.readouterr().out.splitlines()
     assert float(numbers.split()[0]) == 5.0  # 4 bits and a float32 scale for 32
     assert outputs.startswith("OutputError(rel_rms=")
+    assert 2.8e-5 < float(predicted) < 2.9e-5
 
 
 def test_every_spec_of_the_comparison_parses():

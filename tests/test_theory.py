@@ -101,10 +101,28 @@ def test_spread_outliers_add_their_own_error():
         assert theory.levels_mse(pop, EVENLY) == pytest.approx(expected, rel=1e-9)
 
 
+def test_point_masses_count_one_by_one():
+    values = [-3.7, -0.4, 0.1, 0.1, 2.3]
+    nearest = EVENLY[np.abs(np.float32(values)[:, None].astype(np.float64) - EVENLY).argmin(axis=1)]
+    expected = np.mean((nearest - np.float32(values)) ** 2)
+    assert theory.levels_mse(Empirical(values), EVENLY) == pytest.approx(expected, rel=1e-12)
+    mean = theory.levels_mean(Empirical(values), EVENLY, lambda x, level: (x - level) ** 2)
+    assert mean == pytest.approx(expected, rel=1e-12)
+    # a rate of outliers of 9 saturates at 3
+    pop = Normal().with_outliers(rate=0.01, magnitude=9.0)
+    expected = 0.99 * theory.levels_mse(Normal(), EVENLY) + 0.01 * (9 - 3) ** 2
+    assert theory.levels_mse(pop, EVENLY) == pytest.approx(expected, rel=1e-12)
+    both = Mixture((0.25, 0.75), (Empirical(values), Laplace()))
+    expected = 0.25 * theory.levels_mse(Empirical(values), LEVELS["uneven"])
+    expected += 0.75 * theory.levels_mse(Laplace(), LEVELS["uneven"])
+    assert theory.levels_mse(both, LEVELS["uneven"]) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("pop", [Empirical([1.0, 2.0]), Normal().with_outliers(rate=0.01, magnitude=9.0)], ids=str)
-def test_point_masses_are_refused(pop):
-    with pytest.raises(ValueError, match="point masses"):
-        theory.levels_mse(pop, EVENLY)
+def test_point_masses_have_no_entropy(pop):
+    for bound in (theory.entropy, lambda p: theory.shannon_lower_bound(p, 4.0)):
+        with pytest.raises(ValueError, match="point masses"):
+            bound(pop)
 
 
 @pytest.mark.parametrize("pop", POPULATIONS, ids=str)

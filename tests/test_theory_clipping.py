@@ -160,8 +160,11 @@ def normal_model(alpha, bits):
     return clipped + alpha**2 / (3 * 4**bits)
 
 
+MODELS = {"laplace": (Laplace(2**0.5), laplace_model), "normal": (Normal(), normal_model)}
+
+
 @pytest.mark.parametrize("bits", [1, 3, 8])
-@pytest.mark.parametrize(("pop", "model"), [(Laplace(2**0.5), laplace_model), (Normal(), normal_model)], ids=str)
+@pytest.mark.parametrize(("pop", "model"), MODELS.values(), ids=MODELS)
 def test_aciq_is_the_minimum_of_its_model(pop, model, bits):
     clip = theory.aciq_clip(pop, bits)
     assert theory.aciq_mse(pop, clip, bits) == pytest.approx(model(clip, bits), rel=1e-7)

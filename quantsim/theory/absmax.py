@@ -19,7 +19,7 @@ from quantsim.populations import Population
 from quantsim.populations.base import magnitudes
 from quantsim.theory.pieces import F64, Pieces, Stairs, mean_above, value_at
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _MOST = 2048  # point masses that are followed one by one
 _NONE = 1e-14  # part of the result that is left out
 
@@ -181,11 +181,11 @@ def _of_atoms(pop: Population, n: int, sides: Sides, law: Law, cost: Cost) -> fl
     if not size.size:
         return 0.0
     place = np.searchsorted(size, np.abs(at))
-    share = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)])
+    share = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)]).astype(np.float64)
     block, chances = _chances_of_ties(np.minimum(pop.tail(size), 1.0), share, n, law.positive_first)
     size = size.astype(np.float32).astype(np.float64)  # as they are drawn
     size, (_, *share), chances = _grouped(size, np.stack([block, *share]), chances)
-    last_bit, total = np.spacing(size.astype(np.float32)) / 2.0, 0.0
+    last_bit, total = np.spacing(size.astype(np.float32)).astype(np.float64) / 2, 0.0
     for case in _cases(pop, size, sides, law, cost, last_bit):
         below = case.within - share[0] * case.extreme[1] - share[1] * case.extreme[-1]
         for s in case.signs:

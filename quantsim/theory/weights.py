@@ -10,7 +10,8 @@ from quantsim.formats import Float, Integer, grid, largest
 from quantsim.populations import Contaminated, Population
 from quantsim.theory.absmax import Cost, Sides, absmax_mean, mean_of_both
 from quantsim.theory.levels import SMOOTH, rounding_of
-from quantsim.theory.order import log_edges, magnitudes_of, minmax_mean, panel_nodes, percentile_mean
+from quantsim.theory.minmax import minmax_mean
+from quantsim.theory.order import log_edges, magnitudes_of, panel_nodes, percentile_mean
 from quantsim.theory.pieces import absolute, squared, value_at
 from quantsim.theory.rms import rms_mse
 from quantsim.theory.scheme import (
@@ -53,7 +54,7 @@ def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> flo
     >>> step2 = 3 * 32 / 34 / 127**2  # E[max^2] of 32 uniform weights is n / (n + 2) of the edge squared
     >>> round(weight_mse(uniform, qs.parse("int8:block32")) / (step2 / 12 * 31 / 32), 9)
     1.0
-    >>> round(-10 * np.log10(weight_mse(qs.populations.Normal(), qs.parse("q8_0"))), 3)
+    >>> float(round(-10 * np.log10(weight_mse(qs.populations.Normal(), qs.parse("q8_0"))), 3))
     45.433
     """
     return _mean(pop, q, shape, squared) / pop.moment(2)
@@ -92,7 +93,7 @@ def _mean(pop: Population, q: HasScheme, shape: Shape | None, cost: Cost) -> flo
     if cost is not squared and not nearest:
         raise ValueError(f"the mean |error| is known for rounding to nearest with absmax scales and casts, not for {q}")
     sizes = scheme.sizes if scheme.scale is not None else ((1, 1.0),)
-    return sum(share * _of_blocks(pop, n, scheme, cost) for n, share in sizes)
+    return float(sum(share * _of_blocks(pop, n, scheme, cost) for n, share in sizes))
 
 
 def _require_independent(pop: Population) -> None:
