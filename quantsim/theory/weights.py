@@ -34,10 +34,12 @@ _NOTHING = 1e-15  # of the variance: the rounding errors of float64
 def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
     """Mean squared error of an infinite population under a quantizer, over its second moment: ``E[e^2] / E[w^2]``.
 
-    Exact up to quadrature (1e-6 of itself; floats of 8 and more mantissa bits and zero points of 6 and more bits take
-    the phase of a weight in its step as uniform) for every scale that is a law of its block: plain casts, absmax with
-    any bounds and stored scale, minmax, percentiles, MX, NVFP4 and GGUF's q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0,
-    mxfp4 and nvfp4. Blocks are conditioned on their true extremes, not on their expectation.
+    For every scale that is a law of its block: plain casts, absmax with any bounds and stored scale, minmax,
+    percentiles, rms, MX, NVFP4 and GGUF's q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0, mxfp4 and nvfp4. Blocks are
+    conditioned on their true extremes, not on their expectation. What is left of quadrature, where weights have a
+    fourth moment: 1e-6 for casts and scales from the largest weight, 4e-4 and mostly 1e-5 for minmax (q4_1 and q5_1
+    too), percentiles and rms. Taken as uniform within a step are the rounding of f16 and bf16 scales, the places of
+    minimum and maximum for 6 and more bits, and the weights of floats with 8 and more mantissa bits.
 
     Args:
         pop: population of independent weights.
