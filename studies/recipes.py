@@ -180,7 +180,7 @@ def _table(ax: plotting.Axes, rows: Rows) -> None:
         ax.text(0.0, y, mark, color=color, fontweight="bold", va="center", fontsize=7)
         ax.text(0.025, y, r["claim"], va="center", fontsize=6.5)
         ax.text(0.075, y, r["code"], family="monospace", va="center", fontsize=6)
-        ax.text(0.55, y, text, va="center", fontsize=6.5)
+        ax.text(0.57, y, text, va="center", fontsize=6.5)
 
 
 def _rules(ax: plotting.Axes, rows: Rows) -> None:
@@ -203,7 +203,7 @@ def _ranges(ax: plotting.Axes, rows: Rows) -> None:
         plotting.points(ax, r, "reach", "rms", series=at, label=name)
         fine = np.geomspace(r[0]["reach"], r[-1]["reach"], 150)
         plotting.prediction(ax, fine, [theory.int_mse(pop, x, 8) ** 0.5 for x in fine], series=at)
-    ax.text(0.45, 0.0055, "too narrow:\nclipped", fontsize=6.5)
+    ax.text(0.45, 0.0055, "too\nnarrow:\nclipped", fontsize=6.5)
     ax.text(60, 0.03, "too wide:\ncoarse", fontsize=6.5)
     ax.set(xscale="log", yscale="log", xlabel="largest code (std of the weights)", ylabel="rms error / rms (A24)")
     ax.legend(loc="lower right")

@@ -170,7 +170,10 @@ def _lattice(pop: Population, step: F64) -> F64:
 
 def _near_zero(pop: Population, step: float) -> float:
     """12 / step^2 times the squared error of rounding to multiples; 1 for point masses and weights far from zero."""
-    cells = np.clip(np.ceil(min(part.std_dev() for part in pop._parts()) / step), 8, 256)
+    # as far as the density is smooth: a cut where it has a slope would count as an error
+    jumps = np.setdiff1d(pop._breaks(), np.abs(pop._atoms()[0]))
+    end = min(8 * max(part.std_dev() for part in pop._parts()), jumps.min(initial=np.inf))
+    cells = np.clip(np.floor(end / step - 0.5), 8, 512)
     k = np.arange(cells + 1)
     pieces, end = squared(Stairs(k * step, (k[:-1] + 0.5) * step)), (cells + 0.5) * step
     (at, mass), ratio = pop._atoms(), 1.0
