@@ -13,6 +13,8 @@ from quantsim.errors import ErrorStats, error_stats
 from quantsim.matmul import OutputError, output_error
 from quantsim.quantized import QuantizedArray
 from quantsim.quantizer import Quantizer, parse
+from quantsim.streaming import weight_error
+from quantsim.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -29,5 +31,7 @@ __all__ = [
     "output_error",
     "parse",
     "populations",
+    "sweep",
     "theory",
+    "weight_error",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,14 +16,30 @@ from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
 from quantsim import formats, ieee
-from quantsim._types import Blocks, PerBlock
-from quantsim.formats import Format, Integer
+from quantsim._types import Blocks, Number, PerBlock
+from quantsim.formats import Format, Integer, Traced
 from quantsim.rounding import round_integer, snap
 
 
 @dataclass(frozen=True)
 class Absmax:
     """reach = max |w|: nothing is clipped."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """reach = ratio * max |w|: what is larger clips.
+
+    Raises:
+        ValueError: if the ratio does not lie above 0 and at most at 1.
+    """
+
+    ratio: Number
+
+    def __post_init__(self) -> None:
+        """Reject what is no part of the range."""
+        if not isinstance(self.ratio, jax.Array) and not 0 < self.ratio <= 1:
+            raise ValueError(f"a clip ratio lies above 0 and at most at 1, got {self.ratio:g}; for example clip0.8")
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class RMS:
     """reach = rms(w) times the ratio with the least squared error on a normal population of unit variance."""
 
 
-Calibration: TypeAlias = Absmax | MinMax | Percentile | MSE | RMS
+Calibration: TypeAlias = Absmax | Clip | MinMax | Percentile | MSE | RMS
 Counts: TypeAlias = Int[Array, "blocks 1"] | int
 
 _F32 = formats.FORMATS["f32"]
@@ -60,24 +77,26 @@ assert isinstance(_F32, formats.Float)
 _STEPS_PER_OCTAVE, _OCTAVES = 16, 8
 
 
-def divide_by_reach(reach: PerBlock, fmt: Format) -> PerBlock:
+def divide_by_reach(reach: PerBlock, fmt: Format | Traced) -> PerBlock:
     """Scale that puts ``reach`` on the last level of the format (for "signed" bounds, on its lowest code)."""
     divisor = formats.reach(fmt)
-    signed = isinstance(fmt, Integer) and fmt.bounds == "signed"
-    return ieee.divide(reach, -divisor if signed else divisor)
+    return ieee.divide(reach, -divisor if formats.bounds(fmt) == "signed" else divisor)
 
 
-def calibrate(blocks: Blocks, fmt: Format, rule: Calibration, counts: Counts) -> PerBlock:
+def calibrate(blocks: Blocks, fmt: Format | Traced, rule: Calibration, counts: Counts) -> PerBlock:
     """Scale of each block, float32; 0 for a block of zeros. ``counts`` excludes the zeros of a padded tail.
 
     >>> calibrate(jnp.array([[1.0, -2.54]]), formats.parse("int8"), Absmax(), 2).tolist()
     [[0.019999999552965164]]
     """
-    if isinstance(fmt, Integer) and fmt.bounds == "signed" and isinstance(rule, Absmax):
+    if formats.bounds(fmt) == "signed" and isinstance(rule, Absmax):
         return divide_by_reach(_signed_extreme(blocks), fmt)
     if isinstance(rule, Percentile):
         return divide_by_reach(_percentile(blocks, rule.p, counts), fmt)
+    if isinstance(rule, Clip):
+        return divide_by_reach(ieee.unfused(top := ieee.absmax(blocks), top) * rule.ratio, fmt)
     if isinstance(rule, RMS):
+        assert not isinstance(fmt, Traced)
         scale = divide_by_reach(_rms(blocks, counts), fmt) * np.float32(normal_reach(fmt))
         return jnp.minimum(scale, np.finfo(np.float32).max)
     if isinstance(rule, MSE):
@@ -85,7 +104,9 @@ def calibrate(blocks: Blocks, fmt: Format, rule: Calibration, counts: Counts) ->
     return divide_by_reach(ieee.absmax(blocks), fmt)
 
 
-def minmax(blocks: Blocks, fmt: Integer, scale_format: formats.Float = _F32) -> tuple[PerBlock, PerBlock]:
+def minmax(
+    blocks: Blocks, fmt: Integer | Traced, scale_format: formats.Float | Traced = _F32
+) -> tuple[PerBlock, PerBlock]:
     """Scale (max - min) / (2^bits - 1), as it is stored, and integer zero point round(-min / scale) of each block.
 
     The range always holds 0, so that 0 is a level.
@@ -96,9 +117,9 @@ def minmax(blocks: Blocks, fmt: Integer, scale_format: formats.Float = _F32) -> 
     low = jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)
     high = jnp.maximum(blocks.max(axis=-1, keepdims=True), 0.0)
     # halves, so that the difference of two large extremes does not overflow
-    scale = snap(ieee.divide(0.5 * high - 0.5 * low, (2.0**fmt.bits - 1) / 2), scale_format)
+    scale = snap(ieee.divide(0.5 * high - 0.5 * low, formats.last_code(fmt) / 2), scale_format)
     zero = round_integer(ieee.divide(-low, jnp.where(scale == 0, 1.0, scale)))
-    return scale, jnp.minimum(zero, 2.0**fmt.bits - 1)
+    return scale, jnp.minimum(zero, formats.last_code(fmt))
 
 
 def _signed_extreme(blocks: Blocks) -> PerBlock:
@@ -146,7 +167,7 @@ def _percentile(blocks: Blocks, p: float, counts: Counts) -> PerBlock:
     return jnp.where(down < up, high - ieee.unfused(gap * down, high), low + ieee.unfused(gap * up, low))
 
 
-def _search(blocks: Blocks, fmt: Format) -> PerBlock:
+def _search(blocks: Blocks, fmt: Format | Traced) -> PerBlock:
     top = ieee.absmax(blocks)
 
     def attempt(k: Int[Array, ""] | int, best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantsim import checkpoints, sweep
+from quantsim import checkpoints
 from quantsim import populations as pops
-from quantsim.errors import ErrorStats, error_stats
+from quantsim.errors import ErrorStats
 from quantsim.quantized import AbstractQuantizer
+from quantsim.streaming import weight_error
+from quantsim.sweep import measure, predicted_sqnr_db
 
 #: Standard error, in dB, at which a synthetic comparison has seen enough arrays, and how many it draws at most.
 ENOUGH_DB, AT_MOST = 0.02, 4096
@@ -61,9 +63,9 @@ def _of_population(qs: list[AbstractQuantizer], source: Source) -> Iterator[dict
     def enough(stats: list[ErrorStats]) -> bool:
         return all(not s.sqnr_db_se > ENOUGH_DB for s in stats)
 
-    found = sweep.measure(pop, qs, shape=shape, arrays=AT_MOST, seed=source.seed, enough=enough)
+    found = measure(pop, qs, shape=shape, arrays=AT_MOST, seed=source.seed, enough=enough)
     for q, stats in zip(qs, found, strict=True):
-        row = _row(q, stats, shape, sweep.predicted_sqnr_db(pop, q, shape))
+        row = _row(q, stats, shape, predicted_sqnr_db(pop, q, shape))
         yield row | {"population": str(pop), "shape": list(shape)}
 
 
@@ -71,4 +73,4 @@ def _of_file(qs: list[AbstractQuantizer], source: Source) -> Iterator[dict[str, 
     assert source.weights
     for name, w in checkpoints.weights(source.weights, source.tensor):
         for q in qs:
-            yield {"tensor": name} | _row(q, error_stats(w, q.roundtrip(w)), w.shape, None)
+            yield {"tensor": name} | _row(q, weight_error(w, q), w.shape, None)

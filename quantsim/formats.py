@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from math import frexp
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -87,6 +87,21 @@ class Codebook:
         return (len(self.values) - 1).bit_length()
 
 
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """An integer or small float of which only the kind is static: its facts are numbers that a sweep may trace.
+
+    Attributes:
+        grid: facts of the arithmetic kernel.
+        reach: what absmax is divided by to get the scale.
+        bounds: convention of an integer, None for a float.
+    """
+
+    grid: "Grid"
+    reach: Any
+    bounds: Bounds | None = None
+
+
 Format: TypeAlias = Integer | Float | Codebook
 
 _BNB_FP4 = (0.0, 0.0625, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
@@ -149,12 +164,14 @@ class Grid(NamedTuple):
     high: float
 
 
-def grid(fmt: Integer | Float) -> Grid:
+def grid(fmt: Integer | Float | Traced) -> Grid:
     """The arithmetic facts of an integer (quantum 1 everywhere) or a small float.
 
     >>> grid(parse("e4m3"))
     Grid(mantissa_bits=3, min_exponent=-6, low=-448.0, high=448.0)
     """
+    if isinstance(fmt, Traced):
+        return fmt.grid
     if isinstance(fmt, Integer):
         low = -(2.0 ** (fmt.bits - 1)) + (fmt.bounds == "narrow")
         return Grid(fmt.bits, fmt.bits, low, 2.0 ** (fmt.bits - 1) - 1)
@@ -179,6 +196,20 @@ def _levels(fmt: Format) -> tuple[float, ...]:
     positive = fraction * 2.0 ** (np.maximum(field, 1) - 1 + g.min_exponent - fmt.mantissa_bits)
     positive = positive[positive <= g.high]
     return tuple(np.concatenate([-positive[:0:-1], positive]).tolist())
+
+
+def bounds(fmt: Format | Traced) -> Bounds | None:
+    """Convention of an integer format; None for floats and codebooks."""
+    return getattr(fmt, "bounds", None)
+
+
+def last_code(fmt: Integer | Traced) -> Any:
+    """Largest code of an integer that has a zero point: 2^bits - 1.
+
+    >>> last_code(Integer("int4", 4))
+    15.0
+    """
+    return 2.0 * fmt.grid.high + 1 if isinstance(fmt, Traced) else 2.0**fmt.bits - 1
 
 
 def levels(fmt: Format) -> np.ndarray:
@@ -209,12 +240,14 @@ def largest(fmt: Format) -> float:
     return max(abs(v) for v in fmt.values) if isinstance(fmt, Codebook) else max(abs(v) for v in grid(fmt)[2:])
 
 
-def reach(fmt: Format) -> float:
+def reach(fmt: Format | Traced) -> Any:
     """What absmax is divided by to get the scale: the level, or the half step beyond it, that absmax falls on.
 
     >>> reach(parse("int8")), reach(Integer("int8", 8, "half")), reach(parse("nf4"))
     (127.0, 127.5, 1.0)
     """
+    if isinstance(fmt, Traced):
+        return fmt.reach
     if isinstance(fmt, Integer):
         return 2.0 ** (fmt.bits - 1) - {"narrow": 1.0, "half": 0.5, "full": 0.0, "signed": 0.0}[fmt.bounds]
     return largest(fmt)

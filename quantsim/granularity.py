@@ -117,6 +117,22 @@ def from_blocks(blocks: Shaped[Array, "blocks size"], g: Granularity, shape: Sha
     return jnp.moveaxis(w.reshape(moved), target, source)
 
 
+def span(g: Granularity, shape: Shape) -> int | None:
+    """Consecutive weights of the flattened array that share scales with no others; None if they are not consecutive.
+
+    >>> span(Block(32), (4, 96)), span(Block(32), (4, 80)), span(Channel(), (4, 80)), span(Tensor(), (4, 80))
+    (32, 80, 80, None)
+    """
+    if isinstance(g, Tensor) or not shape or not prod(shape):
+        return None
+    axis = _axis(g, shape)
+    if isinstance(g, Channel):
+        return prod(shape[1:]) if axis == 0 else None
+    if axis != len(shape) - 1:
+        return None
+    return shape[-1] if shape[-1] % g.size else g.size
+
+
 def block_counts(g: Granularity, shape: Shape) -> Shaped[Array, "blocks 1"] | int:
     """Number of weights in each block, without the padding; one number when all are alike.
 

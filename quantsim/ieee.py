@@ -8,6 +8,8 @@ subtraction, and the operation keeps its own rounding.
 Sums go in one fixed order. So codes, scales and errors have one bit pattern under eager, jit, vmap, scan and shard_map.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
@@ -39,6 +41,16 @@ def unfused(product: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array
     return product + (x - x)
 
 
+def clip(x: Float[Array, "..."], low: Float[Array, "..."] | float, high: Float[Array, "..."] | float) -> Any:
+    """``x`` within [low, high], NaN where it is NaN: two instructions, and ``jnp.clip`` takes eight for its NaN.
+
+    >>> clip(jnp.array([-9.0, 0.5, jnp.nan]), -1.0, 1.0).tolist()
+    [-1.0, 0.5, nan]
+    """
+    x = jnp.where(x < low, low, x)
+    return jnp.where(x > high, high, x)
+
+
 def square(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``x * x`` rounded once, also where it is summed."""
     return unfused(x * x, x)
@@ -47,9 +59,15 @@ def square(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def absmax(x: Float[Array, "... n"], axis: int = -1) -> Float[Array, "..."]:
     """Largest magnitude along ``axis``, kept as an axis of length 1; NaN if there is one.
 
-    Magnitudes of floats are ordered as their bits are, and integers reduce three times as fast as floats on CPU.
+    Magnitudes of floats are ordered as their bits are, and integers reduce faster on CPU. In two steps, of rows of
+    some lanes and then of the lanes: the first is vector code, and the second, of floats, is not merged into it.
     """
-    return from_bits(jnp.max(bits_of(x) & 0x7FFFFFFF, axis=axis, keepdims=True))
+    bits, n = bits_of(x) & 0x7FFFFFFF, x.shape[axis]
+    lanes = next((k for k in (64, 8) if n % k == 0 and n > 4 * k), 0) or (8 if n % 8 == 0 and n > 8 else 0)
+    if axis not in (-1, x.ndim - 1) or not lanes:
+        return from_bits(jnp.max(bits, axis=axis, keepdims=True))
+    by_lane = jnp.max(bits.reshape(*x.shape[:-1], n // lanes, lanes), axis=-2)
+    return jnp.max(from_bits(by_lane), axis=-1, keepdims=True)
 
 
 def ordered_sum(x: Float[Array, "... n"]) -> Float[Array, "... 1"]:

@@ -43,7 +43,7 @@ class AbstractQuantizer(abc.ABC):
         >>> qs.parse("int8:tensor").quantize([[1.27, -0.5]]).codes.tolist()
         [[127, -50]]
         """
-        return _quantize(self, as_weights(w, nonfinite), key)
+        return _quantize(self, self._checked(w, nonfinite), key)
 
     def roundtrip(self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise") -> Weights:
         """``quantize(w).dequantize()`` to the bit, without forming codes, with a straight-through gradient.
@@ -54,7 +54,7 @@ class AbstractQuantizer(abc.ABC):
         >>> jax.grad(lambda w: qs.parse("int4:tensor:p50").roundtrip(w).sum())(jnp.array([1.0, 2.0, 9.0])).tolist()
         [1.0, 1.0, 0.0]
         """
-        return _roundtrip(as_weights(w, nonfinite), self, key)
+        return _roundtrip(self._checked(w, nonfinite), self, key)
 
     def clipped(self, w: ArrayLike) -> Bool[Array, "..."]:
         """Which weights lie more than half a step outside the range of their block.
@@ -63,7 +63,7 @@ class AbstractQuantizer(abc.ABC):
         >>> qs.parse("int4:tensor:p50").clipped([1.0, 2.0, 9.0]).tolist()
         [False, False, True]
         """
-        return _clipped(self, as_weights(w, "raise"))
+        return _clipped(self, self._checked(w, "raise"))
 
     def bits_per_weight(self, shape: Shape) -> float:
         """Stored bits over weights: codes, scales and zero points, each field padded to whole bytes.
@@ -73,6 +73,10 @@ class AbstractQuantizer(abc.ABC):
         4.5
         """
         return 8 * self._nbytes(tuple(shape)) / max(prod(shape), 1)
+
+    def _checked(self, w: ArrayLike, nonfinite: str) -> Weights:
+        """``w`` as float32 weights that this quantizer takes."""
+        return as_weights(w, nonfinite)
 
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know: levels, how many weights share a scale, the law of the scale.
@@ -102,6 +106,11 @@ class AbstractQuantizer(abc.ABC):
 
     @abc.abstractmethod
     def _outside(self, w: Weights) -> Bool[Array, "..."]: ...
+
+    def _span(self, shape: Shape) -> int | None:
+        """Consecutive weights of the flattened array that are quantized apart from all others; None if unknown."""
+        del shape
+        return None
 
     @abc.abstractmethod
     def _nbytes(self, shape: Shape) -> int: ...

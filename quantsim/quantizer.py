@@ -9,9 +9,20 @@ from jaxtyping import Array, Bool
 
 from quantsim import blockformats, formats, ieee
 from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
-from quantsim.calibration import MSE, RMS, Absmax, Calibration, MinMax, Percentile, calibrate, minmax, normal_reach
-from quantsim.formats import Codebook, Format, Integer
-from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, to_blocks
+from quantsim.calibration import (
+    MSE,
+    RMS,
+    Absmax,
+    Calibration,
+    Clip,
+    MinMax,
+    Percentile,
+    calibrate,
+    minmax,
+    normal_reach,
+)
+from quantsim.formats import Codebook, Format, Integer, Traced
+from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import ROUNDINGS, Rounding, decode, encode, round_integer, snap
 from quantsim.spec import parse_fields, spell
@@ -46,10 +57,11 @@ class Quantizer(AbstractQuantizer):
 
     def __post_init__(self) -> None:
         """Reject combinations that do not exist."""
-        bounds = self.format.bounds if isinstance(self.format, Integer) else None
+        bounds = formats.bounds(self.format)
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"unknown rounding {self.rounding!r}; known are {', '.join(ROUNDINGS)}")
-        scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not isinstance(self.format, formats.Float)
+        castable = isinstance(self.format, formats.Float | Traced)
+        scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not castable
         if self.granularity is None and scaled:
             raise ValueError(f"{self} needs a granularity, for example {self.format.name}:block32")
         if self.granularity is not None and getattr(self.format, "exponent_bits", 0) == 8:
@@ -77,8 +89,9 @@ class Quantizer(AbstractQuantizer):
         elif isinstance(rule, Percentile):
             law = PercentileScale(rule.p, reach, stored)
         else:
-            signed = isinstance(self.format, Integer) and self.format.bounds == "signed"
-            law = AbsmaxScale(reach, stored, signed, positive_first=signed)
+            signed = formats.bounds(self.format) == "signed"
+            part = rule.ratio if isinstance(rule, Clip) else 1.0
+            law = AbsmaxScale(reach / part, stored, signed, positive_first=signed)
         return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
@@ -128,6 +141,11 @@ class Quantizer(AbstractQuantizer):
             outside = beyond(_units(blocks, scale), levels)
         return from_blocks(outside, self.granularity, w.shape)
 
+    def _span(self, shape: Shape) -> int | None:
+        if self.rounding == "stochastic":  # its draws belong to the whole array
+            return None
+        return 1 if self.granularity is None else span(self.granularity, shape)
+
     def _nbytes(self, shape: Shape) -> int:
         codes = -(-self.format.bits * prod(shape) // 8)
         if self.granularity is None:
@@ -163,7 +181,7 @@ def _calibrated(q: Quantizer, blocks: Blocks, shape: Shape) -> tuple[PerBlock, P
     """Scale as stored, and zero point. A non-finite weight makes the scale of its block NaN."""
     assert q.granularity is not None
     if isinstance(q.calibration, MinMax):
-        assert isinstance(q.format, Integer)
+        assert isinstance(q.format, Integer | Traced)
         scale, zero = minmax(blocks, q.format, q.scale_format)
     else:
         scale, zero = calibrate(blocks, q.format, q.calibration, block_counts(q.granularity, shape)), None
@@ -176,12 +194,13 @@ def _units(blocks: Blocks, scale: PerBlock) -> Blocks:
     return jnp.where(scale == 0, 0.0, ieee.divide(blocks, jnp.where(scale == 0, 1.0, scale)))
 
 
-def _offset_range(fmt: Format) -> tuple[float, float]:
-    return 0.0, 2.0**fmt.bits - 1
+def _offset_range(fmt: Format | Traced) -> tuple[float, float]:
+    assert isinstance(fmt, Integer | Traced)
+    return 0.0, formats.last_code(fmt)
 
 
 def _snap_blocks(q: Quantizer, units: Blocks, zero: PerBlock | None, key: PRNGKey | None) -> Blocks:
     """Levels of weights in units of their scale; with a zero point, ``clip(round(u) + z, 0, 2^bits - 1) - z``."""
     if zero is None:
         return snap(units, q.format, q.rounding, key)
-    return jnp.clip(round_integer(units, q.rounding, key) + zero, *_offset_range(q.format)) - zero
+    return ieee.clip(round_integer(units, q.rounding, key) + zero, *_offset_range(q.format)) - zero

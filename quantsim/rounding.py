@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from quantsim import ieee
 from quantsim._types import Codes, PRNGKey
-from quantsim.formats import Codebook, Format, Grid, Integer, grid
+from quantsim.formats import Codebook, Format, Grid, Integer, Traced, bounds, grid
 from quantsim.formats import Float as FloatFormat
 
 #: "even": to nearest, ties to even; "away": ties away from zero; "truncate": toward zero; "stochastic": up with the
@@ -64,7 +64,7 @@ def round_to_grid(
     >>> round_to_grid(jnp.array([0.3, 2.6, 99.0]), grid(parse("e2m1"))).tolist()
     [0.5, 3.0, 6.0]
     """
-    x = jnp.clip(x, g.low, g.high)  # first: the powers of two of an infinity are no normal numbers
+    x = ieee.clip(x, g.low, g.high)  # first: the powers of two of an infinity are no normal numbers
     exponent = jnp.maximum(ieee.exponent_of(x), g.min_exponent) - g.mantissa_bits
     scaled = x * ieee.power_of_two(-exponent)
     return round_integer(scaled, rounding, key) * ieee.power_of_two(exponent)
@@ -111,7 +111,7 @@ def _snap_codebook(x: Float[Array, "..."], book: Codebook) -> Float[Array, "..."
 
 
 def snap(
-    x: Float[Array, "..."], fmt: Format, rounding: Rounding = "even", key: PRNGKey | None = None
+    x: Float[Array, "..."], fmt: Format | Traced, rounding: Rounding = "even", key: PRNGKey | None = None
 ) -> Float[Array, "..."]:
     """Level of ``fmt`` that ``x`` rounds to, saturating; NaN stays NaN.
 
@@ -121,9 +121,12 @@ def snap(
     """
     if isinstance(fmt, Codebook):
         return _snap_codebook(x, fmt)
-    if isinstance(fmt, Integer):
-        rounded = jnp.clip(round_integer(x, rounding, key), *grid(fmt)[2:])
+    if bounds(fmt) is not None:
+        rounded = ieee.clip(round_integer(x, rounding, key), *grid(fmt)[2:])  # pyright: ignore[reportArgumentType]
         return jnp.where(rounded == 0, 0.0, rounded)  # an integer code has no -0
+    if isinstance(fmt, Traced):
+        return round_to_grid(x, fmt.grid, rounding, key)
+    assert isinstance(fmt, FloatFormat)
     if fmt.exponent_bits == 8:
         return _round_bits(x, fmt, rounding, key)
     return _beyond(x, fmt, round_to_grid(x, grid(fmt), rounding, key))

@@ -1,7 +1,9 @@
 """Measured rows: one flat dict each, one JSON object a line."""
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,18 @@ class Rows(list[dict[str, Any]]):
         """Distinct values of a column, in order of appearance."""
         return list(dict.fromkeys(r[name] for r in self if name in r))
 
+    def to_pandas(self) -> Any:
+        """The rows as a pandas data frame.
+
+        Raises:
+            ImportError: if pandas is not installed; nothing else needs it.
+        """
+        try:
+            import pandas as pd  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError("a data frame needs pandas: pip install pandas") from None
+        return pd.DataFrame(list(self))
+
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: NumPy scalars and arrays unwrapped, numbers that JSON lacks as null."""
@@ -63,10 +77,34 @@ def load(path: Path) -> Rows:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all: under another name, synced, then renamed.
+
+    Raises:
+        OSError: if it cannot be written; a file that was there is left as it was.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last; where folders cannot be opened, as on Windows, renames last by themselves."""
+    if os.name == "nt":
+        return
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(at)
+    finally:
+        os.close(at)
 
 
 def save(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from quantsim import formats
-from quantsim.calibration import MSE, RMS, Absmax, Calibration, MinMax, Percentile
+from quantsim.calibration import MSE, RMS, Absmax, Calibration, Clip, MinMax, Percentile
 from quantsim.formats import Format, Integer
 from quantsim.granularity import Block, Channel, Granularity, Tensor
 from quantsim.rounding import ROUNDINGS
@@ -20,7 +20,7 @@ from quantsim.rounding import ROUNDINGS
 _CALIBRATIONS: dict[str, Calibration] = {"absmax": Absmax(), "minmax": MinMax(), "mse": MSE(), "rms": RMS()}
 _BOUNDS = get_args(formats.Bounds)
 _SCALE_FORMATS = tuple(name for name, f in formats.FORMATS.items() if isinstance(f, formats.Float))
-_WORDS = ("tensor", "channel", "block", "p", *_CALIBRATIONS, *_SCALE_FORMATS, *_BOUNDS, *ROUNDINGS)
+_WORDS = ("tensor", "channel", "block", "p", "clip", *_CALIBRATIONS, *_SCALE_FORMATS, *_BOUNDS, *ROUNDINGS)
 
 
 def parse_fields(text: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -69,6 +69,8 @@ def _token(token: str) -> tuple[str, Any] | None:
         return "granularity", Channel(int(m[1] or 0))
     if m := re.fullmatch(r"block(\d+)(?:@(-?\d+))?", token):
         return "granularity", Block(int(m[1]), int(m[2] or -1))
+    if m := re.fullmatch(r"clip(\d*\.?\d+)", token):
+        return "calibration", Clip(float(m[1]))
     if m := re.fullmatch(r"p(\d+(?:\.\d+)?)", token):
         return "calibration", Percentile(float(m[1]))
     return None
@@ -106,7 +108,7 @@ def _unknown(what: str, token: str, text: str, others: tuple[str, ...]) -> Value
     known = (
         ", ".join((*formats.FORMATS, "any ExMy", *others))
         if what == "format"
-        else ", ".join(_WORDS).replace("block, p,", "blockN, pN,")
+        else ", ".join(_WORDS).replace("block, p, clip,", "blockN, pN, clipR,")
     )
     hint = f"; did you mean {':'.join(map(str, meant))!r}?" if all(meant) else "."
     return ValueError(f"unknown {what} {token!r} in spec {text!r}{hint} Known: {known}")
@@ -143,6 +145,8 @@ def _spell_granularity(g: Granularity) -> str:
 
 
 def _spell_calibration(rule: Calibration) -> str:
+    if isinstance(rule, Clip):
+        return "clip" + np.format_float_positional(float(rule.ratio), trim="-")
     if isinstance(rule, Percentile):
         return "p" + np.format_float_positional(rule.p, trim="-")
     return next(name for name, known in _CALIBRATIONS.items() if known == rule)

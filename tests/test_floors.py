@@ -12,11 +12,13 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "_types": (0, 0),
     "ieee": (0, 0),
+    "fusion": (0, 1),
     "formats": (1, 0),
     "granularity": (1, 0),
     "populations": (1, 0),
     "errors": (1, 0),
     "histogram": (1, 0),
+    "rows": (1, 0),
     "rounding": (2, 0),
     "theory": (2, 0),
     "calibration": (3, 0),
@@ -24,6 +26,7 @@ FLOORS = {
     "quantized": (4, 0),
     "blockformats": (4, 1),
     "quantizer": (4, 2),
+    "streaming": (5, 0),
     "matmul": (5, 0),
     "matrix": (5, 0),
     "mitigations": (5, 0),
@@ -31,7 +34,6 @@ FLOORS = {
     "models": (6, 0),
     "checkpoints": (6, 0),
     "sweep": (6, 0),
-    "rows": (7, 0),
     "claims": (7, 1),
     "plotting": (7, 1),
     "report": (7, 2),
@@ -43,7 +45,7 @@ FLOORS = {
     "__main__": (8, 2),
     "quantsim": (9, 0),  # the package itself, __init__.py: it may import everything, nothing may import it
 }
-FAMILIES = {"populations", "theory", "blockformats", "mitigations", "models", "report"}
+FAMILIES = {"populations", "theory", "blockformats", "mitigations", "models", "report", "sweep"}
 NAMELESS = {"utils", "util", "core", "common", "helpers", "misc", "_src"}
 PRIVATE_JAX = ("jax.experimental", "jax.core", "jax.interpreters", "jax._src")
 MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS = 300, 40, 6

@@ -184,6 +184,9 @@ class BlockFormat(AbstractQuantizer):
 
         return over_chunks(weighed, blocks, CHUNK // self.size)
 
+    def _span(self, shape: Shape) -> int | None:
+        return self.size
+
     def _nbytes(self, shape: Shape) -> int:
         return prod(shape[:-1]) * self._blocks_in_row(shape) * self.nbytes
 

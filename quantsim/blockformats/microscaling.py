@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from quantsim import formats, ieee
 from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
 from quantsim.formats import Format, Integer
-from quantsim.granularity import Block, block_sizes, from_blocks, scale_shape, to_blocks
+from quantsim.granularity import Block, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import decode, encode, snap
 from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, ScaleLaw, Scheme, TwoLevelScale
@@ -247,6 +247,9 @@ class Microscaling(AbstractQuantizer):
 
     def _weights(self, levels: Blocks, scales: Scales, shape: Shape) -> Weights:
         return from_blocks(self.scaling.weights(levels, scales, self.element), Block(self.size), shape)
+
+    def _span(self, shape: Shape) -> int | None:
+        return None if self.scaling == E4M3(two_level=True) else span(Block(self.size), shape)
 
     def _nbytes(self, shape: Shape) -> int:
         codes = -(-self.element.bits * prod(shape) // 8)

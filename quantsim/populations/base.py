@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from quantsim import ieee
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
+from quantsim.fusion import on_cpu
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:
     from quantsim.populations.outliers import Contaminated
 
-_CHUNK = 1 << 15
+_CHUNK = 1 << 15  # weights of a stage of draws on CPU
 F64: TypeAlias = NDArray[np.float64] | np.float64  # what NumPy makes of an array, and of a number
 Vector: TypeAlias = NDArray[np.float64]
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(40)
@@ -245,7 +246,7 @@ def _words(start: int | Index) -> Index:
 
 
 def _elements_of(pop: Population, count: int, whole: Shape, key: PRNGKey, start: Index) -> Float[Array, " n"]:
-    if count <= _CHUNK:
+    if count <= _CHUNK or not on_cpu():
         return pop._in_array(key, indices(start, count), whole)
     # one chunk after the other: a loop cannot be fused into, and so repeated in, everything that reads the weights
     firsts = indices(start, -(-count // _CHUNK), step=_CHUNK)

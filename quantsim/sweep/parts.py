@@ -1,0 +1,96 @@
+"""What a sweep has measured so far, in a folder: written whole or not at all, and never mixed with other results.
+
+``sweep.json`` says what the folder holds; ``parts/`` has one file a cell, replaced after every chunk. A file is written
+under another name, synced and renamed, so a process that is killed leaves the last whole file behind.
+"""
+
+import hashlib
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantsim import populations as pops
+from quantsim.rows import replace_text
+from quantsim.sweep.chunks import Cell, Totals
+from quantsim.sweep.plan import Plan
+
+
+class MixedResultsError(ValueError):
+    """A folder whose parts were measured from another plan, by another version, or from other random numbers."""
+
+
+def self_test() -> str:
+    """Fingerprint of the random numbers on this machine: draws of every family, to the bit."""
+    found = hashlib.sha256()
+    for spec in ("normal", "laplace", "uniform", "t5", "gennorm(beta=1.5)", "normal+outliers(rate=0.1,magnitude=9)"):
+        found.update(np.asarray(pops.parse(spec).sample(pops.key(7), (8, 512))).tobytes())
+    return found.hexdigest()[:16]
+
+
+class Parts:
+    """The parts of one plan in a folder.
+
+    Raises:
+        MixedResultsError: if the folder holds something else.
+        OSError: if it cannot be written.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._folder = folder
+        about = {
+            "plan": plan.plain(),
+            "versions": {"quantsim": sys.modules["quantsim"].__version__}
+            | {p: version(p) for p in ("jax", "jaxlib", "numpy")},
+            "draws": self_test(),
+        }
+        path = folder / "sweep.json"
+        if path.is_file():
+            _check(json.loads(path.read_text(encoding="utf-8")), about, folder)
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            replace_text(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+    def _path(self, cell: Cell) -> Path:
+        return self._folder / "parts" / f"{hashlib.sha256(str(cell).encode()).hexdigest()[:16]}.json"
+
+    def load(self, cell: Cell, quantizers: int) -> Totals:
+        """What has been measured of a cell.
+
+        Raises:
+            MixedResultsError: for a part that is damaged.
+        """
+        path = self._path(cell)
+        if not path.is_file():
+            return Totals.of(quantizers)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored.pop("cell") != str(cell):
+                raise KeyError
+            return Totals.load(stored)
+        except (ValueError, KeyError, TypeError) as failure:
+            raise MixedResultsError(f"part {path} is damaged: delete it, and its cell is measured anew") from failure
+
+    def save(self, cell: Cell, totals: Totals) -> None:
+        """Replace what is stored of a cell."""
+        replace_text(self._path(cell), json.dumps({"cell": str(cell)} | totals.plain()) + "\n")
+
+
+def _check(stored: dict[str, Any], about: dict[str, Any], folder: Path) -> None:
+    for name, what in (("plan", "another plan"), ("versions", "other versions"), ("draws", "other random numbers")):
+        if stored.get(name) != about[name]:
+            of, now = _difference(stored.get(name), about[name])
+            raise MixedResultsError(
+                f"{folder} holds parts of {what}: {of} there, {now} now; choose another folder, or delete that one"
+            )
+
+
+def _difference(a: Any, b: Any) -> tuple[str, str]:
+    """The first entry that differs, named."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        name = next(k for k in {**a, **b} if a.get(k) != b.get(k))
+        return f"{name} {a.get(name)}", f"{b.get(name)}"
+    return str(a), str(b)
