@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, sweep, theory
+from quantsim import plotting, theory
 from quantsim._types import Weights
 from quantsim.claims import Claim, share_of_cases
 from quantsim.errors import error
@@ -28,6 +28,8 @@ from quantsim.quantizer import parse
 from quantsim.rounding import snap
 from quantsim.rows import Rows
 from quantsim.study import Cell
+from quantsim.sweep import measure as measured
+from quantsim.sweep import population_key, predicted_sqnr_db
 
 INT8, SHAPE, HELPS = parse("int8:tensor"), (16, 32), 0.9  # a rule helps if it takes a tenth off the error
 CONSTRUCTION = Uniform(3**-0.5).with_outliers(count=5, value=100.0)
@@ -92,7 +94,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _code(config: Config) -> list[dict]:
     """Every snippet on the construction: whether it runs, whether what it gives is right, and what that is."""
-    key = sweep.population_key(config.seed, "code")
+    key = population_key(config.seed, "code")
     W, out = np.asarray(CONSTRUCTION.sample(key, SHAPE)), np.asarray(CONSTRUCTION.is_outlier(key, SHAPE))
     X, square = np.asarray(Normal().sample(jax.random.fold_in(key, 1), (64, SHAPE[0]))), W[:, : SHAPE[0]]
     tensor, rows, affine = (parse(s).quantize(W) for s in ("int8:tensor", "int8:channel", "int8:tensor:minmax"))
@@ -131,9 +133,9 @@ def _ruled(config: Config, name: str) -> list[dict]:
     """Error of a population under every rule, and over that of the symmetric scale on the same weights."""
     specs, pop = {"symmetric": str(INT8)} | RULES, POPULATIONS[name]
     quantizers = [parse(spec) for spec in specs.values()]
-    stats = sweep.measure(pop, quantizers, shape=config.shape, arrays=config.arrays, seed=config.seed)
+    stats = measured(pop, quantizers, shape=config.shape, arrays=config.arrays, seed=config.seed)
     rows, plain = [], stats[0]
-    predicted = [np.array(sweep.predicted_sqnr_db(pop, q, config.shape), float) for q in quantizers]
+    predicted = [np.array(predicted_sqnr_db(pop, q, config.shape), float) for q in quantizers]
     for rule, q, s, db in zip(specs, quantizers, stats, predicted, strict=True):
         ratio = s.rel_rms / plain.rel_rms
         se = ratio * float(np.hypot(s.rel_rms_se / s.rel_rms, plain.rel_rms_se / plain.rel_rms))
@@ -153,7 +155,7 @@ def _squares(w: Weights, reach: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _swept(config: Config, name: str) -> list[dict]:
     """Error against the magnitude that the last code falls on."""
     rows, shape = [], (4 * config.shape[0], config.shape[1])
-    w = POPULATIONS[name].sample(sweep.population_key(config.seed, f"range {name}"), shape)
+    w = POPULATIONS[name].sample(population_key(config.seed, f"range {name}"), shape)
     for reach in config.reaches:
         squares = (np.asarray(v, np.float64) for v in _squares(w, jnp.float32(reach)))
         rms, se = ratio_of_sums(*squares, root=True)

@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim import errors, sweep
+from quantsim import errors
 from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
+from quantsim.sweep import measure, population_key, predicted_sqnr_db
+from quantsim.sweep.programs import chunk_layout, drawing, mesh_of, stream_of
+from quantsim.sweep.structure import split_population
+from tests.test_traces import NOTHING, counting
 
 SPECS = ("int8:tensor", "int4:block32:absmax:stochastic")
 Q = qs.parse("int8:tensor")
@@ -22,11 +24,14 @@ SHAPE, ARRAYS = (16, 288), 7  # two tiles, the second one short; no multiple of 
 SCRIPT = """
 import json, sys
 import jax
-from quantsim import parse, populations, sweep
+from quantsim import parse, populations
+from quantsim.sweep import measure
 specs, shape, arrays = json.loads(sys.argv[1])
-found = sweep.measure(populations.parse("laplace+outliers(rate=0.01,magnitude=9)"), [parse(s) for s in specs], shape=tuple(shape), arrays=arrays, seed=3)
-print(json.dumps([jax.local_device_count()] + [[v.hex() for v in (*s.sums, *s.cross.ravel(), s.max_abs)] for s in found]))
-"""  # noqa: E501
+pop = populations.parse("laplace+outliers(rate=0.01,magnitude=9)")
+found = measure(pop, [parse(s) for s in specs], shape=tuple(shape), arrays=arrays, seed=3)
+bits = [[v.hex() for v in (*s.sums, *s.cross.ravel(), s.max_abs)] for s in found]
+print(json.dumps([jax.local_device_count()] + bits))
+"""
 
 
 def on_devices(number):
@@ -47,30 +52,32 @@ def bits(stats):
 def test_sums_are_the_same_bits_on_one_two_and_four_devices():
     assert jax.local_device_count() == 4
     pop = qs.populations.parse("laplace+outliers(rate=0.01,magnitude=9)")
-    here = sweep.measure(pop, [qs.parse(s) for s in SPECS], shape=SHAPE, arrays=ARRAYS, seed=3)
+    here = measure(pop, [qs.parse(s) for s in SPECS], shape=SHAPE, arrays=ARRAYS, seed=3)
     assert on_devices(1) == on_devices(2) == [bits(s) for s in here]
 
 
 def by_hand(pop, q, shape, arrays, seed):
-    """Statistics from arrays drawn one after the other on one device."""
-    tally, stats = jax.jit(partial(sweep.tallies, pop, (q,), shape)), errors.init()
+    """Statistics from arrays drawn, quantized and summed one after the other on one device, outside of the sweep."""
+    stats = errors.init()
     for k in range(arrays):
-        (t,) = tally(jax.random.fold_in(sweep.population_key(seed, str(pop)), k))
-        stats = errors.fold(stats, t, "array")
+        own = jax.random.fold_in(population_key(seed, str(pop)), k)
+        w = pop.sample(own, shape)
+        stats = errors.fold(stats, errors.tally(w, q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))), "array")
     return stats
 
 
 def test_array_k_depends_on_seed_population_and_k_only():
-    expected = by_hand(Normal(), Q, SHAPE, ARRAYS, seed=11)
-    for others in ([], [qs.parse("int4:block32")]):  # nor on what else is measured
-        *_, found = sweep.measure(Normal(), [*others, Q], shape=SHAPE, arrays=ARRAYS, seed=11)
-        assert bits(found) == bits(expected)
+    for q in (Q, qs.parse(SPECS[1])):
+        expected = by_hand(Normal(), q, SHAPE, ARRAYS, seed=11)
+        for others in ([], [qs.parse("int4:block32"), qs.parse("int6:tensor")]):  # nor on what else is measured
+            *_, found = measure(Normal(), [*others, q], shape=SHAPE, arrays=ARRAYS, seed=11)
+            assert bits(found) == bits(expected)
 
 
 def test_statistics_are_numpys():
     """The arrays themselves, drawn outside of the sweep, quantized by NumPy, summed in float64."""
-    pop, (found,) = Normal(), sweep.measure(Normal(), [Q], shape=SHAPE, arrays=ARRAYS, seed=5)
-    keys = [jax.random.fold_in(sweep.population_key(5, "normal"), k) for k in range(ARRAYS)]
+    pop, (found,) = Normal(), measure(Normal(), [Q], shape=SHAPE, arrays=ARRAYS, seed=5)
+    keys = [jax.random.fold_in(population_key(5, "normal"), k) for k in range(ARRAYS)]
     w = np.stack([np.asarray(pop.sample(k, SHAPE)) for k in keys])
     scale = np.abs(w).max(axis=(1, 2), keepdims=True) / np.float32(127)
     e, w = (np.round(w / scale) * scale - w).astype(np.float64), w.astype(np.float64)
@@ -90,7 +97,7 @@ def test_seeds_and_populations_have_streams_of_their_own():
     """Sums of squares of the weights, which no two streams have in common."""
     seen = set()
     for pop, seed in ((Normal(), 0), (Normal(), 1), (Normal(std=2.0), 0)):
-        (s,) = sweep.measure(pop, [Q], shape=SHAPE, arrays=2, seed=seed)
+        (s,) = measure(pop, [Q], shape=SHAPE, arrays=2, seed=seed)
         seen.add(s.sums[4] / pop.moment(2))
     assert len(seen) == 3
 
@@ -99,7 +106,7 @@ def test_population_key_is_a_function_of_seed_and_name():
     names = [str(p) for p in (Normal(), Laplace(), Uniform(), StudentT(5.0), Normal(std=0.5))]
 
     def words(order):
-        return {(seed, n): tuple(jax.random.key_data(sweep.population_key(seed, n)).tolist()) for seed, n in order}
+        return {(seed, n): tuple(jax.random.key_data(population_key(seed, n)).tolist()) for seed, n in order}
 
     grid = [(seed, n) for seed in (0, 1, 42) for n in names]
     assert words(grid) == words(grid[::-1])
@@ -114,21 +121,21 @@ def test_enough_stops_at_a_multiple_of_16_arrays(stop_at, expected):
         return stats[0].units >= stop_at
 
     asked = []
-    (s,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=40, enough=enough)
+    (s,) = measure(Normal(), [Q], shape=SHAPE, arrays=40, enough=enough)
     assert s.units == expected
     assert asked == list(range(16, expected + 1, 16))
 
 
 def test_enough_sees_the_first_arrays_whatever_comes_later():
-    (first,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=16)
-    (stopped,) = sweep.measure(Normal(), [Q], shape=SHAPE, arrays=1000, enough=lambda _: True)
+    (first,) = measure(Normal(), [Q], shape=SHAPE, arrays=16)
+    (stopped,) = measure(Normal(), [Q], shape=SHAPE, arrays=1000, enough=lambda _: True)
     assert bits(first) == bits(stopped)
 
 
 @pytest.mark.parametrize("arrays", [0, -1])
 def test_no_arrays_is_an_error(arrays):
     with pytest.raises(ValueError, match="at least one array"):
-        sweep.measure(Normal(), [Q], shape=SHAPE, arrays=arrays)
+        measure(Normal(), [Q], shape=SHAPE, arrays=arrays)
 
 
 # --- theory ---------------------------------------------------------------------------------------------------------
@@ -140,16 +147,16 @@ INT8 = [qs.parse(s) for s in ("int8:tensor", "int8:channel", "int8:block32")]
 def test_int8_agrees_with_theory(pop):
     """128 arrays of 2^16 weights; within 4 standard errors, which are at most 0.1 dB."""
     shape = (64, 1024)
-    for q, s in zip(INT8, sweep.measure(pop, INT8, shape=shape, arrays=128), strict=True):
-        expected = sweep.predicted_sqnr_db(pop, q, shape)
+    for q, s in zip(INT8, measure(pop, INT8, shape=shape, arrays=128), strict=True):
+        expected = predicted_sqnr_db(pop, q, shape)
         assert expected is not None
         assert s.sqnr_db_se < 0.1
         assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se, (str(q), s.sqnr_db, s.sqnr_db_se, expected)
 
 
 def test_a_prediction_for_the_wrong_bits_would_be_noticed():
-    (s,) = sweep.measure(Normal(), INT8[1:2], shape=(64, 1024), arrays=16)
-    expected = sweep.predicted_sqnr_db(Normal(), qs.parse("int7:channel"), (64, 1024))
+    (s,) = measure(Normal(), INT8[1:2], shape=(64, 1024), arrays=16)
+    expected = predicted_sqnr_db(Normal(), qs.parse("int7:channel"), (64, 1024))
     assert expected is not None
     assert abs(s.sqnr_db - expected) > 20 * s.sqnr_db_se
 
@@ -159,8 +166,8 @@ def test_nothing_is_predicted_where_there_is_no_theory_or_no_error():
     row = Normal().with_outliers(rate=0.1, magnitude=9.0, layout="row")
     none = [(Normal(), "q4_k"), (Normal(), "int4:block32:mse"), (Laplace(), "int3:block32:rms"), (row, "int4:block32")]
     for pop, spec in [*none, (Normal(), "f32"), (Normal(), "int8:block1")]:
-        assert sweep.predicted_sqnr_db(pop, qs.parse(spec), (64, 64)) is None, spec
-    assert sweep.predicted_sqnr_db(Normal(), Q, (0, 4)) is None
+        assert predicted_sqnr_db(pop, qs.parse(spec), (64, 64)) is None, spec
+    assert predicted_sqnr_db(Normal(), Q, (0, 4)) is None
 
 
 PREDICTED = [
@@ -172,8 +179,8 @@ PREDICTED = [
 def test_every_scale_that_is_a_law_of_its_block_is_predicted():
     """On the same 64 arrays of 2^14 weights; within 4.5 standard errors."""
     quantizers = [qs.parse(spec) for spec in PREDICTED]
-    for q, s in zip(quantizers, sweep.measure(Laplace(), quantizers, shape=(64, 256), arrays=64), strict=True):
-        expected = sweep.predicted_sqnr_db(Laplace(), q, (64, 256))
+    for q, s in zip(quantizers, measure(Laplace(), quantizers, shape=(64, 256), arrays=64), strict=True):
+        expected = predicted_sqnr_db(Laplace(), q, (64, 256))
         assert expected is not None
         assert abs(s.sqnr_db - expected) < 4.5 * s.sqnr_db_se, (str(q), s.sqnr_db, s.sqnr_db_se, expected)
 
@@ -183,16 +190,23 @@ def test_prediction_with_outliers_is_for_the_step_that_they_leave():
     q = qs.parse("int8:tensor")
     far, near = (Normal().with_outliers(rate=0.01, magnitude=m) for m in (1000.0, 20.0))
     lost = 10 * np.log10((0.99 + 0.01 * 1000**2) / 0.99)
-    assert sweep.predicted_sqnr_db(far, q, (256, 1024)) == pytest.approx(lost, abs=0.01)
-    (s,) = sweep.measure(near, [q], shape=(64, 1024), arrays=64)
-    expected = sweep.predicted_sqnr_db(near, q, (64, 1024))
+    assert predicted_sqnr_db(far, q, (256, 1024)) == pytest.approx(lost, abs=0.01)
+    (s,) = measure(near, [q], shape=(64, 1024), arrays=64)
+    expected = predicted_sqnr_db(near, q, (64, 1024))
     assert expected is not None
     assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se
 
 
 def test_traced_parameters_compile_once():
-    """A sweep over a population's number is one program."""
-    run = jax.jit(lambda std, k: sweep.tallies(Normal(std=std), (Q,), (4, 8), k))
-    sums = [float(run(jnp.float32(s), key(0))[0].sums[0, 4]) for s in (1.0, 2.0, 4.0)]
-    assert run._cache_size() == 1
-    np.testing.assert_array_equal(np.array(sums[1:]) / sums[0], [4.0, 16.0])
+    """Populations that differ in a number are drawn by one program; from one stream, so that it shows what it does."""
+    layout, stream = chunk_layout((4, 8), 4, mesh_of(jax.devices())), stream_of(0, "the same")
+    numbers = [np.float32([s]) for s in (1.0, 2.0, 4.0)]
+    structures = {split_population(Normal(std=float(n[0])))[0] for n in numbers}
+    assert len(structures) == 1
+    draw = drawing(structures.pop(), layout)
+    first = draw(numbers[0], stream, np.uint32(0))[1]
+    with counting() as warm:
+        others = [draw(n, stream, np.uint32(0))[1] for n in numbers[1:]]
+    assert warm == NOTHING
+    squares = [np.asarray(s.sums)[:, 0, 1] for s in (first, *others)]
+    np.testing.assert_array_equal(np.array(squares[1:]) / squares[0], [[4.0] * 4, [16.0] * 4])

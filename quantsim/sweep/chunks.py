@@ -75,8 +75,9 @@ class Totals:
     @classmethod
     def load(cls, stored: dict[str, Any]) -> "Totals":
         """Totals that ``plain`` gave."""
-        found = {k: np.array(v, np.float64) if isinstance(v, list) else v for k, v in stored.items()}
-        return cls(**found | {"zeroed": np.array(stored["zeroed"], np.int64)})
+        found: dict[str, Any] = {k: np.array(v, np.float64) if isinstance(v, list) else v for k, v in stored.items()}
+        found["zeroed"] = np.array(stored["zeroed"], np.int64)
+        return cls(**found)
 
 
 def _over_tiles(sums: Any) -> F64:
@@ -139,7 +140,7 @@ class Engine:
         return signal, [programs.measuring(s, layout)(n, stream, start, w) for s, n, _ in self._groups]
 
     def chunks(self, cell: Cell, first: int = 0) -> Iterator[tuple[Signal, Noise]]:
-        """Signal and noise of the arrays from ``first`` on, a chunk at a time; the next chunk is under way meanwhile."""
+        """Signal and noise of the arrays from ``first`` on, a chunk at a time, the next one being under way."""
         step = self.layout(cell).arrays
         starts = list(range(first, cell.arrays, step))
         under_way = self.launch(cell, starts[0]) if starts else None

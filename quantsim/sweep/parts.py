@@ -41,10 +41,10 @@ class Parts:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder = folder
+        packages = {p: version(p) for p in ("jax", "jaxlib", "numpy")}
         about = {
             "plan": plan.plain(),
-            "versions": {"quantsim": sys.modules["quantsim"].__version__}
-            | {p: version(p) for p in ("jax", "jaxlib", "numpy")},
+            "versions": {"quantsim": sys.modules["quantsim"].__version__} | packages,
             "draws": self_test(),
         }
         path = folder / "sweep.json"

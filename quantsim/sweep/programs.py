@@ -5,7 +5,7 @@ number of arrays on a device; the numbers of populations and quantizers are argu
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -44,7 +44,7 @@ class Layout:
         return self.per_device * self.mesh.size
 
 
-def mesh_of(devices: list[jax.Device]) -> Mesh:
+def mesh_of(devices: Sequence[Any]) -> Mesh:
     """The devices side by side.
 
     >>> mesh_of(jax.devices()[:1]).shape

@@ -123,7 +123,7 @@ def sweep(
             ``table.csv`` are written.
         mesh: devices to use, all of all processes by default.
         report: called after every chunk with the weights drawn, those of all cells, and the name of the cell.
-        **axes: ``seeds`` (0), ``shapes`` ((256, 1024)), ``weights`` of a point (10^7), ``predict`` (True); see ``Axes``.
+        **axes: ``seeds`` (0), ``shapes`` ((256, 1024)), ``weights`` of a point (10^7), ``predict`` (True).
 
     Returns:
         Rows with population, shape, seed, spec, bits per weight, every metric of ``errors`` with its standard error
@@ -237,6 +237,8 @@ def estimate(plan: Plan, mesh: Mesh | None = None) -> Estimate:
 _COMPILES = [0]
 
 
-@jax.monitoring.register_event_duration_secs_listener
-def _count(event: str, _duration: float, **_: Any) -> None:
+def _count(event: str, *_: Any, **__: Any) -> None:
     _COMPILES[0] += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)

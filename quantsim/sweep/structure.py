@@ -5,7 +5,7 @@ or not, back in. Two specs of one structure run through one compiled program.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,9 +58,9 @@ def _taken(spec: Any, numbers: list[float]) -> Structure:
             return tuple(_taken(v, numbers) for v in value)
         return value
 
-    if isinstance(spec, Population) and not isinstance(spec, _NESTED) and not hasattr(spec, "std"):
+    if not isinstance(spec, _NESTED) and not hasattr(spec, "std"):
         return Structure(spec)  # drawn from values: static as a whole
-    return Structure(type(spec), tuple((f.name, part(f.name, getattr(spec, f.name))) for f in fields(spec)))
+    return Structure(type(spec), tuple((name, part(name, v)) for name, v in vars(spec).items()))
 
 
 def rebuild_population(structure: Structure, numbers: Iterable[Any]) -> Population:
