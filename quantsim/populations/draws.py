@@ -1,10 +1,10 @@
 """Random numbers as pure functions of (key, index): element i is the same for any chunk, device or process.
 
 Counter-based threefry2x32 (Salmon et al., SC 2011), its 20 rounds written out so that XLA keeps them in registers;
-`jax.random` has them in a loop on CPU, and each round goes through memory. Bits, uniform, normal and Laplace draws equal ``jax.random``'s of
-one dimension to the bit (of more dimensions, XLA may round the logarithm of a Laplace draw otherwise). Like those,
-``normal`` and ``laplace`` come from 23-bit uniforms and so never exceed 5.42 standard deviations and 11.77
-(ln 2^24 / sqrt 2); the tails of 10^8 draws reach further.
+`jax.random` has them in a loop on CPU, and each round goes through memory. Bits, uniform, normal and Laplace draws
+equal ``jax.random``'s of one dimension to the bit (of more dimensions, XLA may round the logarithm of a Laplace draw
+otherwise). Like those, ``normal`` and ``laplace`` come from 23-bit uniforms and so never exceed 5.42 standard
+deviations and 11.77 (ln 2^24 / sqrt 2); the tails of 10^8 draws reach further.
 """
 
 from math import factorial
@@ -117,7 +117,7 @@ def _erf_inv(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "..
     """``erfinv(u)`` for |u| < 1 and ``w = -log(1 - u^2)``, to the bit what XLA makes of ``lax.erf_inv``.
 
     Source: Giles, GPU Computing Gems Jade Edition (2011), ch. 10: a polynomial for w < 5 and one for the tail. XLA
-    selects each coefficient; here each polynomial is evaluated, which takes a seventh of the time.
+    selects each coefficient; here both polynomials are evaluated, which vectorizes better.
     """
     near, tail = (_polynomial(c, t) for c, t in zip(_ERF_INV, (w - 2.5, jnp.sqrt(w) - 3), strict=True))
     return jnp.where(w < 5, near, tail) * u
