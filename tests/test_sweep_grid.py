@@ -1,0 +1,200 @@
+"""Sweeps of grids: tidy rows, equal to the bit to arrays measured one by one, however they are shared out."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import quantsim as qs
+from quantsim import errors
+from quantsim.sweep import measure, population_key
+from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked
+from quantsim.sweep.plan import Plan
+from quantsim.sweep.programs import chunk_layout, drawing, measuring, mesh_of, stream_of
+from quantsim.sweep.structure import split_population, split_quantizer
+from tests.test_traces import counting
+
+POPULATIONS = ["normal(std=0.02)", "t5+outliers(rate=0.05,magnitude=20)"]
+SPECS = ["int8:tensor", "int4:block32:absmax:stochastic", "nf4:block64", "q8_0"]
+SHAPES, SEEDS = [(16, 288), (5, 96)], (0, 7)
+WEIGHTS = 5 * 16 * 288  # 5 arrays of the one shape, 48 of the other: no multiple of the devices
+
+
+def swept(populations=POPULATIONS, specs=SPECS, **axes):
+    given = {"seeds": SEEDS, "shapes": SHAPES, "weights": WEIGHTS, "predict": False}
+    return qs.sweep(populations, specs, **given | axes)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return swept()
+
+
+def arrays_of(shape):
+    return -(-WEIGHTS // (shape[0] * shape[1]))
+
+
+def test_one_row_a_point_in_order(rows):
+    points = [(r["population"], tuple(r["shape"]), r["seed"], r["spec"]) for r in rows]
+    assert points == [(p, shape, seed, s) for p in POPULATIONS for shape in SHAPES for seed in SEEDS for s in SPECS]
+    assert len(points) == Plan.of(POPULATIONS, SPECS, seeds=SEEDS, shapes=SHAPES).points
+
+
+def test_rows_are_tidy(rows):
+    statistics = errors.init().result().keys()
+    for row in rows:
+        assert list(row) == ["population", "shape", "seed", "spec", "bits_per_weight", *statistics]
+        assert row["count"] == arrays_of(row["shape"]) * np.prod(row["shape"])
+        assert row["bits_per_weight"] == qs.parse(row["spec"]).bits_per_weight(tuple(row["shape"]))
+    assert [json.loads(line) for line in map(json.dumps, rows)] == rows
+    assert rows.seconds > 0
+
+
+def test_predictions_are_a_column_of_their_own(rows):
+    found = swept(POPULATIONS[:1], SPECS, seeds=SEEDS[0], shapes=SHAPES[:1], predict=True)
+    for row, plain in zip(found, rows, strict=False):
+        assert row == plain | {"predicted_sqnr_db": row["predicted_sqnr_db"]}
+        expected = qs.theory.weight_mse(qs.populations.parse(POPULATIONS[0]), qs.parse(row["spec"]), SHAPES[0])
+        assert row["predicted_sqnr_db"] == -10 * np.log10(expected)
+
+
+def test_rows_equal_measure(rows):
+    quantizers = [qs.parse(s) for s in SPECS]
+    for shape in SHAPES:
+        pop = qs.populations.parse(POPULATIONS[1])
+        stats = measure(pop, quantizers, shape=shape, arrays=arrays_of(shape), seed=7)
+        for spec, s in zip(SPECS, stats, strict=True):
+            (row,) = rows.where(population=POPULATIONS[1], shape=list(shape), seed=7, spec=spec)
+            assert s.result() == {name: row[name] for name in s.result()}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_rows_equal_brute_force(rows, population, spec):
+    """Draw, quantize, subtract, one array after the other."""
+    pop, q, shape, stats = qs.populations.parse(population), qs.parse(spec), SHAPES[0], errors.init()
+    for k in range(arrays_of(shape)):
+        own = jax.random.fold_in(population_key(7, population), k)
+        w = pop.sample(own, shape)
+        w_hat = q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))
+        stats = errors.fold(stats, errors.tally(w, w_hat), "array")
+    (row,) = rows.where(population=population, shape=list(shape), seed=7, spec=spec)
+    assert stats.result() == {name: row[name] for name in stats.result()}
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_rows_are_the_same_bits_on_any_number_of_devices(rows, devices):
+    assert len(jax.devices()) == 4  # those of ``rows``
+    shape = SHAPES[devices % 2]
+    assert swept(shapes=[shape], mesh=mesh_of(jax.devices()[:devices])) == rows.where(shape=list(shape))
+
+
+@pytest.mark.parametrize("arrays", [1, 5])
+def test_totals_are_the_same_bits_for_any_size_of_a_chunk(arrays):
+    cell = Cell(qs.populations.parse(POPULATIONS[0]), (5, 96), 7, 19)
+    chunks = {}
+    for size in (arrays * 5 * 96, None):
+        engine = Engine([qs.parse(s) for s in SPECS[:2]], mesh_of(jax.devices()[:2]), size)
+        parts, total = list(engine.chunks(cell)), Totals.of(2)
+        for array in (a for part in parts for a in unstacked(*part)):
+            total.add(*array)
+        chunks[len(parts)] = total.plain()
+    assert chunks.keys() == {-(-19 // (2 * arrays)), 1}
+    assert len({json.dumps(total) for total in chunks.values()}) == 1
+
+
+def test_rows_do_not_depend_on_the_rest_of_the_grid(rows):
+    for population, spec in ((POPULATIONS[1], SPECS[1]), (POPULATIONS[0], SPECS[3])):
+        alone = swept(population, spec, seeds=7, shapes=SHAPES[1:])
+        assert alone == rows.where(population=population, spec=spec, seed=7, shape=list(SHAPES[1]))
+    others = swept(["laplace", *POPULATIONS[::-1]], ["int2:block32", *SPECS[::-1]], seeds=(3, 7))
+    for row in rows.where(seed=7):
+        point = {k: row[k] for k in ("population", "shape", "seed", "spec")}
+        assert others.where(**point) == [row]
+
+
+def test_quantizers_see_the_same_arrays(rows):
+    """Common random numbers: also where one of them rounds at random."""
+    for population in POPULATIONS:
+        same = rows.where(population=population, seed=0, shape=[16, 288])
+        signal = {(r["mse"] / r["rel_rms"] ** 2).hex()[:12] for r in same}
+        assert len(signal) == 1
+
+
+def test_progress_is_reported_after_every_chunk():
+    seen = []
+    swept(seeds=0, report=lambda *what: seen.append(what))
+    plan = Plan.of(POPULATIONS, SPECS, seeds=0, shapes=SHAPES, weights=WEIGHTS)
+    assert [name for *_, name in seen] == [str(c) for c in plan.cells()]
+    assert [total for _, total, _ in seen] == [plan.drawn] * 4
+    drawn = np.cumsum([c.arrays * np.prod(c.shape) for c in plan.cells()])
+    assert [now for now, *_ in seen] == drawn.tolist()
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+#: Grids that vary one traced parameter. Shapes differ from all others, so that nothing is compiled before.
+TRACED = {
+    "bits": (["normal"], [f"int{b}:block32" for b in range(2, 9)]),
+    "bits of codes with a zero point": (["normal"], [f"int{b}:channel:minmax" for b in range(2, 9)]),
+    "exponents": (["normal"], [f"{f}:block32" for f in ("e2m1", "e2m3", "e3m2", "e3m4", "e4m3", "e5m2", "f16")]),
+    "exponents of casts": (["normal"], ["e2m1", "e4m3", "f16"]),
+    "clip ratios": (["normal"], [f"int4:block32:clip{r}" for r in (0.25, 0.5, 0.9, 1)]),
+    "scale formats": (["normal"], [f"int4:block32:absmax:{f}" for f in ("f16", "e4m3", "e5m2")]),
+    "bits, clip ratios and scale formats": (
+        ["normal"], [f"int{b}:block32:clip{r}:{f}" for b in (3, 6) for r in (0.5, 0.75) for f in ("f16", "e5m2")],
+    ),
+    "bits of stochastic rounding": (["normal"], [f"int{b}:block32:absmax:stochastic" for b in (3, 4, 8)]),
+    "rates": ([f"normal+outliers(rate={r},magnitude=20)" for r in (0.001, 0.01, 0.1)], ["int8:tensor"]),
+    "magnitudes": ([f"laplace+outliers(rate=0.01,magnitude={m})" for m in (5, 20, 100)], ["int8:tensor"]),
+    "df": ([f"t{df}" for df in (2.5, 5, 30)], ["int8:tensor"]),
+    "std": ([f"uniform(std={s})" for s in (0.02, 1, 3)], ["int8:tensor"]),
+    "std of components": ([f"mixture(0.9*normal+0.1*laplace(std={s}))" for s in (2, 3)], ["int8:tensor"]),
+    "beta": ([f"gennorm(beta={b})" for b in (0.8, 1.5)], ["int8:tensor"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_one_program_draws_and_one_measures_all_values_of_a_traced_parameter(name):
+    populations, specs = TRACED[name]
+    shape = (3, 32 * (2 + list(TRACED).index(name)))
+    with counting() as counted:
+        found = swept(populations, specs, seeds=(1, 2, 3), shapes=[shape], weights=5000)
+    assert (counted["compiles"], found.compiles) == (2, 2)
+    assert len({r["mse"] for r in found}) == len(found) == 3 * len(populations) * len(specs)
+    with counting() as again:
+        assert swept(populations, specs, seeds=(1, 2, 3), shapes=[shape], weights=5000) == found
+    assert again["compiles"] == 0
+
+
+def test_compiles_are_the_programs_of_the_cells():
+    populations = ["normal", "normal(std=3)", "laplace"]
+    specs = ["int4:block32", "int8:block32", "nf4:block32", "q8_0", "q4_0"]
+    shapes, weights = [(2, 928), (4, 928)], 20_000  # 11 and 6 arrays: 3 and 2 a device
+    plan = Plan.of(populations, specs, shapes=shapes, weights=weights)
+    expected = Engine(plan.quantizers, mesh_of(jax.devices())).programs(plan.cells())
+    assert len(expected) == len(shapes) * (2 + 4)  # the normal ones are drawn by one, int4 and int8 are one
+    with counting() as counted:
+        found = swept(populations, specs, shapes=shapes, weights=weights)
+    assert found.compiles == counted["compiles"] == len(expected)
+
+
+def _temporary(program, *arguments):
+    return program.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("arrays", [2, 32])
+def test_no_temporary_is_as_large_as_the_population(arrays):
+    """What a program needs beside its arguments and results is at most eight arrays, however many there are."""
+    shape, few = (128, 512), 8 * 128 * 512 * 4
+    layout = chunk_layout(shape, arrays, mesh_of(jax.devices()[:1]), arrays * 128 * 512)
+    assert layout.per_device == arrays
+    stream, first = stream_of(0, "normal"), np.uint32(0)
+    structure, numbers = split_population(qs.populations.parse(POPULATIONS[1]))
+    assert _temporary(drawing(structure, layout), np.float32(numbers), stream, first) <= few
+    w = jax.ShapeDtypeStruct((arrays, *shape), np.float32)
+    for spec in SPECS:
+        structure, numbers = split_quantizer(qs.parse(spec))
+        several = np.tile(np.float32(numbers), (3, 1))
+        assert _temporary(measuring(structure, layout), several, stream, first, w) <= few
