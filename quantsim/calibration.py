@@ -132,7 +132,7 @@ def _rms(blocks: Blocks, counts: Counts) -> PerBlock:
     # relative to the largest power of two, so that no square over- or underflows
     unit = ieee.power_of_two(jnp.clip(ieee.exponent_of(ieee.absmax(blocks)), -126, 126))
     total = ieee.ordered_sum(ieee.square(blocks / unit))
-    return jnp.sqrt(ieee.divide(total, jnp.asarray(counts, jnp.float32))) * unit
+    return ieee.sqrt(ieee.divide(total, jnp.asarray(counts, jnp.float32))) * unit
 
 
 def _order_statistic(magnitude_bits: Int[Array, "blocks size"], from_top: Counts) -> Int[Array, "blocks 1"]:

@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +16,7 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from quantsim import checkpoints, claims, comparison, doctor, study, terminal
 from quantsim.comparison import Source
@@ -33,11 +24,8 @@ from quantsim.matrix import document_matrix, report
 from quantsim.quantized import AbstractQuantizer
 from quantsim.quantizer import parse
 from quantsim.rows import dumps, plain, replace_text
-from quantsim.sweep import hosts
-from quantsim.sweep.plan import ConfigError
-from quantsim.sweep.plan import load as load_plan
-from quantsim.sweep.run import estimate
-from quantsim.sweep.run import run as measure_plan
+from quantsim.sweep import hosts, plan
+from quantsim.sweep import run as runner
 
 app = tyro.extras.SubcommandApp()
 Names = tyro.conf.Positional[tuple[str, ...]]
@@ -241,22 +229,14 @@ def run_sweep(
         json: print JSON.
         job: where this process belongs.
     """
-    plan = load_plan(config)
+    grid = plan.load(config)
     hosts.connect(job)
     if dry_run:
-        found = asdict(estimate(plan)) | {"devices": hosts.devices()}
-        _print_json(found) if json else print(_estimate_text(found))
+        found = runner.estimate(grid)
+        _print_json(asdict(found)) if json else print(found)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task, started, first = progress.add_task(hosts.devices(), total=plan.drawn, rate=""), time.monotonic(), []
-
-        def report(drawn: int, total: int, cell: str) -> None:
-            first.append(drawn) if not first else None
-            rate = (drawn - first[0]) / max(time.monotonic() - started, 1e-9) * len(plan.quantizers)
-            progress.update(task, completed=drawn, total=total, description=cell, rate=f"{rate / 1e6:.0f} M/s")
-
-        rows = measure_plan(plan, out=out, report=report)
+    with terminal.progress() as report:
+        rows = runner.run(grid, out=out, report=report)
     if jax.process_index():
         return
     _say(f"{len(rows)} points, {rows.compiles} compiles, {rows.seconds:.1f} s -> {out / 'table.csv'}, rows.jsonl")
@@ -266,16 +246,6 @@ def run_sweep(
     header = ("population", "shape", "seed", "spec", "bits", "SQNR dB", "± se", "predicted", "‖e‖/‖w‖")
     cells = [(r["population"], "×".join(map(str, r["shape"])), r["seed"], *_cells(r)) for r in rows]
     print(terminal.table(header, cells))
-
-
-def _estimate_text(found: dict[str, Any]) -> str:
-    lines = (
-        "{cells} cells, {points} points, {weights:.4g} weights drawn, on {devices}",
-        "{compiles} programs, compiled in {compile_seconds:.0f} s",
-        "about {seconds:.0f} s of measuring, by one chunk of every program",
-        "about {megabytes:.0f} MB of arrays on a device",
-    )
-    return "\n".join(lines).format(**found, megabytes=found["device_bytes"] / 1e6)
 
 
 @app.command(name="doctor")
@@ -315,7 +285,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         _drop_stdout()
-    except (CheckFailedError, checkpoints.CheckpointError, ConfigError) as failure:
+    except (CheckFailedError, checkpoints.CheckpointError, plan.ConfigError) as failure:
         _say(f"quantsim: {failure}")
         sys.exit(1 if isinstance(failure, CheckFailedError) else 3)
     except OSError as failure:

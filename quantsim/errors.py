@@ -21,23 +21,19 @@ bit pattern for any number of devices. The spread of the tiles (or of whole arra
 error by the delta method; from a single unit no standard error exists (NaN).
 """
 
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from quantsim import ieee
 from quantsim._types import ArrayLike, Weights
-from quantsim.fusion import STAGE, over_stages
+from quantsim.tallies import TILE, Tally, error, tally, tiled
 
-TILE = 4096
-_STEPS = ((8, 32), (16, 32), (8, 4), (4, 1))  # rows and lanes that a tile is summed in
 _COUNT, _E, _ABS, _E2, _W2, _EW = range(6)
 # metric: numerator, denominator and transform of their ratio
 _RATIOS = {
@@ -48,153 +44,6 @@ _RATIOS = {
     "bias": (_E, _COUNT, "identity"),
     "gain": (_EW, _W2, "plus_one"),
 }
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sums", "max_abs", "max_signal", "nonzero", "zeroed", "clipped"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class Tally:
-    """What the device returns: sums of (1, e, |e|, e^2, w^2, e w) of each tile, extremes and counts."""
-
-    sums: Float[Array | np.ndarray, "... tiles 6"]
-    max_abs: Float[Array | np.ndarray, "..."]
-    max_signal: Float[Array | np.ndarray, "..."]
-    nonzero: Int32[Array | np.ndarray, "..."]
-    zeroed: Int32[Array | np.ndarray, "..."]
-    clipped: Int32[Array | np.ndarray, "..."]
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["sums", "max_signal", "nonzero"], meta_fields=[])
-@dataclass(frozen=True)
-class Signal:
-    """The part of a tally that the weights alone decide: sums of (1, w^2) of each tile, the extreme, a count."""
-
-    sums: Float[Array | np.ndarray, "... tiles 2"]
-    max_signal: Float[Array | np.ndarray, "..."]
-    nonzero: Int32[Array | np.ndarray, "..."]
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["sums", "max_abs", "zeroed", "clipped"], meta_fields=[])
-@dataclass(frozen=True)
-class Noise:
-    """The part of a tally that the errors decide: sums of (e, |e|, e^2, e w) of each tile, the extreme, counts."""
-
-    sums: Float[Array | np.ndarray, "... tiles 4"]
-    max_abs: Float[Array | np.ndarray, "..."]
-    zeroed: Int32[Array | np.ndarray, "..."]
-    clipped: Int32[Array | np.ndarray, "..."]
-
-
-def error(w: Weights, w_hat: Weights) -> Weights:
-    """E = w_hat - w rounded once, bit for bit what NumPy computes, also inside a jitted function."""
-    return ieee.unfused(w_hat, w) - w
-
-
-def _tile_reduced(values: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Sums of the floats and the largest of the integers of each tile, in one pass of vector instructions.
-
-    Steps of few rows of many lanes: the compiler unrolls the rows and keeps what accumulates in registers, and the
-    order of the additions is fixed.
-    """
-
-    def add(a: tuple, b: tuple) -> tuple:
-        pairs = zip(a, b, strict=True)
-        return tuple(x + y if jnp.issubdtype(x.dtype, jnp.floating) else jnp.maximum(x, y) for x, y in pairs)
-
-    start = tuple(v.dtype.type(0) for v in values)
-    for rows, lanes in _STEPS:
-        values = lax.reduce(tuple(v.reshape(-1, rows, lanes) for v in values), start, add, (1,))
-    return tuple(v.reshape(-1) for v in values)
-
-
-def _magnitude(x: Float[Array, "..."]) -> Int32[Array, "..."]:
-    return ieee.bits_of(x) & 0x7FFFFFFF
-
-
-def _signal(w: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
-    """Sum of w^2, number of nonzero weights and largest bits of |w| of each tile."""
-    return _tile_reduced((ieee.square(w), jnp.where(w != 0, 1.0, 0.0), _magnitude(w)))
-
-
-def _noise(w: Float[Array, "tiles 4096"], w_hat: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
-    """Sums of e, |e|, e^2 and e w, number of zeroed weights and largest bits of |e| of each tile."""
-    e, zeroed = error(w, w_hat), jnp.where((w_hat == 0) & (w != 0), 1.0, 0.0)
-    squares, products = (ieee.unfused(e * x, w) for x in (e, w))
-    return _tile_reduced((e, jnp.abs(e), squares, products, zeroed, _magnitude(e)))
-
-
-def _tiled(x: Any) -> Any:
-    flat = x.reshape(-1)
-    return jnp.pad(flat, (0, -flat.size % TILE)).reshape(-1, TILE)
-
-
-@jax.jit
-def signal(w: Weights) -> Signal:
-    """What a tally says of the weights alone."""
-    return _as_signal(over_stages(_signal, (_tiled(w),), STAGE // TILE), w.size)
-
-
-@jax.jit
-def noise(w: Weights, w_hat: Weights) -> Noise:
-    """What a tally says of the errors."""
-    return _as_noise(over_stages(_noise, (_tiled(w), _tiled(w_hat)), STAGE // TILE), None)
-
-
-def _as_signal(found: tuple[Array, ...], size: int) -> Signal:
-    squares, some, top = found
-    counts = np.full(len(squares), TILE, np.float32)
-    if counts.size:
-        counts[-1] = size - TILE * (counts.size - 1)
-    return Signal(jnp.stack([jnp.asarray(counts), squares], axis=-1), _largest(top), _count(some))
-
-
-def _as_noise(found: tuple[Array, ...], clipped: Bool[Array, "..."] | None) -> Noise:
-    *sums, zeroed, top = found
-    out = jnp.zeros((), jnp.int32) if clipped is None else jnp.sum(clipped, dtype=jnp.int32)
-    return Noise(jnp.stack(sums, axis=-1), _largest(top), _count(zeroed), out)
-
-
-def _largest(bits: Int32[Array, " tiles"]) -> Float[Array, ""]:
-    return ieee.from_bits(jnp.max(bits, initial=0))
-
-
-def _count(of_tiles: Float[Array, " tiles"]) -> Int32[Array, ""]:
-    return jnp.sum(of_tiles.astype(jnp.int32))
-
-
-def combined(s: Signal, n: Noise) -> Tally:
-    """Tally of weights and of their errors; NumPy arrays stay NumPy arrays."""
-    xp = np if isinstance(n.sums, np.ndarray) else jnp
-    count, squares = s.sums[..., :1], s.sums[..., 1:]
-    sums = xp.concatenate([count, n.sums[..., :3], squares, n.sums[..., 3:]], axis=-1)
-    return Tally(sums, n.max_abs, s.max_signal, s.nonzero, n.zeroed, n.clipped)
-
-
-@jax.jit
-def tally(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None = None) -> Tally:
-    """Sums over fixed tiles, extremes and counts of one array of weights; jit, vmap and shard_map friendly."""
-    tiles = _tiled(w), _tiled(w_hat)
-    of_w, of_e = over_stages(lambda a, b: (_signal(a), _noise(a, b)), tiles, STAGE // TILE)
-    return combined(_as_signal(of_w, w.size), _as_noise(of_e, clipped))
-
-
-Part = TypeVar("Part", Tally, Signal, Noise)
-
-
-def joined(*parts: Part) -> Part:
-    """Tally, signal or noise of consecutive parts of one array; a part may be a stack along a leading axis."""
-
-    def join(name: str) -> Array:
-        leaves = [getattr(p, name) for p in parts]
-        if name == "sums":
-            return jnp.concatenate([v.reshape(-1, v.shape[-1]) for v in leaves])
-        flat = jnp.concatenate([v.reshape(-1) for v in leaves])
-        return jnp.max(flat) if jnp.issubdtype(flat.dtype, jnp.floating) else jnp.sum(flat)
-
-    return type(parts[0])(**{f.name: join(f.name) for f in fields(parts[0])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +216,7 @@ def _class_sums(w: Weights, w_hat: Weights, edges: Float[Array, " edges"]) -> tu
         values = jnp.stack([jnp.ones_like(a), e, e * e, a * a, ratio, (a != 0) * 1.0])
         return jnp.sum(inside[:, None] * values[None], axis=-1), jnp.max(inside * e[None], axis=-1)
 
-    return lax.map(tile, (_tiled(w), _tiled(w_hat)))
+    return lax.map(tile, (tiled(w), tiled(w_hat)))
 
 
 def class_stats(w: ArrayLike, w_hat: ArrayLike, edges: tuple[float, ...]) -> ClassStats:

@@ -14,14 +14,10 @@ from jax import lax
 from jaxtyping import Shaped
 
 from quantsim import ieee
+from quantsim.ieee import on_cpu
 
 #: Weights of a stage: in float32, with a copy, they fit the second-level cache of a core.
 STAGE = 2**16
-
-
-def on_cpu() -> bool:
-    """Whether programs run on CPU, where results of a stage must stay in cache."""
-    return jax.default_backend() == "cpu"
 
 
 def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."]) -> Any:

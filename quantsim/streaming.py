@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from quantsim import errors
+from quantsim import errors, tallies
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
-from quantsim.errors import TILE, ErrorStats, Noise, Part, Tally
-from quantsim.fusion import STAGE, apart, on_cpu
+from quantsim.errors import ErrorStats
+from quantsim.fusion import STAGE, apart
+from quantsim.ieee import on_cpu
 from quantsim.quantized import AbstractQuantizer
+from quantsim.tallies import TILE, Noise, Part, Tally
 
 _LONGEST = 16 * STAGE  # a stage of rows that share a scale; arrays of longer ones are taken whole
 
@@ -26,7 +28,7 @@ def _stage_of(q: AbstractQuantizer, shape: Shape) -> tuple[int, int] | None:
 
 
 def staged(f: Callable[[Weights, Weights], Part], q: AbstractQuantizer, w: Weights, key: PRNGKey | None) -> Part:
-    """``f(w, q.roundtrip(w))``, for the sums over tiles that ``errors`` has, with working sets that fit the cache.
+    """``f(w, q.roundtrip(w))``, for functions of ``tallies``, with working sets that fit the cache.
 
     A stage is whole tiles and whole runs of weights that share scales with no others. A scale for the tensor, a
     stochastic rounding and very long rows take the array whole.
@@ -46,20 +48,20 @@ def staged(f: Callable[[Weights, Weights], Part], q: AbstractQuantizer, w: Weigh
     def at(i: Array) -> Part:  # sliced where it is read: no copy
         return part(lambda: lax.dynamic_index_in_dim(flat[:whole].reshape(-1, stage), i, keepdims=False), i)
 
-    found = errors.joined(lax.map(at, jnp.arange(whole // stage)))
-    return errors.joined(found, part(lambda: flat[whole:], flat)) if whole < w.size else found
+    found = tallies.joined(lax.map(at, jnp.arange(whole // stage)))
+    return tallies.joined(found, part(lambda: flat[whole:], flat)) if whole < w.size else found
 
 
 @partial(jax.jit, static_argnums=0)
 def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None) -> Tally:
-    """``errors.tally(w, q.roundtrip(w))`` to the bit, stage by stage."""
-    return staged(errors.tally, q, w, key)
+    """``tallies.tally(w, q.roundtrip(w))`` to the bit, stage by stage."""
+    return staged(tallies.tally, q, w, key)
 
 
 @partial(jax.jit, static_argnums=0)
 def noise(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None) -> Noise:
-    """``errors.noise(w, q.roundtrip(w))`` to the bit, stage by stage."""
-    return staged(errors.noise, q, w, key)
+    """``tallies.noise(w, q.roundtrip(w))`` to the bit, stage by stage."""
+    return staged(tallies.noise, q, w, key)
 
 
 def weight_error(w: ArrayLike, q: AbstractQuantizer, *, key: PRNGKey | None = None) -> ErrorStats:

@@ -1,9 +1,13 @@
 """Maps and tables of plain characters, readable on 80 columns and without colour."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 SHADES = ("··", "░░", "▒▒", "▓▓", "██")
 
@@ -26,6 +30,21 @@ def digit_map(values: NDArray[np.floating], top: float) -> str:
     """
     digit = np.round(np.asarray(values) / (top or 1.0) * 9).astype(int)
     return "\n".join("".join(f"{d:2d}" for d in row) for row in digit)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr, with the rate of this run and the time that is left, for (weights done, of all, what)."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task, started, first = bar.add_task("starting", rate=""), time.monotonic(), []
+
+        def report(done: int, total: int, what: str) -> None:
+            first.append(done) if not first else None
+            rate = (done - first[0]) / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, description=what, rate=f"{rate / 1e6:.0f} M weights/s")
+
+        yield report
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, last: int | None = None) -> str:

@@ -26,6 +26,7 @@ CASES = [
     *("int6:channel@1", "int7:block4@0"),
     # calibrations and bounds
     *("int8:channel:minmax", "int4:block32:minmax:f16", "int8:tensor:p99", "int4:block32:p90", "int4:block32:mse"),
+    *("int4:block32:clip0.8", "e4m3:channel:clip0.5:f16"),
     *("int3:block32:rms:bf16", "int8:tensor:absmax:half", "int4:block32:absmax:full", "int4:block32:absmax:f16:signed"),
     # scale formats
     *("int8:block32:absmax:bf16", "int4:block32:absmax:tf32", "e2m1:block16:absmax:e4m3"),

@@ -17,11 +17,14 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Shaped, UInt8
 
 from quantsim import ieee
 from quantsim._types import ArrayLike, Blocks, PerBlock, PRNGKey, Shape, Weights
+from quantsim.fusion import apart
+from quantsim.ieee import on_cpu
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, as_weights, beyond, known_true
 from quantsim.theory.scheme import Scheme
 
-#: Weights that are worked on at a time: few enough for the caches, enough to keep every core busy.
+#: Weights that are worked on at a time on CPU: few enough for the caches, enough to keep every core busy.
 CHUNK = 2**17
+_LARGE = 2**26  # and elsewhere: enough for every multiprocessor
 
 
 class Stored(NamedTuple):
@@ -214,7 +217,7 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
     >>> over_chunks(lambda first, r: r + first, jnp.zeros((5, 1)), 2).ravel().tolist()
     [0.0, 0.0, 2.0, 3.0, 3.0]
     """
-    total = len(rows)
+    total, chunk = len(rows), chunk if on_cpu() else chunk * (_LARGE // CHUNK)
     if not total:
         return jax.tree.map(lambda out: out[:0], f(0, jnp.zeros((1, *rows.shape[1:]), rows.dtype)))
     if total <= chunk:
@@ -228,16 +231,6 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
     shapes = jax.eval_shape(f, 0, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
     out = jax.tree.map(lambda s: jnp.full((total, *s.shape[1:]), rows.reshape(-1)[0], s.dtype), shapes)  # overwritten
     return lax.fori_loop(0, -(-total // chunk), step, out)
-
-
-def apart(f: Callable[[], Any], data: Float[Array, "..."]) -> Any:
-    """``f()`` computed once, in a loop of one turn: otherwise it is fused into, and repeated in, all that use it.
-
-    The bounds of the loop come from ``data``, so that the compiler cannot unroll it.
-    """
-    first = ieee.bits_of(data.reshape(-1)[0]) >> 31
-    like = jax.tree.map(lambda s: jnp.full(s.shape, 0 * first, s.dtype), jax.eval_shape(f))  # as sharded as the data
-    return lax.fori_loop(first, first + 1, lambda _, __: f(), like)
 
 
 def row_power(w: Float[Array, "rows in"]) -> Float[Array, " rows"]:

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import apart, extreme
+from quantsim.blockformats.base import extreme
 from quantsim.blockformats.search import TINY, Lane, flat, in_order, lanes
+from quantsim.fusion import apart
 from quantsim.rounding import round_integer
 
 SWEEPS = 5

@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import ieee
 from quantsim._types import Blocks, PerBlock
-from quantsim.blockformats.base import apart, ends, extreme
+from quantsim.blockformats.base import ends, extreme
+from quantsim.fusion import apart
 from quantsim.rounding import round_integer
 
 Lane: TypeAlias = Float[Array, " blocks"]

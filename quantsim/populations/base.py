@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantsim import ieee
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
-from quantsim.fusion import on_cpu
+from quantsim.ieee import on_cpu
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from quantsim import ieee
 from quantsim._types import Number, PRNGKey
-from quantsim.fusion import apart, on_cpu
+from quantsim.fusion import apart
+from quantsim.ieee import on_cpu
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROUNDS = 12

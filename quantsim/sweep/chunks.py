@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from quantsim._types import PRNGKey, Shape
-from quantsim.errors import ErrorStats, Noise, Signal
+from quantsim.errors import ErrorStats
 from quantsim.populations import Population
 from quantsim.quantized import AbstractQuantizer
 from quantsim.sweep import programs
 from quantsim.sweep.structure import Structure, split_population, split_quantizer
+from quantsim.tallies import Noise, Signal
 
 F64 = NDArray[np.float64]
 

@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt32
 
-from quantsim import errors
+from quantsim import tallies
 from quantsim._types import PRNGKey, Shape
-from quantsim.errors import Noise, Signal
-from quantsim.fusion import on_cpu
+from quantsim.ieee import on_cpu
 from quantsim.streaming import staged
 from quantsim.sweep.structure import Structure, rebuild_population, rebuild_quantizer
+from quantsim.tallies import Noise, Signal
 
 _ROUNDING = 0x5EED  # stream of an array's key for stochastic rounding
 _AXIS = "arrays"
@@ -70,7 +70,7 @@ def drawing(structure: Structure, layout: Layout) -> Callable[..., tuple[Float[A
     def draw(numbers: Float[Array, " k"], stream: UInt32[Array, "2"], first: UInt32[Array, ""]) -> tuple[Array, Signal]:
         def one(number: UInt32[Array, ""]) -> tuple[Array, Signal]:
             w = rebuild_population(structure, numbers).sample(array_key(stream, number), layout.shape)
-            return w, errors.signal(w)
+            return w, tallies.signal(w)
 
         w, signal = _over(one, _numbers(first, layout))
         return w, _gathered(signal)
@@ -90,7 +90,7 @@ def measuring(structure: Structure, layout: Layout) -> Callable[..., Noise]:
             key = jax.random.fold_in(array_key(stream, number), _ROUNDING)
 
             def by(numbers: Float[Array, " k"]) -> Noise:
-                return staged(errors.noise, rebuild_quantizer(structure, numbers), w, key)
+                return staged(tallies.noise, rebuild_quantizer(structure, numbers), w, key)
 
             return lax.map(by, numbers)
 

@@ -208,6 +208,16 @@ class Estimate:
     compile_seconds: float
     seconds: float
     device_bytes: int
+    devices: str
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"{self.cells} cells, {self.points} points, {self.weights:.4g} weights drawn, on {self.devices}\n"
+            f"{self.compiles} programs, compiled in {self.compile_seconds:.0f} s\n"
+            f"about {self.seconds:.0f} s of measuring, by one chunk of every program\n"
+            f"about {self.device_bytes / 1e6:.0f} MB of arrays on a device"
+        )
 
 
 def estimate(plan: Plan, mesh: Mesh | None = None) -> Estimate:
@@ -231,7 +241,7 @@ def estimate(plan: Plan, mesh: Mesh | None = None) -> Estimate:
         seconds += costs[frozenset(kind)] * -(-cell.arrays // engine.layout(cell).arrays)
     held = max((2 * engine.layout(c).per_device + 1) * prod(c.shape) * 4 for c in cells)
     compiles = len(engine.programs(cells))
-    return Estimate(len(cells), plan.points, plan.drawn, compiles, compiling, seconds, held)
+    return Estimate(len(cells), plan.points, plan.drawn, compiles, compiling, seconds, held, hosts.devices())
 
 
 _COMPILES = [0]
