@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(V),,-qq)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help figures test lint types unit small ledger test-slow lock clean
+.PHONY: help figures test lint types unit small ledger test-slow test-kills lock clean
 
 help:  ## print this list
 	@echo 'make TARGET [PYTHON=python3.13] [JOBS=2] [V=1]'
@@ -49,6 +49,10 @@ ledger: .venv/ok  ## the verdicts of the claims, recomputed from the committed r
 test-slow: .venv/ok  ## pytest, the exhaustive versions only
 	@echo '== test-slow'
 	$(BIN)/pytest -m slow -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
+
+test-kills: .venv/ok  ## sweeps killed 200 times and at every call that writes
+	@echo '== test-kills'
+	$(BIN)/pytest -m slow tests/test_sweep_resume.py $(PYTEST_ARGS)
 
 lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
 	$(PYTHON) -m venv .venv-lock
