@@ -55,7 +55,8 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{found[0] if found else 'CPU'}, {os.cpu_count()} cores"
+    name = found[0].replace("(R)", "").replace("(TM)", "") if found else "CPU"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def ours(job: str, weights: int, run: Callable[[], Any], name: str = "quantsim") -> Contender:

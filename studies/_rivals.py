@@ -33,9 +33,8 @@ def optional(name: str) -> Any:
 def missing(contenders: Iterable[str]) -> str | None:
     """What to say if contenders are absent: of which module, and how to install it."""
     absent = [m for m, start in _NEEDED.items() if not any(c.startswith(start) for c in set(contenders))]
-    return (
-        f"{' and '.join(absent)} not installed, so not compared: pip install 'quantsim-jax[bench]'" if absent else None
-    )
+    names = " and ".join(absent)
+    return f"{names} not installed, so not compared: pip install 'quantsim-jax[bench]'" if absent else None
 
 
 # --- NumPy ----------------------------------------------------------------------------------------------------------
@@ -185,10 +184,9 @@ def wait() -> None:
 
 def torch_statistics(w: Any) -> tuple[Any, ...]:
     """The five statistics of block-32 int8, of a tensor of whole blocks."""
-    torch = optional("torch")
     b = w.view(-1, 32)
-    top = b.abs().amax(1, keepdim=True)
-    e = torch.round(b * torch.where(top > 0, 127 / top, 0.0)) * (top / 127) - b
+    top = b.abs().amax(1, keepdim=True).clamp_min(1e-30)  # a block of zeros keeps its codes 0
+    e = (b * (127 / top)).round() * (top / 127) - b
     magnitude = e.abs()
     return (e * e).mean(), magnitude.max(), magnitude.mean(), e.mean(), (b * b).sum()
 

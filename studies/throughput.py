@@ -42,7 +42,7 @@ from quantsim.sweep import chunks, programs
 from . import _jobs, _rivals
 from ._jobs import FULL, GGUF, SHAPE, SPECS, SUM, Contender
 
-NORMAL, MANY, DEVICES = "generate normal", "generate + measure, 32", "generate + measure, 1, on {} devices"
+NORMAL, MANY, DEVICES = "generate normal", "generate + measure, 32", "generate + measure, 1; devices: {}"
 OURS, PEAK, EXPONENT = "quantsim", "most weights: peak of memory, GB", "time ~ weights^a: a"
 
 
@@ -80,7 +80,7 @@ class Config:
     drawn: int = 2**24
     packed: int = 2**21
     fewer: int = 2**20
-    spread: int = 10**8
+    spread: int = 5 * 10**7
     scaling: tuple[int, ...] = (10**7, 10**8, 10**9, 10**10)
     quantizers: tuple[int, ...] = (1, 8, 32)
     laws: tuple[str, ...] = ("normal", "student-t", "Laplace")
@@ -151,7 +151,7 @@ def peak_gb() -> float | None:
 
     Not getrusage: its ru_maxrss begins with that of the process that started this one.
     """
-    if found := jax.devices()[0].memory_stats():
+    if found := jax.devices()[0].memory_stats():  # None on CPU
         return found["peak_bytes_in_use"] / 1e9
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
@@ -165,16 +165,14 @@ def serving(devices: int) -> Iterator[Callable[[int], dict[str, Any]]]:
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], env=env, stdin=pipe, stdout=pipe, text=True) as child:
-        assert child.stdin
-        assert child.stdout
         put, get = child.stdin, child.stdout
 
         def ask(weights: int) -> dict[str, Any]:
+            assert get
             print(weights, file=put, flush=True)
             return json.loads(get.readline())
 
         yield ask
-        put.close()
 
 
 def _over_weights(config: Config) -> list[dict]:
@@ -182,7 +180,7 @@ def _over_weights(config: Config) -> list[dict]:
     if not config.scaling:
         return rows
     with serving(jax.device_count()) as ask:
-        for weights in config.scaling:
+        for weights in sorted(config.scaling):
             found = [ask(weights) for _ in range(min(max(10**9 // weights, 1), config.rounds))]
             c = _jobs.ours("scaling", weights, serve)
             timed = _jobs.row(c, np.array([f["seconds"] for f in found]), config.seed)
@@ -193,16 +191,13 @@ def _over_weights(config: Config) -> list[dict]:
 
 
 def _over_devices(config: Config) -> list[dict]:
-    if jax.default_backend() != "cpu" and config.devices:
-        return [{"kind": "note", "text": "Scaling over devices is measured on CPU only, where one can be split."}]
+    if jax.default_backend() != "cpu":
+        return [{"kind": "note", "text": "Scaling over devices is measured on CPU only."}]
     with ExitStack() as stack:
         asked = [stack.enter_context(serving(n)) for n in config.devices]
         found = [[ask(config.spread)["seconds"] for ask in asked] for _ in range(config.rounds)]
     jobs = [_jobs.ours(DEVICES.format(n), config.spread, serve) for n in config.devices]
     return _judged(config, {c: np.array(s) for c, s in zip(jobs, zip(*found, strict=True), strict=True)})
-
-
-# --- what it says ---------------------------------------------------------------------------------------------------
 
 
 def limit(rows: Rows) -> float:
@@ -218,31 +213,29 @@ def summary(rows: Rows) -> str:
     lines = [f"On {machine}, which reads {limit(rows) * 4e-3:.1f} and copies {copied * 8e-3:.1f} GB/s:"]
     for b in BOUNDS:
         bound = f"{b.low:g} to {b.high:g}" if b.low and b.high < inf else f"≥ {b.low:g}" if b.low else f"≤ {b.high:g}"
-        if found := [r for r in ratios.where(name=b.name) if r["ratio"] is not None]:
-            value, verdict = found[0]["ratio"], "pass" if b.low <= found[0]["ratio"] <= b.high else "miss"
-            lines.append(f"  {b.name:<44} {value:7.2f} ± {found[0]['ratio_se']:.2f}   {bound:<12} {verdict}")
-        else:
-            lines.append(f"  {b.name:<44} {'':7}   {'':4}   {bound:<12} not measured")
+        r = next((r for r in ratios.where(name=b.name) if r["ratio"] is not None), None)
+        value = f"{r['ratio']:.2f} ± {r['ratio_se']:.2f}" if r else ""
+        verdict = ("miss", "pass")[b.low <= r["ratio"] <= b.high] if r else "not measured"
+        lines.append(f"  {b.name:<44} {value:>14}   {bound:<12}   {verdict}")
     absent = _rivals.missing(timed.column("contender"))
     return "\n".join([*lines, *rows.where(kind="note").values("text"), *([absent] if absent else [])])
 
 
 STYLE = {  # contender: series and label
-    OURS: (0, "quantsim"), "torch.compile": (1, "torch.compile"), "torch": (4, "torch"), "NumPy": (2, "NumPy"),
-    GGUF: (2, "NumPy + gguf"),
+    OURS: (0, "quantsim"), "torch.compile": (1, "torch.compile"), "torch": (4, "torch"), "NumPy": (2, None),
+    GGUF: (2, "NumPy, gguf"),
 }  # fmt: skip
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Rates of all jobs under the limit; time against weights; time against quantizers, and of the parts alone."""
-    fig, axes = plotting.mosaic("aab;aac", height=4.8)
+    fig, axes = plotting.mosaic("aaabb;aaacc", height=4.6)
     timed = rows.where(kind="time")
     _rates(axes["a"], timed, limit(rows))
     _scaling(axes["b"], timed.where(job="scaling"))
     _quantizers(axes["c"], timed)
     fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes[k] for k in "abc")
-    axes["a"].set_title(", ".join(timed.values("device")), fontsize=6.5, loc="right")
     return fig
 
 
@@ -255,15 +248,16 @@ def _rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
             rate, weights, down = c.column("rate"), c.column("weights"), [jobs.index(r["job"]) for r in c]
             bars = [abs(weights / c.column(q) / 1e6 - rate) for q in ("seconds_q3", "seconds_q1")]
             style = {"color": plotting.COLORS[series], "marker": plotting.MARKERS[series], "ls": "none", "ms": 4}
-            ax.errorbar(rate, down, xerr=bars, label=label, zorder=3, **style)
+            ax.errorbar(rate, down, xerr=bars, label=label, zorder=4 - series / 8, **style)
     for at, job in enumerate(jobs):
         rates = {r["contender"]: r["rate"] for r in timed.where(job=job) if r["contender"] != SUM}
         if rivals := [rate for name, rate in rates.items() if name != OURS]:
             ax.text(1.01, at, f"{rates[OURS] / max(rivals):.2g} ×", **beside)
-    ax.text(1.01, -1, "quantsim /\nbest other", **beside)
+    ax.text(1.01, -0.9, "quantsim /\nbest other", **beside)
+    ax.text(0.01, -0.9, "\n".join(timed.values("device")), **beside)
     ax.axvline(most, color="0.25", ls="--", lw=0.9, label=f"one read, {most * 4e-3:.3g} GB/s")
     ax.axvspan(most, 1e9, color="0.93", lw=0, zorder=0)
-    ax.set(xscale="log", xlabel="M weights/s", ylim=(len(jobs) - 0.4, -1.5), xlim=(None, 2 * most))
+    ax.set(xscale="log", xlabel="M weights/s", ylim=(len(jobs) - 0.5, -1.6), xlim=(None, 2 * most))
     ax.set_yticks(range(len(jobs)), jobs)
 
 
@@ -275,8 +269,8 @@ def _scaling(ax: plotting.Axes, c: Rows) -> None:
     x, seconds, last = c.column("weights"), c.column("seconds"), c[-1]
     plotting.prediction(ax, x, seconds[-1] * x / x[-1], label="slope 1")
     plotting.curve(ax, x, seconds, se=c.column("seconds_se"), linestyle="none", label=OURS)
-    memory = f"\npeak of memory {last['peak_gb']:.2f} GB" if last["peak_gb"] else ""
-    text = f"$10^{{{np.log10(x[-1]):.0f}}}$ weights: {last['seconds']:.3g} s{memory}"
+    memory = f"{last['peak_gb']:.2f} GB at most" if last["peak_gb"] else ""
+    text = f"$10^{{{np.log10(x[-1]):.0f}}}$ weights:\n{last['seconds']:.3g} s\n{memory}"
     ax.text(0.97, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6.5)
     ax.set(xscale="log", yscale="log")
     ax.legend(loc="upper left")
@@ -293,8 +287,9 @@ def _quantizers(ax: plotting.Axes, timed: Rows) -> None:
     for name in (GGUF, OURS):
         series, label = STYLE[name]
         plotting.curve(ax, numbers, column(name), series=series, label=label)
-    plotting.prediction(ax, numbers, column(SUM), label="generation + each alone")
-    ax.set(xscale="log", yscale="log", xlabel="quantizers of the same weights", ylabel="time a weight (ns)")
+    plotting.prediction(ax, numbers, column(SUM), label="sum of parts")
+    ax.set(xscale="log", yscale="log", xlabel="quantizers of one draw", ylabel="time a weight (ns)")
+    ax.set_ylim(top=20 * np.nanmax([column(OURS), column(GGUF)]))
     ax.set_xticks(numbers, [str(n) for n in numbers])
     ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     ax.legend(loc="upper left")

@@ -1,0 +1,286 @@
+"""Throughput: rivals do the same work, turns are taken, bounds are judged; nothing here asserts a time."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from quantsim import errors, plotting, quantizer, study, theory
+from quantsim.populations import Normal
+from quantsim.rows import Rows, dumps
+
+throughput = study.module("throughput")
+_jobs, _rivals = throughput._jobs, throughput._rivals
+W = np.random.default_rng(3).standard_normal((8, 1024)).astype(np.float32)
+HALF_ULP = 2.0**-24
+
+
+def bound(size):
+    """Relative error of a float32 sum of positive terms, and twice more for the roundings of the terms themselves."""
+    return (size + 8) * HALF_ULP
+
+
+# --- rivals do the same ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", _jobs.SPECS)
+def test_numpy_quantizes_to_the_same_bits(spec):
+    np.testing.assert_array_equal(_rivals.roundtrip(spec)(W), quantizer.parse(spec).roundtrip(W))
+
+
+def test_there_are_32_quantizers_of_every_kind_and_none_is_there_twice():
+    assert len(set(_jobs.SPECS)) == 32
+    structures = [_jobs.split_quantizer(quantizer.parse(s))[0] for s in _jobs.SPECS]
+    assert len(set(structures[:8])) == 8  # as the comment on them says
+
+
+def five(w, w_hat):
+    """The five statistics in float64, of errors that are float32 as everywhere."""
+    e, w = (w_hat - w).astype(np.float64), w.astype(np.float64)
+    return (e**2).mean(), abs(e).max(), abs(e).mean(), e.mean(), (w**2).sum()
+
+
+def check(found, exact):
+    for at, (value, expected) in enumerate(zip(found, exact, strict=True)):
+        scale = exact[2] if at == 3 else expected  # a mean that cancels is as good as the mean of magnitudes
+        assert abs(float(value) - expected) <= bound(W.size) * scale, at
+
+
+@pytest.mark.parametrize("spec", ["int8:block32", "q8_0"])
+def test_statistics_of_numpy_and_ours_are_those_of_float64(spec):
+    w_hat = np.asarray(quantizer.parse(spec).roundtrip(W))
+    exact = five(W, w_hat)
+    check(_rivals.numpy_statistics(spec, W), exact)
+    ours = errors.fold(errors.init(), errors.tally(jnp.asarray(W), jnp.asarray(w_hat)))
+    check((ours.mse, ours.max_abs, ours.mean_abs, ours.bias, ours.sums[4]), exact)
+
+
+class Tensor(np.ndarray):
+    """As much of torch as the statistics use, so that they are tested where torch is not installed."""
+
+    def view(self, *shape):
+        return self.reshape(shape)
+
+    def abs(self):
+        return np.abs(self)
+
+    def amax(self, axis, *, keepdim):
+        return self.max(axis=axis, keepdims=keepdim)
+
+    def clamp_min(self, low):
+        return np.maximum(self, np.float32(low))
+
+
+def tensors():
+    torch = _rivals.optional("torch")
+    return {"stand-in": np.ndarray.view(W, Tensor), **({"torch": torch.from_numpy(W)} if torch else {})}
+
+
+@pytest.mark.parametrize("name", tensors())
+def test_statistics_of_torch_are_ours(name):
+    """It multiplies by 127 / max, so that ties may go the other way, by one step and hardly another error."""
+    w_hat = np.asarray(quantizer.parse("int8:block32").roundtrip(W))
+    found, exact = _rivals.torch_statistics(tensors()[name]), five(W, w_hat)
+    ulps = 8 * HALF_ULP * abs(W).max()  # of a weight over its scale, twice that of the error it leaves
+    moved = (ulps * exact[2] * 2, ulps, ulps, ulps, 0)
+    for at, (value, expected) in enumerate(zip(found, exact, strict=True)):
+        scale = exact[2] if at == 3 else expected
+        assert abs(float(value) - expected) <= bound(W.size) * scale + moved[at], at
+
+
+def test_a_block_of_zeros_is_no_error_for_torch():
+    zeros = np.ndarray.view(np.zeros((2, 32), np.float32), Tensor)
+    assert [float(v) for v in _rivals.torch_statistics(zeros)] == [0.0] * 5
+
+
+@pytest.mark.parametrize("law", _jobs.LAWS)
+def test_numpy_draws_the_same_laws(law):
+    """Quartiles of 2^16 draws, within 5 standard errors."""
+    name, out = _jobs.LAWS[law], np.empty(2**16, np.float32)
+    _rivals.numpy_drawn(name, np.random.default_rng(1), out)
+    pop = _jobs.population(name)
+    unit = {"normal": 1.0, "t5": np.sqrt(5 / 3), "laplace": np.sqrt(2.0)}[name]  # of a scale of 1
+    quartile = float(pop.quantile(0.75)) * unit
+    assert abs(np.mean(out < quartile) - 0.75) < 5 * np.sqrt(0.75 * 0.25 / out.size)
+
+
+def test_numpy_sweeps_every_quantizer_on_every_array():
+    found = _rivals.numpy_sweep(("int8:block32", "bf16"), (4, 64), 3)
+    assert len(found) == 6
+    assert len({f[4] for f in found}) == 3  # the power of three arrays, the same for both quantizers
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_bytes_are_those_of_the_rival(kind):
+    data = np.asarray(_jobs.gguf.pack(W, kind))
+    np.testing.assert_array_equal(_rivals.packed(kind, W), data)
+    np.testing.assert_array_equal(_rivals.unpacked(kind, data), _jobs.gguf.unpack(data, kind))
+
+
+def test_what_the_rival_cannot_pack_is_left_out():
+    assert [k for k in throughput.Config().types if _rivals.can_pack(k)] == ["q8_0", "q4_0"]
+
+
+# --- timing ---------------------------------------------------------------------------------------------------------
+
+
+def test_contenders_take_turns_the_first_round_is_dropped_and_parts_add_up():
+    turns = []
+
+    def contender(job, name):
+        return _jobs.ours(job, 10, lambda: turns.append((job, name)), name)
+
+    contenders = [contender("a", "x"), contender("a", "y"), contender("a", "x"), contender("b", "x")]
+    times = _jobs.timed(contenders, 3)
+    assert turns == [(c.job, c.name) for c in contenders] * 4
+    assert [(c.job, c.name) for c in times] == [("a", "x"), ("a", "y"), ("b", "x")]
+    assert all(t.shape == (3,) for t in times.values())
+
+
+def test_ratio_of_medians_and_its_standard_error():
+    """Of a median of n values of spread s it is 1.2533 s / sqrt(n); a bootstrap finds that within a third."""
+    rng, rounds, spread = np.random.default_rng(0), 401, 0.1
+    a, b = (m * np.exp(spread * rng.standard_normal(rounds)) for m in (6.0, 2.0))
+    found = _jobs.ratio(a, b, 0)
+    assert found["ratio"] == np.median(a) / np.median(b)
+    assert found["ratio_se"] == pytest.approx(found["ratio"] * 1.2533 * spread * np.sqrt(2 / rounds), rel=1 / 3)
+    slow = np.where(np.arange(rounds) % 2, 1.0, 5.0)  # a machine that slows down slows down both
+    assert _jobs.ratio(2 * slow, slow, 0) == {"ratio": 2.0, "ratio_se": 0.0}
+
+
+def test_a_row_has_the_median_the_quartiles_and_the_rate():
+    c = _jobs.ours("job", 4 * 10**6, lambda: None)
+    row = _jobs.row(c, np.array([3.0, 1.0, 2.0, 5.0, 4.0]), 0)
+    assert (row["seconds_q1"], row["seconds"], row["seconds_q3"], row["rounds"]) == (2.0, 3.0, 4.0, 5)
+    assert row["rate"] == pytest.approx(4 / 3)
+    assert "cores" in row["device"]
+    assert row["threads"] >= 1
+
+
+# --- the study ------------------------------------------------------------------------------------------------------
+
+
+def made(kind, **more):
+    base = {"kind": kind, "rounds": 3}
+    timed = {"weights": 10**6, "seconds": 1.0, "seconds_se": 0.0, "seconds_q1": 0.9, "seconds_q3": 1.1}
+    return base | (timed | {"device": "a machine", "threads": 2} if kind == "time" else {}) | more
+
+
+def table(*ratios, contenders=("quantsim", "torch", "NumPy + gguf")):
+    rows = [made("time", job=job, contender=c, rate=1000.0) for job in ("read", "copy") for c in contenders]
+    named = {b.name: b for b in throughput.BOUNDS}
+    rows += [made("ratio", name=n, ratio=r, ratio_se=0.1) for n, r in zip(named, ratios, strict=False)]
+    return throughput.summary(Rows(rows)).splitlines()
+
+
+def test_every_bound_is_judged():
+    first, *lines = table(1.0, 9.99, 100.0, 1.26, 10.0, 1.5, 2.0, 0.5, 0.4, 0.41, 1.06, 1.8)
+    assert "a machine" in first
+    assert "4.0 and copies 8.0 GB/s" in first
+    verdicts = [line.split()[-1] for line in lines]
+    assert verdicts == ["pass", "miss", "pass", "miss", "pass", "pass", "miss", "pass", "miss", "pass", "miss", "pass"]
+    assert "1.00 ± 0.10   ≥ 1 " in lines[0]
+    assert "≤ 1.25" in lines[3]
+    assert "0.95 to 1.05" in lines[10]
+
+
+def test_what_was_not_measured_is_neither():
+    _, *lines = table(2.0)
+    assert lines[0].endswith("pass")
+    assert len(lines) == len(throughput.BOUNDS)
+    assert all(line.endswith("not measured") for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("contenders", "absent"),
+    [(("quantsim", "NumPy", "NumPy + gguf"), "torch not"), (("quantsim", "NumPy"), "torch and gguf not")],
+)
+def test_what_is_not_installed_is_named_with_the_command_that_installs_it(contenders, absent):
+    last = table(contenders=contenders)[-1]
+    assert absent in last
+    assert "pip install 'quantsim-jax[bench]'" in last
+
+
+def test_without_torch_and_gguf_only_their_rows_are_absent(monkeypatch):
+    monkeypatch.setattr(_rivals, "optional", lambda name: None)
+    names = {c.name for c in _jobs.given(2**13, 0, True)}
+    assert names == {"quantsim", "NumPy"}
+    assert {c.name for c in _jobs.draws(2**18, ["normal"])} == {"quantsim", "NumPy"}
+    _jobs._wait(jnp.zeros(1))  # nor is torch waited for
+
+
+def test_optional_modules_are_none_if_they_cannot_be_imported():
+    assert _rivals.optional("quantsim_has_no_such_module") is None
+    assert _rivals.optional("json") is json
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The small study, smaller: a round of everything that needs no process of its own."""
+    config = throughput.replace(throughput.Config.small(), given=2**15, drawn=2**18, packed=2**13, rounds=1)
+    return Rows(json.loads(dumps(r)) for _, cell in throughput.measure(config) for r in cell())
+
+
+def test_the_small_study_names_device_and_threads_and_draws(rows, tmp_path):
+    timed = rows.where(kind="time")
+    assert set(timed.values("device")) == {_jobs.processor()}
+    assert all(r["threads"] >= 1 and r["seconds_q1"] <= r["seconds"] <= r["seconds_q3"] for r in timed)
+    jobs = {"full statistics", "generate normal", "generate + measure, 1", "generate + measure, 2", "pack q8_0"}
+    assert jobs <= set(timed.values("job"))
+    assert {"quantsim", "NumPy", "NumPy + gguf", "sum of parts"} <= set(timed.values("contender"))
+    assert "full statistics: rate / NumPy + gguf" in rows.where(kind="ratio").values("name")
+    plotting.save(throughput.draw(rows), tmp_path, "throughput")
+    assert (tmp_path / "throughput.png").stat().st_size > 10_000
+
+
+def test_the_limit_is_the_fastest_read_whoever_does_it(rows):
+    reads = rows.where(kind="time", job="read")
+    assert throughput.limit(rows) == max(r["weights"] / r["seconds"] / 1e6 for r in reads)
+
+
+def test_scaling_is_drawn_with_slope_and_peak(rows, tmp_path):
+    scaled = [made("time", job="scaling", contender="quantsim", weights=10**k, seconds=10.0 ** (k - 8), rate=100.0,
+                   peak_gb=0.4) for k in (7, 8, 9)]  # fmt: skip
+    fig = throughput.draw(Rows([*rows, *scaled]))
+    texts = [t.get_text() for t in fig.axes[1].texts]
+    assert any("10^{9}" in t and "0.40 GB" in t for t in texts)
+    plotting.save(fig, tmp_path, "throughput")
+
+
+def test_a_process_of_its_own_sweeps_on_the_devices_it_is_given():
+    """In two of them the package is imported as users import it, and results are those of one device."""
+    with throughput.serving(2) as ask:
+        found = [ask(2**18), ask(2**20)]
+    assert all(f["seconds"] > 0 for f in found)
+    assert found[0]["peak_gb"] is None or found[0]["peak_gb"] > 0.05  # no interpreter with JAX is smaller
+    expected = -10 * np.log10(theory.weight_mse(Normal(), quantizer.parse("int8:block32"), throughput.SHAPE))
+    assert found[1]["sqnr_db"] == pytest.approx(expected, abs=0.05)
+
+
+def test_the_peak_is_of_this_process_and_does_not_fall():
+    if not Path("/proc/self/status").is_file():
+        assert throughput.peak_gb() is None
+        return
+    held = np.ones(3 * 10**7)  # 0.24 GB
+    peak = throughput.peak_gb()
+    assert peak > held.nbytes / 1e9
+    del held
+    assert throughput.peak_gb() > peak - 0.01  # the system counts pages in batches
+
+
+def test_helpers_are_no_studies_and_their_code_is_part_of_the_key():
+    assert "throughput" in study.names()
+    assert not any(name.startswith("_") for name in study.names())
+    text = "".join((study.folder() / f"{m}.py").read_text(encoding="utf-8") for m in ("_jobs", "_rivals"))
+    assert throughput.Config().code == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert throughput.Config.small().code == throughput.Config().code
+
+
+def test_devices_are_those_of_jax():
+    assert _jobs.ours("job", 1, lambda: None).device == _jobs.processor()  # tests run on CPU
+    assert jax.default_backend() == "cpu"
+    assert _rivals.optional("torch") is None or _rivals.torch_device() == "cpu"
