@@ -1,12 +1,11 @@
 """What the device says of weights and their errors: sums over fixed tiles, extremes and counts, for ``errors`` to fold.
 
-A tile is 4096 weights. Its sums are float32 additions in one fixed order, each rounded once, so they have one bit
-pattern for any number of devices, any chunking, and on CPU and GPU alike.
+A tile is 4096 weights. On CPU its sums are float32 additions in the order of ``STEPS``, each rounded once, so they have
+one bit pattern for any chunking and any number of devices.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial, reduce
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -74,27 +73,17 @@ def _add(a: tuple, b: tuple) -> tuple:
     return tuple(x + y if jnp.issubdtype(x.dtype, jnp.floating) else jnp.maximum(x, y) for x, y in pairs)
 
 
-def _tile_reduced(of: Callable[..., tuple[Array, ...]], *arrays: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
-    """Sums of the floats and the largest of the integers that ``of(*arrays)`` gives, of each tile.
+def _tile_reduced(found: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Sums of the floats and the largest of the integers of each tile.
 
-    In steps of few rows of many lanes, always in the same order. On CPU the compiler unrolls the rows of a step into
-    one pass of vector instructions, with what accumulates in registers; on GPU the first two steps, written out for
-    rows that are cut from the arrays before anything is computed, become one kernel.
+    On CPU in steps of few rows of many lanes: the compiler unrolls the rows of a step into one pass of vector
+    instructions, with what accumulates in registers. On GPU as XLA reduces rows, in an order of its own.
     """
-    steps = list(STEPS)
-    if on_cpu():
-        found = of(*arrays)
-    else:
-        (rows, lanes), (groups, _), *steps = steps
-        cut = [a.reshape(-1, groups, rows, lanes) for a in arrays]
-        each = [[of(*(a[:, g, k] for a in cut)) for k in range(rows)] for g in range(groups)]
-        found = reduce(_add, (reduce(_add, group) for group in each))
-    for rows, lanes in steps:
+    if not on_cpu():
+        return tuple(v.sum(axis=1) if jnp.issubdtype(v.dtype, jnp.floating) else v.max(axis=1) for v in found)
+    for rows, lanes in STEPS:
         shaped = tuple(v.reshape(-1, rows, lanes) for v in found)
-        if on_cpu():
-            found = lax.reduce(shaped, tuple(v.dtype.type(0) for v in shaped), _add, (1,))
-        else:
-            found = reduce(_add, (tuple(v[:, k] for v in shaped) for k in range(rows)))
+        found = lax.reduce(shaped, tuple(v.dtype.type(0) for v in shaped), _add, (1,))
     return tuple(v.reshape(-1) for v in found)
 
 
@@ -104,18 +93,14 @@ def _magnitude(x: Float[Array, "..."]) -> Int32[Array, "..."]:
 
 def _signal(w: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
     """Sum of w^2, number of nonzero weights and largest bits of |w| of each tile."""
-    return _tile_reduced(lambda w: (ieee.square(w), jnp.where(w != 0, 1.0, 0.0), _magnitude(w)), w)
+    return _tile_reduced((ieee.square(w), jnp.where(w != 0, 1.0, 0.0), _magnitude(w)))
 
 
 def _noise(w: Float[Array, "tiles 4096"], w_hat: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
     """Sums of e, |e|, e^2 and e w, number of zeroed weights and largest bits of |e| of each tile."""
-
-    def of(w: Weights, w_hat: Weights) -> tuple[Array, ...]:
-        e, zeroed = error(w, w_hat), jnp.where((w_hat == 0) & (w != 0), 1.0, 0.0)
-        squares, products = (ieee.unfused(e * x, w) for x in (e, w))
-        return e, jnp.abs(e), squares, products, zeroed, _magnitude(e)
-
-    return _tile_reduced(of, w, w_hat)
+    e, zeroed = error(w, w_hat), jnp.where((w_hat == 0) & (w != 0), 1.0, 0.0)
+    squares, products = (ieee.unfused(e * x, w) for x in (e, w))
+    return _tile_reduced((e, jnp.abs(e), squares, products, zeroed, _magnitude(e)))
 
 
 def tiled(x: Any) -> Any:

@@ -181,7 +181,14 @@ def test_ternary_reach_is_the_published_one():
 
 # --- what holds for every rule --------------------------------------------------------------------------------------
 
-SPECS = ["int8:block32", "int8:block32:minmax", "int8:block32:p90", "int4:block32:mse", "int4:block32:rms"]
+SPECS = [
+    "int8:block32",
+    "int8:block32:minmax",
+    "int8:block32:p90",
+    "int4:block32:clip0.7",
+    "int4:block32:mse",
+    "int4:block32:rms",
+]
 
 
 def test_every_rule_is_tested_here():
