@@ -209,8 +209,8 @@ def summary(rows: Rows) -> str:
     """The machine, its limit, every ratio against its bound, and what is missing."""
     timed, ratios = rows.where(kind="time"), rows.where(kind="ratio")
     copied = max(timed.where(job="copy").column("rate"))
-    machine = " and ".join(timed.values("device"))
-    lines = [f"On {machine}, which reads {limit(rows) * 4e-3:.1f} and copies {copied * 8e-3:.1f} GB/s:"]
+    machine, sizes = " and ".join(timed.values("device")), "" if timed.where(job="scaling") else ", in small sizes"
+    lines = [f"On {machine}, which reads {limit(rows) * 4e-3:.1f} and copies {copied * 8e-3:.1f} GB/s{sizes}:"]
     for b in BOUNDS:
         bound = f"{b.low:g} to {b.high:g}" if b.low and b.high < inf else f"≥ {b.low:g}" if b.low else f"≤ {b.high:g}"
         r = next((r for r in ratios.where(name=b.name) if r["ratio"] is not None), None)
@@ -222,8 +222,8 @@ def summary(rows: Rows) -> str:
 
 
 STYLE = {  # contender: series and label
-    OURS: (0, "quantsim"), "torch.compile": (1, "torch.compile"), "torch": (4, "torch"), "NumPy": (2, None),
-    GGUF: (2, "NumPy, gguf"),
+    OURS: (0, "quantsim"), "torch.compile": (1, "torch.compile"), "torch": (4, "torch eager"), "NumPy": (2, None),
+    GGUF: (2, "NumPy (+ gguf)"),
 }  # fmt: skip
 
 
