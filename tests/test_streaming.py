@@ -1,0 +1,248 @@
+"""Errors stage by stage equal those of the whole array to the bit; stages that the compiler keeps apart."""
+
+from functools import lru_cache, partial
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+import quantsim as qs
+from quantsim import fusion, streaming
+from quantsim.fusion import STAGE, apart, over_stages
+from quantsim.granularity import Block, Channel, Tensor, span
+from quantsim.quantized import AbstractQuantizer
+from quantsim.tallies import TILE
+from tests import oracles, test_block_contract, test_contract
+
+
+@lru_cache(None)
+def weights(shape):
+    """Normal weights with zeros, large ones, and a run of zeros that no block survives."""
+    rng = np.random.default_rng(prod(shape))
+    w = rng.standard_normal(shape).astype(np.float32)
+    flat = w.reshape(-1)
+    flat[rng.random(flat.size) < 0.02] *= 8
+    flat[flat.size // 3 : flat.size // 3 + flat.size // 16] = 0
+    return w
+
+
+def _key(q):
+    return jax.random.key(9) if "stochastic" in str(q) else None
+
+
+def check(q, shape):
+    """Every sum, extreme and count of ``weight_error``, to the bit."""
+    w = weights(shape)
+    found, expected = qs.weight_error(w, q, key=_key(q)), qs.error_stats(w, q.roundtrip(w, key=_key(q)))
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value, err_msg=f"{name} of {q} for {shape}")
+    return found
+
+
+LARGE = (260, 544)  # 2.2 stages; rows are 17 blocks of 32 and no whole number of blocks of 64
+
+
+def one_in(n, texts):
+    """One in ``n`` now, the others in the slow tests."""
+    return [text if k % n == 0 else pytest.param(text, marks=pytest.mark.slow) for k, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("text", one_in(2, test_contract.CASES))
+def test_weight_error_equals_that_of_the_whole(text):
+    assert check(qs.parse(text), LARGE).count == prod(LARGE)
+
+
+@pytest.mark.parametrize("text", one_in(5, test_block_contract.CASES))
+def test_weight_error_of_block_formats_equals_that_of_the_whole(text):
+    check(qs.parse(text), (300, 512))
+
+
+#: Shape: quantizers that take it in stages, and those that take it whole.
+SHAPES = {
+    (5 * STAGE // 2,): (["int4:block32"], ["int8:tensor"]),
+    (3, 140, 512): (["int4:block32:minmax", "q8_0"], ["int7:block4@0"]),
+    (2 * STAGE + 4097,): (["e4m3"], []),
+    (17, 3 * TILE + 32): (["nf4:block32"], ["int8:channel@1"]),
+    (1500, 96): (["int8:channel:minmax", "int4:block64"], []),
+    (2, 100_003): (["f16"], ["int8:channel"]),  # rows too long for a stage of whole tiles
+    (5,): ([], ["int8:tensor", "int4:block32", "bf16"]),
+    (): ([], ["int8:tensor", "int4:block32", "int8:channel", "bf16"]),
+    (0, 64): ([], ["int8:tensor", "int4:block32", "int8:channel", "bf16", "q8_0"]),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_weight_error_of_any_shape_equals_that_of_the_whole(shape):
+    in_stages, whole = SHAPES[shape]
+    for text in in_stages:
+        stage, run = streaming._stage_of(qs.parse(text), shape)
+        assert stage % TILE == stage % run == 0
+        assert prod(shape) > 2 * stage
+        check(qs.parse(text), shape)
+    for text in whole:
+        sizes = streaming._stage_of(qs.parse(text), shape)
+        assert sizes is None or prod(shape) <= sizes[0]
+        check(qs.parse(text), shape)
+
+
+def test_weight_error_takes_other_types_and_refuses_what_is_not_finite():
+    q, w = qs.parse("int4:block32"), np.arange(64).reshape(2, 32)
+    found = [qs.weight_error(v, q) for v in (w, w.astype(np.float64), w.tolist(), jnp.asarray(w, jnp.bfloat16))]
+    assert len({tuple(s.sums.tolist()) for s in found}) == 1
+    with pytest.raises(ValueError, match=r"1 of 2 weights are not finite.* at index \(1,\)"):
+        qs.weight_error([1.0, np.nan], q)
+    with pytest.raises(TypeError, match="real numbers"):
+        qs.weight_error(["a"], q)
+    with pytest.raises(ValueError, match="256"):
+        qs.weight_error(np.ones((2, 100)), qs.parse("q4_k"))
+
+
+# --- spans ----------------------------------------------------------------------------------------------------------
+
+GRANULARITIES = [Tensor(), *(Channel(a) for a in (0, 1, -1)), *(Block(s, a) for s in (1, 3, 4, 96) for a in (-1, 0, 1))]
+SPANNED = [(12,), (4, 12), (4, 10), (1, 12), (3, 1), (2, 3, 12), (2, 1, 10), (1, 1, 1)]
+
+
+def apart_from_others(ids, n):
+    """Whether runs of ``n`` consecutive weights share no scale with weights of other runs."""
+    if ids.size % n:
+        return False
+    runs = [set(run.tolist()) for run in ids.reshape(-1, n)]
+    return sum(map(len, runs)) == len(set.union(*runs))
+
+
+@pytest.mark.parametrize("shape", SPANNED, ids=str)
+@pytest.mark.parametrize("g", GRANULARITIES, ids=str)
+def test_a_span_shares_scales_with_no_other(g, shape):
+    axis = getattr(g, "axis", 0)
+    if not -len(shape) <= axis < len(shape):
+        with pytest.raises(ValueError, match="does not exist"):
+            span(g, shape)
+        return
+    ids = oracles.block_ids(shape, type(g).__name__.lower(), getattr(g, "size", 1), axis).ravel()
+    n = span(g, shape)
+    if n is not None:
+        assert apart_from_others(ids, n)
+
+
+def test_a_span_is_found_where_there_is_one():
+    """None is also what any granularity could say: where blocks are consecutive, it is not."""
+    for shape in SPANNED:
+        assert span(Channel(), shape) == prod(shape[1:])
+        for size in (1, 3, 4, 96):
+            assert span(Block(size), shape) == (shape[-1] if shape[-1] % size else size)
+    assert span(Tensor(), (4, 12)) is span(Channel(1), (4, 12)) is span(Block(4, 0), (4, 12)) is None
+    assert span(Block(4), ()) is span(Block(4), (0, 4)) is span(Channel(), ()) is None
+
+
+@pytest.mark.parametrize("text", one_in(6, [*test_contract.CASES, *test_block_contract.CASES]))
+def test_spans_quantized_apart_give_the_same_bits(text):
+    """What ``staged`` takes for granted: an array whose rows are spans, each on its own."""
+    q, shape = qs.parse(text), (4, 512)
+    n = q._span(shape)
+    assert n is None or prod(shape) % n == 0
+    if n is None:  # it says why: one scale for everything, scales across, or draws for the whole array
+        across = ("tensor", "@", "stochastic")
+        assert any(word in text for word in across) or text.startswith("nvfp4")
+        return
+    w = weights(shape)
+    rows = w.reshape(-1) if n == 1 else w.reshape(-1, n)
+    oracles.same_bits(q.roundtrip(rows).reshape(shape), q.roundtrip(w))
+    half = len(rows) // 2
+    oracles.same_bits(q.roundtrip(rows[:half]), q.roundtrip(rows)[:half])
+
+
+def test_a_quantizer_that_says_nothing_is_taken_whole():
+    class Halves(AbstractQuantizer):
+        _encode = _decode = _outside = _nbytes = None
+
+        def _approximate(self, w, key):
+            return w / 2
+
+        def __str__(self):
+            return "halves"
+
+    assert Halves()._span((4, 4)) is None
+    assert check(Halves(), LARGE).rel_rms == 0.5
+
+
+# --- apart ----------------------------------------------------------------------------------------------------------
+
+
+def pieces(x):
+    """Several arrays of several types."""
+    return {"float": x * 3 + 1, "integer": (x > 0).astype(jnp.int32), "bool": x > 1, "scalar": x.sum()}
+
+
+def kept(x):
+    return apart(lambda: pieces(x), x)
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        np.testing.assert_array_equal(x, y)
+
+
+WAYS = {
+    "eager": lambda f: f,
+    "jit": jax.jit,
+    "vmap": jax.vmap,
+    "jit(vmap)": lambda f: jax.jit(jax.vmap(f)),
+    "scan": lambda f: lambda x: lax.scan(lambda _, row: (None, f(row)), None, x)[1],
+    "shard_map": lambda f: jax.jit(partial(_sharded, f)),
+}
+
+
+def _sharded(f, x):
+    mesh, spec = jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,)), PartitionSpec("d")
+    return jax.shard_map(lambda x: jax.tree.map(jnp.atleast_1d, f(x)), mesh=mesh, in_specs=spec, out_specs=spec)(x)
+
+
+X = jnp.asarray([[-1.0, 2.0, 0.0], [0.5, 1.5, -0.0], [np.nan, 1.0, 2.0], [np.inf, 1e-40, -3.0]])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_apart_gives_what_the_function_gives(way):
+    same(WAYS[way](kept)(X), WAYS[way](pieces)(X))
+
+
+@pytest.mark.parametrize("data", [jnp.int32([-1, 5]), jnp.uint32([2**32 - 1]), jnp.float32(-np.nan), jnp.bool_([True])])
+def test_apart_takes_any_data(data):
+    """All 32 bits of a word are set, or it is a NaN, or has one bit: at most 32 in any case."""
+    same(jax.jit(lambda x: apart(lambda: x + 1, x))(data), data + 1)
+
+
+def test_apart_has_the_gradient_of_the_function():
+    c = jnp.asarray([1.0, -2.0, 4.0])
+    for transform in (lambda f: f, jax.jit):
+        grad = jax.grad(transform(lambda x: apart(lambda: (c * x).sum(), x)))(jnp.ones(3))
+        np.testing.assert_array_equal(grad, c)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_apart_computes_once_on_cpu_only(monkeypatch, on_cpu):
+    monkeypatch.setattr(fusion, "on_cpu", lambda: on_cpu)
+    text = jax.jit(lambda x: apart(lambda: x * 3, x)).lower(jnp.ones(4)).as_text()
+    assert ("stablehlo.case" in text) == on_cpu
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 3, 5, 6, 8, 9])
+@pytest.mark.parametrize("stage", [1, 3, 4, 100])
+def test_over_stages_gives_what_the_function_gives(monkeypatch, rows, stage, on_cpu):
+    def f(x, y):
+        seen.append(len(x))
+        return {"sum": x + y, "of rows": x.sum(axis=1)}
+
+    monkeypatch.setattr(fusion, "on_cpu", lambda: on_cpu)
+    seen, x, y = [], jnp.arange(rows * 4.0).reshape(rows, 4), jnp.ones((rows, 4))
+    same(over_stages(f, (x, y), stage), f(x, y))
+    whole = rows // stage * stage
+    in_stages = on_cpu and whole >= 2 * stage
+    assert set(seen[:-1]) == ({stage, *([rows - whole] if rows > whole else [])} if in_stages else {rows})
