@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from math import frexp
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -103,6 +103,14 @@ class Traced:
 
 
 Format: TypeAlias = Integer | Float | Codebook
+
+# What a quantizer holds: a format, and within the programs of a sweep, where nobody asks for its name, a traced one.
+if TYPE_CHECKING:
+    Elements: TypeAlias = Format
+    ScaleElements: TypeAlias = Float
+else:
+    Elements: TypeAlias = Format | Traced
+    ScaleElements: TypeAlias = Float | Traced
 
 _BNB_FP4 = (0.0, 0.0625, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 _NF4 = """-1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334

@@ -21,7 +21,7 @@ from quantsim.calibration import (
     minmax,
     normal_reach,
 )
-from quantsim.formats import Codebook, Format, Integer, Traced
+from quantsim.formats import Codebook, Elements, Format, Integer, ScaleElements, Traced
 from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.quantized import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import ROUNDINGS, Rounding, decode, encode, round_integer, snap
@@ -49,10 +49,10 @@ class Quantizer(AbstractQuantizer):
     [[1.0, 0.29919999837875366], [0.00989999994635582, 0.019999999552965164]]
     """
 
-    format: Format
+    format: Elements
     granularity: Granularity | None = None
     calibration: Calibration = Absmax()
-    scale_format: formats.Float = field(default=_F32)  # pyright: ignore[reportAssignmentType]
+    scale_format: ScaleElements = field(default=_F32)  # pyright: ignore[reportAssignmentType]
     rounding: Rounding = "even"
 
     def __post_init__(self) -> None:

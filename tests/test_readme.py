@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import quantsim as qs
+from quantsim.sweep import plan
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -17,6 +18,13 @@ def test_the_example_runs_and_prints_what_it_names(capsys):
     assert 2.8e-5 < float(predicted) < 2.9e-5
 
 
+def test_the_configuration_of_a_sweep_is_the_grid_that_it_says(tmp_path):
+    (config,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "sweep.toml").write_text(config, encoding="utf-8")
+    grid = plan.load(tmp_path / "sweep.toml")
+    assert (len(grid.quantizers), len(grid.populations), grid.points, grid.weights) == (8, 125, 1000, 10**7)
+
+
 def test_every_spec_of_the_comparison_parses():
     (specs,) = re.findall(r"`quantsim compare ([^`]*)`, normal", README)
     assert [str(qs.parse(s)) for s in specs.split()] == specs.split()
@@ -26,5 +34,5 @@ def test_every_command_of_the_table_exists():
     from quantsim.cli import app
 
     commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
-    assert commands == {"list", "run", "matrix", "compare", "claims", "doctor"}
+    assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "doctor"}
     assert commands <= set(vars(app)["_subcommands"])

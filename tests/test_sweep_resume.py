@@ -90,7 +90,7 @@ def _kill_at_random(kills, start, uninterrupted, tmp_path):
         if not ended:
             assert results(tmp_path / str(folder)) == expected
             folder, reached = folder + 1, {}
-    assert start(tmp_path / str(folder)) < (True,)
+    assert not start(tmp_path / str(folder))[0]
     assert results(tmp_path / str(folder)) == expected
     assert list((tmp_path / str(folder)).rglob("*.tmp")) == []
 

@@ -161,4 +161,4 @@ class Engine:
 def unstacked(signal: Signal, noise: Noise) -> Iterator[tuple[Signal, Noise]]:
     """Signal and noise of one array after the other."""
     for k in range(len(signal.nonzero)):
-        yield jax.tree.map(lambda leaf, k=k: leaf[k], (signal, noise))
+        yield jax.tree.map(lambda leaf, k=k: leaf[k, ...], (signal, noise))

@@ -123,7 +123,7 @@ def _has_grid(fmt: Any) -> bool:
     return isinstance(fmt, Integer) or getattr(fmt, "exponent_bits", 8) < 8
 
 
-def _facts(fmt: Any) -> tuple[float, ...]:
+def _facts(fmt: Any) -> tuple[float | int, ...]:
     return tuple(formats.grid(fmt))
 
 
