@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -194,7 +195,7 @@ def _units(blocks: Blocks, scale: PerBlock) -> Blocks:
     return jnp.where(scale == 0, 0.0, ieee.divide(blocks, jnp.where(scale == 0, 1.0, scale)))
 
 
-def _offset_range(fmt: Format | Traced) -> tuple[float, float]:
+def _offset_range(fmt: Format | Traced) -> tuple[float, Any]:
     assert isinstance(fmt, Integer | Traced)
     return 0.0, formats.last_code(fmt)
 
