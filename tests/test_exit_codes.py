@@ -46,10 +46,10 @@ USAGE = {
     ("compare", "int8:block0"): "at least 1 weight",
     ("compare",): "name at least one quantizer",
     ("compare", "int8:tensor", "--shape", "0", "5"): "at least one row and column",
-    ("compare", "int8:tensor", "--seed", str(2**70)): "too large",
+    ("compare", "int8:tensor", "--seed", str(2**70)): "a seed lies between 0 and 2^32 - 1",
     ("matrix", "--seed", "-1"): "Seed must be between",
     ("matrix", "--seed", "x"): "--seed",
-    ("matrx",): "Available subcommands: list, run, claims, matrix, compare, doctor",
+    ("matrx",): "Available subcommands: list, run, claims, matrix, compare, sweep, doctor",
     ("run", "--smal"): "--smal",
     (): "Missing subcommand",
 }
