@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantsim import rows
 from quantsim.rows import Rows, dumps, load, plain, replace_text, save
+from tests.fake_disk import at_call
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
 # every separator at which str.splitlines would cut, and what a line of JSON must escape
@@ -105,15 +105,18 @@ def test_a_measurement_that_fails_leaves_the_old_file(old):
     assert load(old) == [{"old": 1}]
 
 
-def test_a_full_disk_leaves_the_old_file(old, monkeypatch):
-    def half(path, text, **kw):
-        path.write_bytes(text.encode()[: len(text) // 2])
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_full_disk_leaves_the_old_file_or_the_new_one(old, number):
+    """Whichever call fails: opened, half written, synced, replaced; the new one is there when its folder is synced."""
+
+    def happen(what):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rows.Path, "write_text", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space"), at_call(number, happen) as calls:
         save(old, [{"new": 1}])
-    assert load(old) == [{"old": 1}]
+    assert len(calls) == number
+    assert load(old) == [{"old": 1} if number <= 4 else {"new": 1}]
+    assert list(old.parent.iterdir()) == [old]
 
 
 def test_the_new_file_appears_whole(old, monkeypatch):

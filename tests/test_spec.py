@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import quantsim as qs
 from quantsim import calibration, formats
-from quantsim.calibration import MSE, RMS, Absmax, MinMax, Percentile
+from quantsim.calibration import MSE, RMS, Absmax, Clip, MinMax, Percentile
 from quantsim.formats import FORMATS, Codebook, Float, Integer
 from quantsim.granularity import Block, Channel, Tensor
 from quantsim.quantizer import Quantizer
@@ -107,11 +107,12 @@ _granularities = (
     st.none() | st.just(Tensor()) | st.builds(Channel, _axes) | st.builds(Block, st.integers(1, 10**6), _axes)
 )
 _percentiles = st.builds(Percentile, st.floats(0, 100, exclude_min=True, allow_subnormal=False))
-_calibrations = st.sampled_from([Absmax(), MinMax(), MSE(), RMS()]) | _percentiles
+_clips = st.builds(Clip, st.floats(0, 1, exclude_min=True, allow_subnormal=False))
+_calibrations = st.sampled_from([Absmax(), MinMax(), MSE(), RMS()]) | _percentiles | _clips
 
 
 def test_the_strategy_knows_every_rule():
-    named = {Absmax, MinMax, MSE, RMS, Percentile}
+    named = {Absmax, MinMax, MSE, RMS, Percentile, Clip}
     assert named == set(get_args(calibration.Calibration))
 
 
@@ -162,7 +163,7 @@ def test_unknown_tokens_say_what_was_meant(text, named, meant):
     ) as caught:
         qs.parse(text)
     assert qs.parse(meant)
-    known = "int8, f32, tf32" if "format" in named else "tensor, channel, blockN, pN, absmax"
+    known = "int8, f32, tf32" if "format" in named else "tensor, channel, blockN, pN, clipR, absmax"
     assert known in str(caught.value)
 
 
