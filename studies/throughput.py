@@ -232,8 +232,9 @@ def draw(rows: Rows) -> plotting.Figure:
     fig, axes = plotting.mosaic("aaabb;aaacc", height=4.6)
     timed = rows.where(kind="time")
     _rates(axes["a"], timed, limit(rows))
-    _scaling(axes["b"], timed.where(job="scaling"))
-    _quantizers(axes["c"], timed)
+    many = Rows(r for r in timed if r["job"].startswith(MANY.removesuffix("32")) and "devices" not in r["job"])
+    for ax, panel, c in ((axes["b"], _scaling, timed.where(job="scaling")), (axes["c"], _quantizers, many)):
+        panel(ax, c) if c else ax.text(0.5, 0.5, "not measured here", ha="center", fontsize=6.5)
     fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes[k] for k in "abc")
     return fig
@@ -263,9 +264,6 @@ def _rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
 
 def _scaling(ax: plotting.Axes, c: Rows) -> None:
     ax.set(xlabel="weights, one quantizer", ylabel="time (s)")
-    if not c:
-        ax.text(0.5, 0.5, "only in the full study", transform=ax.transAxes, ha="center", fontsize=6.5)
-        return
     x, seconds, last = c.column("weights"), c.column("seconds"), c[-1]
     plotting.prediction(ax, x, seconds[-1] * x / x[-1], label="slope 1")
     plotting.curve(ax, x, seconds, se=c.column("seconds_se"), linestyle="none", label=OURS)
@@ -277,7 +275,7 @@ def _scaling(ax: plotting.Axes, c: Rows) -> None:
 
 
 def _quantizers(ax: plotting.Axes, timed: Rows) -> None:
-    jobs = [j for j in timed.values("job") if j.startswith(MANY.removesuffix("32")) and "devices" not in j]
+    jobs = timed.values("job")
     numbers = [int(j.split()[-1]) for j in jobs]
 
     def column(name: str) -> np.ndarray:
