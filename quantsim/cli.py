@@ -211,7 +211,7 @@ def compare(specs: Names, source: tyro.conf.OmitArgPrefixes[Source] = _NORMAL, j
 
 def _cells(r: dict[str, Any]) -> tuple[str, ...]:
     places = {"bits_per_weight": 3, "sqnr_db": 3, "sqnr_db_se": 3, "predicted_sqnr_db": 3, "rel_rms": 5}
-    shown = ("" if r[n] is None or not np.isfinite(r[n]) else f"{r[n]:.{d}f}" for n, d in places.items())
+    shown = ("" if r.get(n) is None or not np.isfinite(r[n]) else f"{r[n]:.{d}f}" for n, d in places.items())
     return (r["spec"], *shown)
 
 
@@ -233,9 +233,10 @@ def run_sweep(
     hosts.connect(job)
     if dry_run:
         found = runner.estimate(grid)
-        _print_json(asdict(found)) if json else print(found)
+        if not jax.process_index():
+            _print_json(asdict(found)) if json else print(found)
         return
-    with terminal.progress() as report:
+    with hosts.quiet(), terminal.progress() as report:
         rows = runner.run(grid, out=out, report=report)
     if jax.process_index():
         return

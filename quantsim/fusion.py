@@ -26,7 +26,7 @@ def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."]) -> Any:
     It is the branch of a condition that always holds, which the compiler cannot know: no word has more than 32 bits
     set. The word is taken from ``data``, any array with an element that is known at run time only.
     """
-    if not on_cpu():
+    if not on_cpu() or not data.size:
         return f()
     first = data.reshape(-1)[0]
     word = ieee.bits_of(first) if jnp.issubdtype(first.dtype, jnp.floating) else first.astype(jnp.int32)

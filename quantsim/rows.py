@@ -90,9 +90,11 @@ def replace_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as failure:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(failure, OSError) and failure.filename is None:  # of a write or a sync the system does not say it
+            failure.filename = str(path)
         raise
 
 

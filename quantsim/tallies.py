@@ -21,7 +21,7 @@ from quantsim.ieee import on_cpu
 
 TILE = 4096
 #: Rows and lanes of each step in which a tile is summed.
-STEPS = ((8, 32), (4, 32), (4, 32), (8, 4), (4, 1))
+STEPS = ((8, 16), (8, 16), (4, 16), (4, 4), (4, 1))
 
 
 @partial(

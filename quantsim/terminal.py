@@ -37,11 +37,12 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr, with the rate of this run and the time that is left, for (weights done, of all, what)."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task, started, first = bar.add_task("starting", rate=""), time.monotonic(), []
+        task, first = bar.add_task("starting", rate=""), []
 
         def report(done: int, total: int, what: str) -> None:
-            first.append(done) if not first else None
-            rate = (done - first[0]) / max(time.monotonic() - started, 1e-9)
+            if not first:  # where a run goes on, and what compiles, is not its rate
+                first.append((done, time.monotonic()))
+            rate = (done - first[0][0]) / max(time.monotonic() - first[0][1], 1e-9)
             bar.update(task, completed=done, total=total, description=what, rate=f"{rate / 1e6:.0f} M weights/s")
 
         yield report

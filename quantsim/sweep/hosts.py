@@ -1,7 +1,9 @@
 """Several processes as one: who they are, how they meet, what they agree on."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -66,6 +68,22 @@ def connect(job: Job) -> None:
     if not 0 <= job.process_id < job.num_processes:
         raise ValueError(f"--process-id lies between 0 and {job.num_processes - 1}, got {job.process_id}")
     jax.distributed.initialize(job.coordinator, job.num_processes, job.process_id)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What a library of collectives says on stdout goes to stderr: stdout is for data."""
+    if jax.process_count() == 1:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def devices() -> str:

@@ -49,7 +49,7 @@ class Parts:
         }
         path = folder / "sweep.json"
         if path.is_file():
-            _check(json.loads(path.read_text(encoding="utf-8")), about, folder)
+            _check(_stored(path), about, folder)
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         if not path.is_file():
             replace_text(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -70,13 +70,23 @@ class Parts:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.pop("cell") != str(cell):
                 raise KeyError
-            return Totals.load(stored)
-        except (ValueError, KeyError, TypeError) as failure:
+            found = Totals.load(stored)
+            if found.sums.shape != (quantizers, 6):
+                raise ValueError
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError) as failure:
             raise MixedResultsError(f"part {path} is damaged: delete it, and its cell is measured anew") from failure
 
     def save(self, cell: Cell, totals: Totals) -> None:
         """Replace what is stored of a cell."""
         replace_text(self._path(cell), json.dumps({"cell": str(cell)} | totals.plain()) + "\n")
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as failure:
+        raise MixedResultsError(f"{path} is damaged: choose another folder, or delete that one") from failure
 
 
 def _check(stored: dict[str, Any], about: dict[str, Any], folder: Path) -> None:

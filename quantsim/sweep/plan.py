@@ -63,6 +63,8 @@ class Plan:
         if unknown := set(axes) - set(Axes.__annotations__):
             raise ValueError(f"a sweep has no {', '.join(sorted(unknown))}; it takes {', '.join(Axes.__annotations__)}")
         seeds, shapes = axes.pop("seeds", (0,)), axes.pop("shapes", ((256, 1024),))
+        if not isinstance(axes.get("predict", True), bool):
+            raise ValueError(f"predict of a sweep is true or false, not {axes['predict']!r}")
         return cls(
             tuple(pops.parse(p) if isinstance(p, str) else p for p in _several(populations)),
             tuple(parse(q) if isinstance(q, str) else q for q in _several(quantizers)),
@@ -80,6 +82,8 @@ class Plan:
                 raise ValueError(f"a sweep needs at least one of {name}")
             if twice := {v for v in values if values.count(v) > 1}:
                 raise ValueError(f"{name} of a sweep are there twice: {', '.join(sorted(twice))}")
+        if wrong := [s for s in self.seeds if not 0 <= s < 2**32]:
+            raise ValueError(f"a seed lies between 0 and 2^32 - 1, got {wrong[0]}")
         if self.weights < 1:
             raise ValueError(f"a sweep draws at least one weight a point, got {self.weights}")
         for shape, q in product(self.shapes, self.quantizers):

@@ -47,8 +47,8 @@ class Layout:
 def mesh_of(devices: Sequence[Any]) -> Mesh:
     """The devices side by side.
 
-    >>> mesh_of(jax.devices()[:1]).shape
-    OrderedDict({'arrays': 1})
+    >>> mesh_of(jax.devices()[:1]).size
+    1
     """
     return Mesh(np.array(devices), (_AXIS,))
 

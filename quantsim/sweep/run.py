@@ -22,7 +22,7 @@ from quantsim.quantized import AbstractQuantizer
 from quantsim.rows import Rows, plain, replace_text, save
 from quantsim.sweep import hosts
 from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked
-from quantsim.sweep.parts import Parts
+from quantsim.sweep.parts import MixedResultsError, Parts
 from quantsim.sweep.plan import Axes, Plan
 from quantsim.sweep.programs import mesh_of
 from quantsim.theory import weight_mse
@@ -146,9 +146,17 @@ def run(plan: Plan, *, out: Path | str | None = None, mesh: Mesh | None = None, 
     started = time.perf_counter()
     devices = mesh_of(list(mesh.devices.flat) if mesh is not None else jax.devices())
     engine, cells, writes = Engine(plan.quantizers, devices), plan.cells(), jax.process_index() == 0
-    parts = Parts(Path(out), plan) if out is not None and writes else None
-    totals = [parts.load(c, len(plan.quantizers)) if parts else Totals.of(len(plan.quantizers)) for c in cells]
+    parts, totals = None, [Totals.of(len(plan.quantizers)) for _ in cells]
+    try:
+        if out is not None and writes:
+            parts = Parts(Path(out), plan)
+            totals = [parts.load(c, len(plan.quantizers)) for c in cells]
+    except (ValueError, OSError):
+        hosts.agreed([-1] * len(cells), devices)  # the other processes must not wait
+        raise
     starts = hosts.agreed([t.arrays for t in totals], devices)
+    if min(starts) < 0:
+        raise MixedResultsError("process 0 cannot use its folder: its message says why")
     drawn = sum(start * prod(c.shape) for c, start in zip(cells, starts, strict=True))
     before = _COMPILES[0]
     for cell, found, start in zip(cells, totals, starts, strict=True):
