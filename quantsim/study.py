@@ -39,6 +39,9 @@ _BESIDE = {
     "doctor.py",
     "checkpoints.py",
     "rows.py",
+    "hosts.py",
+    "parts.py",
+    "plan.py",
 }
 
 
