@@ -59,7 +59,7 @@ def _over(f: Callable[..., Any], *xs: Any) -> Any:
 
 
 def _options() -> dict[str, Any] | None:
-    # what measures is arithmetic on short chains, for which vectors of 512 bits pay where a processor has them
+    # arithmetic on short chains, for which vectors of 512 bits pay where a processor has them
     return {"xla_cpu_prefer_vector_width": 512} if on_cpu() else None
 
 
@@ -76,7 +76,7 @@ def drawing(structure: Structure, layout: Layout) -> Callable[..., tuple[Float[A
         return w, _gathered(signal)
 
     specs = P(), P(), P()
-    return _program(draw, layout, specs, (P(_AXIS), P() if jax.process_count() > 1 else P(_AXIS)), None)
+    return _program(draw, layout, specs, (P(_AXIS), P() if jax.process_count() > 1 else P(_AXIS)), _options())
 
 
 @lru_cache(None)
@@ -144,9 +144,9 @@ def chunk_layout(shape: Shape, arrays: int, mesh: Mesh, chunk: int | None = None
     """Layout for ``arrays`` arrays in as few chunks as fit about ``chunk`` weights on a device, evenly filled.
 
     >>> chunk_layout((256, 1024), 38, mesh_of(jax.devices()[:1])).per_device
-    4
+    13
     """
-    size = chunk or (2**20 if on_cpu() else 2**27)
+    size = chunk or (2**22 if on_cpu() else 2**27)
     most = max(size // max(prod(shape), 1), 1)
     chunks = -(-arrays // (mesh.size * most))
     return Layout(tuple(shape), mesh, -(-arrays // (mesh.size * chunks)))
