@@ -133,8 +133,7 @@ def sweep(
         ValueError: for specs that are none, for axes that are empty, and if ``out`` holds another sweep.
         OSError: if ``out`` cannot be written; what was measured before is kept.
 
-    >>> import quantsim as qs
-    >>> rows = qs.sweep(["normal", "laplace"], ["int8:block32", "int4:block32"], weights=10**6)
+    >>> rows = sweep(["normal", "laplace"], ["int8:block32", "int4:block32"], weights=10**6)
     >>> [round(r["sqnr_db"] - r["predicted_sqnr_db"], 1) + 0.0 for r in rows], rows.compiles
     ([0.0, 0.0, 0.0, 0.0], 3)
     """
