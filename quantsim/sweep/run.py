@@ -228,7 +228,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, mesh: Mesh | None = None) -> Estimate:
-    """Compile every program of a plan, time one chunk of each, and add up: time within some ten percent, and memory.
+    """Compile every program of a plan, time one chunk of each, and add up: time, without predictions, and memory.
 
     The memory of a device is that of its arrays, twice, as the next chunk is drawn meanwhile, and of a copy of one.
     """
