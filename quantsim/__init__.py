@@ -7,13 +7,13 @@
 (8.03125, 42.1)
 """
 
-from quantsim import errors, formats, granularity, populations, theory
-from quantsim.blockformats import gguf
-from quantsim.errors import ErrorStats, error_stats
-from quantsim.matmul import OutputError, output_error
-from quantsim.quantized import QuantizedArray
+from quantsim import formats, granularity, measure, populations, theory
+from quantsim.measure.statistics import ErrorStats, error_stats
+from quantsim.measure.streaming import weight_error
+from quantsim.outputs.products import OutputError, output_error
 from quantsim.quantizer import Quantizer, parse
-from quantsim.streaming import weight_error
+from quantsim.quantizer.blockformats import gguf
+from quantsim.quantizer.face import QuantizedArray
 from quantsim.sweep import sweep
 
 __version__ = "0.1.0"
@@ -24,10 +24,10 @@ __all__ = [
     "QuantizedArray",
     "Quantizer",
     "error_stats",
-    "errors",
     "formats",
     "gguf",
     "granularity",
+    "measure",
     "output_error",
     "parse",
     "populations",

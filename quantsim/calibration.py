@@ -15,9 +15,10 @@ from jax import lax
 from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
-from quantsim import formats, ieee
+from quantsim import formats
 from quantsim._types import Blocks, Number, PerBlock
 from quantsim.formats import Format, Integer, Traced
+from quantsim.numerics import ieee
 from quantsim.rounding import round_integer, snap
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from quantsim.quantized import as_weights
+from quantsim.quantizer.face import as_weights
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")

@@ -14,10 +14,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from quantsim import ieee
 from quantsim._types import Codes, PRNGKey
 from quantsim.formats import Codebook, Format, Grid, Integer, Traced, bounds, grid
 from quantsim.formats import Float as FloatFormat
+from quantsim.numerics import ieee
 
 #: "even": to nearest, ties to even; "away": ties away from zero; "truncate": toward zero; "stochastic": up with the
 #: probability of the fraction, unbiased, needs a key.

@@ -15,13 +15,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from quantsim import streaming
-from quantsim.blockformats import gguf
+from quantsim.measure import streaming
 from quantsim.populations import Normal
 from quantsim.populations import parse as population
+from quantsim.populations.structure import split_population
 from quantsim.quantizer import parse
+from quantsim.quantizer.blockformats import gguf
+from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import measure, programs
-from quantsim.sweep.structure import split_population, split_quantizer
 
 from . import _rivals
 

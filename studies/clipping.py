@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from quantsim import errors, plotting, quantizer, theory
-from quantsim.matmul import ratio_of_sums
+from quantsim import quantizer, theory
+from quantsim.lab import plotting
+from quantsim.lab.study import Cell
+from quantsim.measure import statistics
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Laplace, Normal, Population, parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 OUTLIERS = "normal+outliers(rate=0.002,magnitude=30,values=spread)"
@@ -77,7 +79,7 @@ def _by_spec(arrays: Array, specs: tuple[str, ...]) -> Array:
     """Sums of w^2 and e^2, (arrays, specs, 2, tiles)."""
 
     def one(w: Array) -> Array:
-        return jnp.stack([errors.tally(w, quantizer.parse(s).roundtrip(w)).sums[:, [4, 3]].T for s in specs])
+        return jnp.stack([statistics.tally(w, quantizer.parse(s).roundtrip(w)).sums[:, [4, 3]].T for s in specs])
 
     return lax.map(one, arrays)
 
@@ -87,12 +89,12 @@ def _by_reach(arrays: Array, factors: Array, top: Array) -> Array:
     """The same for integers -top … top with a given reach: factors (reaches, 3) of 1, mean |w| and root mean square."""
 
     def one(w: Array) -> Array:
-        statistics = jnp.stack([jnp.float32(1), jnp.mean(jnp.abs(w)), jnp.sqrt(jnp.mean(w * w))])
+        moments = jnp.stack([jnp.float32(1), jnp.mean(jnp.abs(w)), jnp.sqrt(jnp.mean(w * w))])
 
         def clipped(factor: Array) -> Array:
-            scale = jnp.sum(factor * statistics) / top
+            scale = jnp.sum(factor * moments) / top
             w_hat = jnp.clip(jnp.round(w / scale), -top, top) * scale
-            return errors.tally(w, w_hat).sums[:, [4, 3]].T
+            return statistics.tally(w, w_hat).sums[:, [4, 3]].T
 
         return lax.map(clipped, factors)
 

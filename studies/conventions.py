@@ -20,17 +20,19 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from quantsim import formats, ieee, plotting, theory
+from quantsim import formats, theory
 from quantsim._types import Matrix, PRNGKey
-from quantsim.blockformats.microscaling import E8M0, Microscaling
-from quantsim.claims import Claim, share_of_cases
-from quantsim.errors import error
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.numerics import ieee
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Population
 from quantsim.populations import parse as population
 from quantsim.quantizer import Quantizer, parse
+from quantsim.quantizer.blockformats.microscaling import E8M0, Microscaling
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 PHASES = 2.0 ** (np.arange(8) / 8)

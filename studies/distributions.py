@@ -18,14 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import errors, formats, ieee, plotting, theory
+from quantsim import formats, theory
 from quantsim._types import ArrayLike, Matrix, Shape
-from quantsim.claims import Claim, Rule, at_least, share_of_cases
 from quantsim.granularity import Tensor, to_blocks
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, Rule, at_least, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure import statistics
+from quantsim.numerics import ieee
 from quantsim.populations import Normal, parse
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key, predicted_sqnr_db
 
 INT8 = {"int8:tensor": "per tensor", "int8:channel": "per row", "int8:block32": "per 32"}
@@ -70,7 +73,7 @@ def _arrays(config: Config, name: str, shape: Shape, count: int) -> Iterator[Mat
 @partial(jax.jit, static_argnums=1)
 def _by_spec(w: Matrix, specs: tuple[str, ...]) -> list[Any]:
     view = [(q, to_blocks(w, getattr(q, "granularity", None) or Tensor())) for q in map(quantizer, specs)]
-    return [(errors.tally(w, q.roundtrip(w)).sums, ieee.absmax(blocks)) for q, blocks in view]
+    return [(statistics.tally(w, q.roundtrip(w)).sums, ieee.absmax(blocks)) for q, blocks in view]
 
 
 def _powers(arrays: Iterable[Matrix], specs: Iterable[str]) -> np.ndarray:
@@ -119,7 +122,7 @@ def _codes(config: Config, name: str) -> list[dict]:
     rows = []
     for s in (*INT8, "int8:tensor:p99.9"):
         counts = [np.bincount(abs(np.ravel(quantizer(s).quantize(w).codes).astype(int))) for w in arrays]
-        classes = [errors.class_stats(w, quantizer(s).roundtrip(w), edges) for w in arrays]
+        classes = [statistics.class_stats(w, quantizer(s).roundtrip(w), edges) for w in arrays]
         row = {"kind": "codes", "population": name, "spec": s, "at": config.populations.index(name)}
         row |= _mean("codes", (1 + 2 * np.searchsorted(np.cumsum(n), 0.99 * n.sum()) for n in counts))
         row["predicted_codes"] = 1 + 254 * np.mean(-pop.quantile(0.005) / absmax) if s == "int8:tensor" else None
@@ -136,7 +139,7 @@ def _at_scales(config: Config) -> list[dict]:
         fixed = float(-10 * np.log10(theory.levels_mse(Normal(std), codes * 10 / 127) / std**2))  # -10 … 10
         rows.append({"kind": "scale", "std": std, "spec": "fixed", "predicted_sqnr_db": fixed})
         for s, w_hat in ((s, quantizer(s).roundtrip(w * std)) for s in AT_SCALES):
-            row = {"kind": "scale", "std": std, "spec": s} | errors.error_stats(w * std, w_hat).result()
+            row = {"kind": "scale", "std": std, "spec": s} | statistics.error_stats(w * std, w_hat).result()
             rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(Normal(std), quantizer(s), w.shape)})
     return rows
 
@@ -145,7 +148,7 @@ def _by_magnitude(config: Config, s: str) -> list[dict]:
     """Mean error of normal weights by magnitude; gap between neighbouring values in the tail over that around zero."""
     edges, arrays = np.geomspace(0.01, 4.6, 25), list(_arrays(config, "normal", config.side_shape, config.side_arrays))
     hats = [quantizer(s).roundtrip(w) for w in arrays]
-    found = np.stack([errors.class_stats(w, h, tuple(edges)).mean_abs for w, h in zip(arrays, hats, strict=True)])
+    found = np.stack([statistics.class_stats(w, h, tuple(edges)).mean_abs for w, h in zip(arrays, hats, strict=True)])
     gaps, middles = np.diff(used := np.unique(np.asarray(hats[0], np.float64))), np.abs(used[1:] + used[:-1]) / 2
     ratio = gaps[middles > middles.max() / 2].min() / gaps[middles.argmin()]
     rows = [{"kind": "gap", "spec": s, "ratio": ratio}] if s.endswith("tensor") else []

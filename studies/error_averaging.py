@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, theory
+from quantsim import theory
 from quantsim._types import Activations, Matrix
-from quantsim.claims import Claim, at_least, share_of_cases
-from quantsim.errors import error, error_stats
-from quantsim.matmul import output_sums, product, summarize
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, at_least, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error, error_stats
+from quantsim.outputs.products import output_sums, product, summarize
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 SPECS = {"even": "int8:channel", "truncate": "int8:channel:absmax:truncate"}

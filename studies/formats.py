@@ -25,13 +25,15 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
-from quantsim import errors, plotting, quantizer, theory
-from quantsim.claims import Claim, Rule, share_of_cases, stated
+from quantsim import quantizer, theory
 from quantsim.formats import FORMATS, levels
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, Rule, share_of_cases, stated
+from quantsim.lab.study import Cell
+from quantsim.measure import statistics
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key, predicted_sqnr_db
 
 FAMILIES = {
@@ -93,7 +95,7 @@ def _sums(arrays: Array, specs: tuple[str, ...]) -> Array:
     """Tile sums for each array and quantizer; the arrays are shared out to the devices."""
 
     def one(w: Array) -> Array:
-        return jnp.stack([errors.tally(w, quantizer.parse(s).roundtrip(w)).sums for s in specs])
+        return jnp.stack([statistics.tally(w, quantizer.parse(s).roundtrip(w)).sums for s in specs])
 
     devices, along = jax.local_devices()[: gcd(len(arrays), jax.local_device_count())], PartitionSpec("arrays")
     mesh = jax.make_mesh((len(devices),), ("arrays",), (AxisType.Auto,), devices=devices)
@@ -163,7 +165,7 @@ def _kept(config: Config, name: str) -> list[dict]:
     for count in (round(share * n) for share in config.kept):
         large = np.abs(w) > ascending[:, n - count - 1, None, None]
         rest = jax.vmap(quantizer.parse("int8:tensor").roundtrip)(jnp.where(large, 0.0, w))
-        e = errors.error(w, jnp.where(large, quantizer.parse("bf16").roundtrip(w), rest))
+        e = statistics.error(w, jnp.where(large, quantizer.parse("bf16").roundtrip(w), rest))
         w2, e2 = ((np.asarray(v, np.float64) ** 2).sum(axis=(1, 2)) for v in (w, e))
         plain = plain if count else e2
         bits = (8 * n + 8 * count + min(n, count * ceil(log2(n))) + 32) / n  # a bitmap, or an index each

@@ -21,17 +21,19 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri
 
-from quantsim import ieee, plotting, theory
+from quantsim import theory
 from quantsim._types import ArrayLike, Matrix, Shape
-from quantsim.blockformats import BlockFormat
-from quantsim.claims import Claim, at_least, share_of_cases
-from quantsim.errors import error
 from quantsim.granularity import Block, scale_shape, to_blocks
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, at_least, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.numerics import ieee
 from quantsim.populations import Normal, parse
 from quantsim.quantizer import Quantizer
 from quantsim.quantizer import parse as quantizer
+from quantsim.quantizer.blockformats import BlockFormat
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key, predicted_sqnr_db
 
 TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "q8_0"

@@ -13,16 +13,16 @@ from urllib.parse import urlparse
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting
-from quantsim.claims import Claim, Rule, at_least, at_most, no_statement, share_of_cases, stated
-from quantsim.errors import class_stats, error, error_stats
 from quantsim.formats import Float, largest
 from quantsim.formats import parse as parse_format
-from quantsim.matrix import LEGEND, document_matrix, report
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, Rule, at_least, at_most, no_statement, share_of_cases, stated
+from quantsim.lab.matrix import LEGEND, document_matrix, report
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import class_stats, error, error_stats
 from quantsim.populations import Uniform, key
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 
 # What the document prints: coordinate, weight, code, dequantized weight, error.
 TABLE = (

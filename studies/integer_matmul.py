@@ -25,14 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from quantsim import plotting
 from quantsim._types import Activations, Matrix
-from quantsim.claims import Claim, share_of_cases
-from quantsim.matmul import integer_product, quantized_product, ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.outputs.products import integer_product, quantized_product, ratio_of_sums
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 Q = parse("int8:channel")

@@ -20,15 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, theory
+from quantsim import theory
 from quantsim._types import Weights
-from quantsim.errors import error
 from quantsim.formats import Codebook
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Normal, Population, parse
 from quantsim.rounding import snap
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 SERIES = {"even levels": 1, "best levels": 0, "entropy coded": 2}

@@ -16,17 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, theory
+from quantsim import theory
 from quantsim._types import Activations, Matrix, PRNGKey, Shape
-from quantsim.claims import Claim, at_most, between, share_of_cases, stated
-from quantsim.errors import error
 from quantsim.formats import FORMATS, levels
-from quantsim.matmul import product, ratio_of_sums
-from quantsim.matrix import document_matrix
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, at_most, between, share_of_cases, stated
+from quantsim.lab.matrix import document_matrix
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.outputs.products import product, ratio_of_sums
 from quantsim.populations import Contaminated, Normal, Uniform
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 Q, BULK, SHAPE, VALUE, COUNT, BATCH = parse("int8:tensor"), Uniform(3**-0.5), (16, 32), 100.0, 5, 8

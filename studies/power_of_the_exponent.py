@@ -24,13 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from quantsim import errors, formats, plotting, theory
+from quantsim import formats, theory
 from quantsim._types import PRNGKey, Shape
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.study import Cell
+from quantsim.measure import statistics
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import GeneralizedNormal, Normal, Population, StudentT, Uniform
 from quantsim.rounding import round_to_grid
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 FORMATS = ("int8", "e2m5", "e3m4", "e4m3", "e5m2")
@@ -90,7 +92,7 @@ def _sums(draw: Any, shape: Shape, value: Any, keys: PRNGKey, scales: Array, gri
             scale, grid = at
             w_hat = round_to_grid(w / scale, grid) * scale
             inside = jnp.abs(w) <= grid.high * scale
-            whole, part = errors.tally(w, w_hat).sums, errors.tally(w, jnp.where(inside, w_hat, w)).sums
+            whole, part = statistics.tally(w, w_hat).sums, statistics.tally(w, jnp.where(inside, w_hat, w)).sums
             return jnp.stack([whole[:, 4], whole[:, 3], part[:, 3]])
 
         return lax.map(each, (scales, grids))

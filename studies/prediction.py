@@ -25,11 +25,13 @@ from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 from scipy import stats
 
-from quantsim import errors, plotting, quantizer, theory
+from quantsim import quantizer, theory
 from quantsim._types import PRNGKey
+from quantsim.lab import plotting
+from quantsim.lab.study import Cell
+from quantsim.measure import statistics
 from quantsim.populations import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 POPULATIONS = (
@@ -86,7 +88,7 @@ def _sums(spec: str, arrays: Array, keys: PRNGKey) -> Array:
 
     def one(pair: tuple[Array, PRNGKey]) -> Array:
         w, key = pair
-        return errors.tally(w, quantizer.parse(spec).roundtrip(w, key=key)).sums[:, 3:5]
+        return statistics.tally(w, quantizer.parse(spec).roundtrip(w, key=key)).sums[:, 3:5]
 
     devices, along = jax.local_devices()[: gcd(len(arrays), jax.local_device_count())], PartitionSpec("arrays")
     mesh = jax.make_mesh((len(devices),), ("arrays",), (AxisType.Auto,), devices=devices)

@@ -17,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, theory
+from quantsim import theory
 from quantsim._types import Weights
-from quantsim.claims import Claim, share_of_cases
-from quantsim.errors import error
 from quantsim.formats import FORMATS
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Laplace, Normal, StudentT, Uniform
 from quantsim.quantizer import parse
 from quantsim.rounding import snap
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import measure as measured
 from quantsim.sweep import population_key, predicted_sqnr_db
 

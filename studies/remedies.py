@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim import plotting, theory
+from quantsim import theory
 from quantsim._types import Activations, Matrix, PRNGKey, Shape, Weights
-from quantsim.claims import Claim, at_least, share_of_cases, stated
-from quantsim.errors import error
 from quantsim.formats import FORMATS, levels
-from quantsim.matmul import product, ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, at_least, share_of_cases, stated
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.outputs.products import product, ratio_of_sums
 from quantsim.populations import Contaminated, Normal, Uniform
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key
 
 # Method: spec, and whether weights beyond 3σ are kept in bf16. Blocks of 32 weights, of 8 in the 16×32 matrix.

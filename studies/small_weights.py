@@ -19,15 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from quantsim import ieee, plotting, theory
+from quantsim import theory
 from quantsim._types import Matrix, PRNGKey
-from quantsim.claims import Claim, share_of_cases
-from quantsim.errors import error
-from quantsim.matmul import ratio_of_sums
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim, share_of_cases
+from quantsim.lab.study import Cell
+from quantsim.measure.statistics import error
+from quantsim.numerics import ieee
+from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import population_key, predicted_sqnr_db
 
 F16_SCALE, BF16_SCALE = "int8:block32:absmax:f16", "int8:block32:absmax:bf16"

@@ -35,11 +35,11 @@ import jax
 import numpy as np
 from scipy.stats import linregress
 
-from quantsim import plotting
+from quantsim.lab import plotting
+from quantsim.lab.study import Cell
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
-from quantsim.study import Cell
 from quantsim.sweep import chunks, programs
 
 from . import _jobs, _rivals

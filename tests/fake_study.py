@@ -3,7 +3,8 @@
 import itertools
 import sys
 
-from quantsim import cli, plotting, study
+from quantsim import cli
+from quantsim.lab import plotting, study
 
 FAKE = '''\
 """Is twice a number double?
@@ -16,7 +17,7 @@ from functools import cache
 from math import ceil as whole
 
 from quantsim import plotting
-from quantsim.claims import Claim, at_most
+from quantsim.lab.claims import Claim, at_most
 
 FACTOR: float = 2.0
 TABLE = {"a": 1}

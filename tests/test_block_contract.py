@@ -15,8 +15,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 import quantsim as qs
-from quantsim import blockformats, formats
-from quantsim.blockformats import base
+from quantsim import formats
+from quantsim.quantizer import blockformats
+from quantsim.quantizer.blockformats import base
 from tests import oracle_gguf, oracles
 
 SHAPE = (102, 512)

@@ -12,8 +12,19 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from quantsim import claims, study
-from quantsim.claims import Claim, Rule, at_least, at_most, between, judge, ledger, no_statement, share_of_cases, stated
+from quantsim.lab import claims, study
+from quantsim.lab.claims import (
+    Claim,
+    Rule,
+    at_least,
+    at_most,
+    between,
+    judge,
+    ledger,
+    no_statement,
+    share_of_cases,
+    stated,
+)
 from quantsim.rows import Rows
 
 VERDICTS = set(get_args(claims.Verdict))

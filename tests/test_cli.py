@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import quantsim as qs
-from quantsim import study, terminal
+from quantsim.cli import terminal
+from quantsim.lab import study
 from quantsim.rows import Rows, load
 from tests.fake_study import FAKE, command, files, registry, undraw
 

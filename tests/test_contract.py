@@ -14,7 +14,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 import quantsim as qs
-from quantsim import calibration, errors, formats, granularity, rounding
+from quantsim import calibration, formats, granularity, rounding
+from quantsim.measure import statistics
 from tests import oracles
 
 CASES = [
@@ -213,7 +214,7 @@ def test_no_law_is_idle(law):
 
 @lru_cache
 def _one(text: str):
-    """Everything that a quantizer gives for one matrix: codes, scale, zero point, weights, errors."""
+    """Everything that a quantizer gives for one matrix: codes, scale, zero point, weights, statistics."""
     q = qs.parse(text)
 
     def one(w, key):
@@ -221,7 +222,7 @@ def _one(text: str):
         qw = q.quantize(w, key=key)
         w_hat, again = qw.dequantize(), q.roundtrip(w, key=key)
         found = {"codes": qw.codes, "scale": qw.scale, "zero": qw.zero_point, "w_hat": w_hat, "roundtrip": again}
-        return found | {"error": errors.error(w, w_hat), "error of roundtrip": errors.error(w, again)}
+        return found | {"error": statistics.error(w, w_hat), "error of roundtrip": statistics.error(w, again)}
 
     return one
 

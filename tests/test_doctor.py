@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from quantsim import doctor
-from quantsim.blockformats import gguf
-from quantsim.doctor import CHECKS, examine
+from quantsim.cli import doctor
+from quantsim.cli.doctor import CHECKS, examine
 from quantsim.quantizer import parse
+from quantsim.quantizer.blockformats import gguf
 
 
 def test_this_machine_computes_exactly():

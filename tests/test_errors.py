@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from quantsim import errors, histogram
+from quantsim.measure import histogram, statistics
 from quantsim.populations import Laplace, Normal, key
 from quantsim.theory import levels_mse
 
@@ -17,7 +17,7 @@ METRICS = ["mse", "rel_rms", "sqnr_db", "mean_abs", "bias", "gain"]
 SHAPES = [(1,), (7,), (4096,), (4097,), (3, 5000), (2, 3, 4095), ()]
 BY_ROW, BY_COLUMN = PartitionSpec("d", None), PartitionSpec(None, "d")
 # In any order the float32 sum of one tile is off by about sqrt(4096) units of rounding of the sum of magnitudes; k = 4
-TILE_ROUNDING = 4 * math.sqrt(errors.TILE) * 2.0**-24
+TILE_ROUNDING = 4 * math.sqrt(statistics.TILE) * 2.0**-24
 
 
 def pair(shape, seed=0, step=0.3):
@@ -44,7 +44,7 @@ def reference(w, w_hat):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_metrics_equal_numpy(shape):
     w, w_hat = pair(shape)
-    s = errors.error_stats(w, w_hat)
+    s = statistics.error_stats(w, w_hat)
     for name, (expected, size) in reference(w, w_hat).items():
         assert abs(getattr(s, name) - expected) <= TILE_ROUNDING * size, name
     assert s.count == w.size
@@ -56,7 +56,7 @@ def test_metrics_equal_numpy(shape):
 
 
 def test_the_definitions_on_four_weights():
-    s = errors.error_stats([1.0, -2.0, 0.5, 0.0], [1.5, -2.0, 0.0, 0.0])  # e = 1/2, 0, -1/2, 0
+    s = statistics.error_stats([1.0, -2.0, 0.5, 0.0], [1.5, -2.0, 0.0, 0.0])  # e = 1/2, 0, -1/2, 0
     assert (s.count, s.mse, s.mean_abs, s.bias, s.max_abs) == (4, 0.125, 0.25, 0.0, 0.5)
     assert s.rel_rms == pytest.approx(math.sqrt(0.5 / 5.25))
     assert s.sqnr_db == pytest.approx(10 * math.log10(5.25 / 0.5))
@@ -68,26 +68,26 @@ def test_the_definitions_on_four_weights():
 def test_inputs_of_other_types():
     w = np.array([[1, -2], [3, 0]])
     for cast in (np.float64, np.int32, jnp.bfloat16, np.float16):
-        assert errors.error_stats(w.astype(cast), w.tolist()).max_abs == 0
+        assert statistics.error_stats(w.astype(cast), w.tolist()).max_abs == 0
 
 
 def test_a_perfect_and_an_empty_array():
-    perfect = errors.error_stats(np.ones(5), np.ones(5))
+    perfect = statistics.error_stats(np.ones(5), np.ones(5))
     assert (perfect.sqnr_db, perfect.mse, perfect.rel_rms, perfect.gain) == (math.inf, 0, 0, 1)
-    empty = errors.error_stats(np.zeros((0, 3)), np.zeros((0, 3)))
+    empty = statistics.error_stats(np.zeros((0, 3)), np.zeros((0, 3)))
     assert (empty.count, empty.max_abs, empty.zeroed, empty.clipped) == (0, 0, 0, 0)
     assert math.isnan(empty.mse)
-    for s in (errors.merge(empty, perfect), errors.merge(errors.init(), perfect)):
+    for s in (statistics.merge(empty, perfect), statistics.merge(statistics.init(), perfect)):
         assert s.result() == pytest.approx(perfect.result(), nan_ok=True)
 
 
 def test_no_statistic_of_another_name():
     with pytest.raises(AttributeError, match="no statistic 'rmse'; known are mse, rel_rms"):
-        _ = errors.init().rmse
+        _ = statistics.init().rmse
 
 
 def test_a_nan_is_not_lost():
-    s = errors.merge(errors.error_stats([1.0], [1.5]), errors.error_stats([1.0, 2.0], [math.nan, 2.0]))
+    s = statistics.merge(statistics.error_stats([1.0], [1.5]), statistics.error_stats([1.0, 2.0], [math.nan, 2.0]))
     assert math.isnan(s.mse)
     assert math.isnan(s.max_abs)
 
@@ -95,9 +95,9 @@ def test_a_nan_is_not_lost():
 @pytest.mark.parametrize(("a", "b"), [((3,), (4,)), ((2, 3), (3, 2)), ((6,), (2, 3)), ((), (1,))])
 def test_shapes_must_agree(a, b):
     with pytest.raises(ValueError, match="cannot be compared"):
-        errors.error_stats(np.zeros(a), np.zeros(b))
+        statistics.error_stats(np.zeros(a), np.zeros(b))
     with pytest.raises(ValueError, match="cannot be compared"):
-        errors.class_stats(np.zeros(a), np.zeros(b), (0.0, 1.0))
+        statistics.class_stats(np.zeros(a), np.zeros(b), (0.0, 1.0))
 
 
 def test_the_error_has_no_fused_multiply_add():
@@ -106,7 +106,7 @@ def test_the_error_has_no_fused_multiply_add():
     w = ((codes + rng.uniform(-0.5, 0.5, 2**16)) * scale).astype(np.float32)
     in_numpy = codes.astype(np.float32) * scale - w
     fused = jax.jit(lambda q, s, w: q.astype(jnp.float32) * s - w)(codes, scale, w)
-    ours = jax.jit(lambda q, s, w: errors.error(w, q.astype(jnp.float32) * s))(codes, scale, w)
+    ours = jax.jit(lambda q, s, w: statistics.error(w, q.astype(jnp.float32) * s))(codes, scale, w)
     np.testing.assert_array_equal(np.asarray(ours).view(np.int32), in_numpy.view(np.int32))
     if jax.default_backend() == "cpu":  # the trap is there: without care most last bits differ
         assert np.mean(np.asarray(fused) != in_numpy) > 0.1
@@ -120,20 +120,20 @@ def same(a, b):
 def test_tally_under_jit_and_vmap():
     w, w_hat = pair((6, 5000))
     mask = np.abs(w) > 1
-    rows = [errors.tally(a, b, m) for a, b, m in zip(w, w_hat, mask, strict=True)]
-    batch = jax.jit(jax.vmap(errors.tally))(w, w_hat, mask)
+    rows = [statistics.tally(a, b, m) for a, b, m in zip(w, w_hat, mask, strict=True)]
+    batch = jax.jit(jax.vmap(statistics.tally))(w, w_hat, mask)
     same(batch, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
-    in_one_jit = jax.jit(lambda w: errors.tally(w, jnp.round(w / 0.25) * 0.25))(w)
-    same(in_one_jit, errors.tally(w, np.round(w / 0.25) * np.float32(0.25)))
+    in_one_jit = jax.jit(lambda w: statistics.tally(w, jnp.round(w / 0.25) * 0.25))(w)
+    same(in_one_jit, statistics.tally(w, np.round(w / 0.25) * np.float32(0.25)))
 
 
 @pytest.mark.parametrize("unit", ["tile", "array"])
 def test_a_batch_folds_as_its_members(unit):
     w, w_hat = pair((6, 5000))
-    batch = errors.fold(errors.init(), jax.vmap(errors.tally)(w, w_hat), unit)
-    one_by_one = errors.init()
+    batch = statistics.fold(statistics.init(), jax.vmap(statistics.tally)(w, w_hat), unit)
+    one_by_one = statistics.init()
     for a, b in zip(w, w_hat, strict=True):
-        one_by_one = errors.update(one_by_one, a, b, unit)
+        one_by_one = statistics.update(one_by_one, a, b, unit)
     assert batch.units == (12 if unit == "tile" else 6)
     assert batch.result() == pytest.approx(one_by_one.result(), rel=1e-12)
     assert [getattr(batch, m) for m in METRICS] == [getattr(one_by_one, m) for m in METRICS]
@@ -144,43 +144,43 @@ def test_the_same_bits_on_any_number_of_devices(devices, spec):
     w, w_hat = pair((16, 4096))
     mesh = jax.make_mesh((devices,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     sharded = [jax.device_put(x, NamedSharding(mesh, spec)) for x in (w, w_hat)]
-    same(errors.tally(*sharded), errors.tally(w, w_hat))
-    assert errors.error_stats(*sharded).result() == errors.error_stats(w, w_hat).result()
+    same(statistics.tally(*sharded), statistics.tally(w, w_hat))
+    assert statistics.error_stats(*sharded).result() == statistics.error_stats(w, w_hat).result()
 
 
 def test_any_chunking_at_tiles_gives_the_same_bits():
     # the float64 sums of these float32 tile sums are exact, so that their order cannot matter
     w, w_hat = pair((100_000,))
-    whole = errors.error_stats(w, w_hat)
+    whole = statistics.error_stats(w, w_hat)
     for ends in ([4096], [4096 * k for k in range(1, 25)]):
-        parts = [errors.error_stats(a, b) for a, b in zip(np.split(w, ends), np.split(w_hat, ends), strict=True)]
+        parts = [statistics.error_stats(a, b) for a, b in zip(np.split(w, ends), np.split(w_hat, ends), strict=True)]
         for order in (parts, parts[::-1]):
-            merged = errors.init()
+            merged = statistics.init()
             for part in order:
-                merged = errors.merge(merged, part)
+                merged = statistics.merge(merged, part)
             np.testing.assert_array_equal(merged.sums, whole.sums)
             assert [getattr(merged, m) for m in METRICS] == [getattr(whole, m) for m in METRICS]
             assert merged.result() == pytest.approx(whole.result(), rel=1e-12)  # the standard errors, in float64
 
 
 def test_merge_is_associative_and_commutative():
-    a, b, c = (errors.error_stats(*pair((5000,), seed)) for seed in range(3))
-    left, right = errors.merge(errors.merge(a, b), c), errors.merge(a, errors.merge(b, c))
+    a, b, c = (statistics.error_stats(*pair((5000,), seed)) for seed in range(3))
+    left, right = statistics.merge(statistics.merge(a, b), c), statistics.merge(a, statistics.merge(b, c))
     for f in dataclasses.fields(left):
         np.testing.assert_allclose(getattr(left, f.name), getattr(right, f.name), rtol=1e-14)
-        np.testing.assert_array_equal(getattr(errors.merge(a, b), f.name), getattr(errors.merge(b, a), f.name))
+        np.testing.assert_array_equal(getattr(statistics.merge(a, b), f.name), getattr(statistics.merge(b, a), f.name))
 
 
 def test_clipped_is_the_share_of_the_mask():
     w, w_hat = pair((5000,))
-    t = errors.tally(w, w_hat, jnp.abs(w) > 1.0)
-    assert errors.fold(errors.init(), t).clipped == pytest.approx(np.mean(np.abs(w) > 1.0), rel=1e-12)
-    assert errors.error_stats(w, w_hat).clipped == 0
+    t = statistics.tally(w, w_hat, jnp.abs(w) > 1.0)
+    assert statistics.fold(statistics.init(), t).clipped == pytest.approx(np.mean(np.abs(w) > 1.0), rel=1e-12)
+    assert statistics.error_stats(w, w_hat).clipped == 0
 
 
 def test_standard_errors_of_equal_tiles_are_those_of_a_mean():
-    w, w_hat = pair((9 * errors.TILE,))
-    s, e = errors.error_stats(w, w_hat), (w_hat - w).astype(np.float64).reshape(9, -1)
+    w, w_hat = pair((9 * statistics.TILE,))
+    s, e = statistics.error_stats(w, w_hat), (w_hat - w).astype(np.float64).reshape(9, -1)
     for name, tiles in {"mse": e**2, "mean_abs": np.abs(e), "bias": e}.items():
         assert getattr(s, f"{name}_se") == pytest.approx(tiles.mean(axis=1).std(ddof=1) / 3, rel=1e-3)
     assert s.sqnr_db_se == pytest.approx(20 / math.log(10) * s.rel_rms_se / s.rel_rms, rel=1e-12)
@@ -211,11 +211,13 @@ def test_standard_errors_of_tiles_are_calibrated():
     mse = levels_mse(pop, np.arange(-40, 41) * step)
 
     def one(k):
-        w = pop.sample(k, (units * errors.TILE,))
-        return errors.tally(w, jnp.round(w / step) * step)
+        w = pop.sample(k, (units * statistics.TILE,))
+        return statistics.tally(w, jnp.round(w / step) * step)
 
     batch = jax.jit(jax.vmap(one))(jax.random.split(key(1), REPLICATES))
-    replicates = [errors.fold(errors.init(), jax.tree.map(lambda x, r=r: x[r], batch)) for r in range(REPLICATES)]
+    replicates = [
+        statistics.fold(statistics.init(), jax.tree.map(lambda x, r=r: x[r], batch)) for r in range(REPLICATES)
+    ]
     for _, z in standardized(replicates, {"mse": mse, "sqnr_db": -10 * math.log10(mse), "bias": 0.0}):
         assert_calibrated(z, units)
 
@@ -226,7 +228,7 @@ def absmax_batch(per_array, arrays):
     def one(k):
         w = Laplace().sample(k, (per_array,))
         scale = jnp.max(jnp.abs(w)) / 7
-        return errors.tally(w, jnp.round(w / scale) * scale)
+        return statistics.tally(w, jnp.round(w / scale) * scale)
 
     return jax.jit(jax.vmap(one))(jax.random.split(key(2), arrays))
 
@@ -236,8 +238,8 @@ def test_standard_errors_of_arrays_are_calibrated():
     units = 40
     batch = absmax_batch(1024, REPLICATES * units)
     parts = [jax.tree.map(lambda x, r=r: x[r * units : (r + 1) * units], batch) for r in range(REPLICATES)]
-    replicates = [errors.fold(errors.init(), p, "array") for p in parts]
-    grand = errors.fold(errors.init(), batch, "array")
+    replicates = [statistics.fold(statistics.init(), p, "array") for p in parts]
+    grand = statistics.fold(statistics.init(), batch, "array")
     for _, z in standardized(replicates, {"mse": grand.mse, "sqnr_db": grand.sqnr_db, "bias": 0.0}):
         assert_calibrated(z, units)
 
@@ -245,7 +247,7 @@ def test_standard_errors_of_arrays_are_calibrated():
 def test_tiles_that_share_a_scale_do_not_vary_independently():
     # why unit="array" exists: 64 arrays of 2 tiles
     batch = absmax_batch(8192, 64)
-    by_tile, by_array = (errors.fold(errors.init(), batch, unit) for unit in ("tile", "array"))
+    by_tile, by_array = (statistics.fold(statistics.init(), batch, unit) for unit in ("tile", "array"))
     assert by_tile.mse == by_array.mse
     assert by_array.mse_se > 1.2 * by_tile.mse_se
 
@@ -258,7 +260,7 @@ EDGES = (0.0, 0.1, 0.5, 2.0, 1e9)
 def test_class_stats_equal_numpy(shape, edges):
     w, w_hat = pair(shape)
     w[: w.size // 100], w_hat[: w.size // 100] = 0.0, 0.25
-    c = errors.class_stats(w, w_hat, edges)
+    c = statistics.class_stats(w, w_hat, edges)
     e, size = np.abs(w_hat - w).astype(np.float64), np.abs(w)
     for k, (low, high) in enumerate(zip(np.float32(edges[:-1]), np.float32(edges[1:]), strict=True)):
         inside, nonzero = (size >= low) & (size < high), (size >= low) & (size < high) & (w != 0)
@@ -273,13 +275,13 @@ def test_class_stats_equal_numpy(shape, edges):
 
 def test_class_stats_merge():
     w, w_hat = pair((9000,))
-    whole = errors.class_stats(w, w_hat, EDGES)
-    head, tail = (errors.class_stats(w[part], w_hat[part], EDGES) for part in (slice(4096), slice(4096, None)))
-    merged = errors.merge_classes(head, tail)
+    whole = statistics.class_stats(w, w_hat, EDGES)
+    head, tail = (statistics.class_stats(w[part], w_hat[part], EDGES) for part in (slice(4096), slice(4096, None)))
+    merged = statistics.merge_classes(head, tail)
     np.testing.assert_array_equal(merged.sums, whole.sums)
     np.testing.assert_array_equal(merged.max_abs, whole.max_abs)
     with pytest.raises(ValueError, match="same class edges"):
-        errors.merge_classes(whole, errors.class_stats(w, w_hat, EDGES[1:]))
+        statistics.merge_classes(whole, statistics.class_stats(w, w_hat, EDGES[1:]))
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999, 1.0])

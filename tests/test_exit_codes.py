@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from quantsim import doctor, study
+from quantsim.cli import doctor
+from quantsim.lab import study
 from quantsim.rows import load
 from tests.fake_study import FAKE, command, files, registry
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.blockformats import base
-from quantsim.blockformats.gguf import TYPES
+from quantsim.quantizer.blockformats import base
+from quantsim.quantizer.blockformats.gguf import TYPES
 from tests import oracles
 from tests.oracle_gguf import TOPS, dequantize, everything, expected, kinds, normal, quantize, reference
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim import ieee
+from quantsim.numerics import ieee
 from tests import oracles
 
 N = 20_000

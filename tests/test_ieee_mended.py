@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim import ieee
+from quantsim.numerics import ieee
 
 TINY = np.float32(2.0**-126)
 

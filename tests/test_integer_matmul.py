@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim import plotting, study
-from quantsim.claims import judge
-from quantsim.matmul import MAX_FAN_IN
+from quantsim.lab import plotting, study
+from quantsim.lab.claims import judge
+from quantsim.outputs.products import MAX_FAN_IN
 from quantsim.populations import Laplace, Normal, key
 from quantsim.rows import Rows, dumps
 

@@ -7,9 +7,9 @@ import pytest
 from jaxtyping import TypeCheckError
 
 import quantsim as qs
-from quantsim import matmul
 from quantsim.granularity import Block, Channel, scale_shape
-from quantsim.matmul import integer_product, output_error, output_sums, product, quantized_product
+from quantsim.outputs import products
+from quantsim.outputs.products import integer_product, output_error, output_sums, product, quantized_product
 from quantsim.populations import Laplace, Normal, key
 from quantsim.quantizer import Quantizer
 
@@ -147,13 +147,13 @@ def test_integer_product_is_exact(batch, fan_in, out):
 
 @pytest.mark.parametrize("pair", [(127, 127), (-128, -128), (127, -128), (-127, 127)], ids=str)
 def test_integer_product_is_exact_at_the_longest_fan_in(pair):
-    x, w = (np.full((1, matmul.MAX_FAN_IN), v, np.int8) for v in pair)
-    assert integer_product(jnp.asarray(x), jnp.asarray(w)).item() == pair[0] * pair[1] * matmul.MAX_FAN_IN
+    x, w = (np.full((1, products.MAX_FAN_IN), v, np.int8) for v in pair)
+    assert integer_product(jnp.asarray(x), jnp.asarray(w)).item() == pair[0] * pair[1] * products.MAX_FAN_IN
 
 
 def test_the_longest_fan_in_is_what_an_int32_holds():
-    assert 128**2 * matmul.MAX_FAN_IN <= np.iinfo(np.int32).max < 128**2 * (matmul.MAX_FAN_IN + 1)
-    one = jnp.ones((1, matmul.MAX_FAN_IN + 1), jnp.int8)
+    assert 128**2 * products.MAX_FAN_IN <= np.iinfo(np.int32).max < 128**2 * (products.MAX_FAN_IN + 1)
+    one = jnp.ones((1, products.MAX_FAN_IN + 1), jnp.int8)
     with pytest.raises(ValueError, match="fan-in of 131072"):
         integer_product(one, one)
 
@@ -214,10 +214,10 @@ def test_quantized_product_is_scales_times_exact_integers(first, second):
 
 def test_a_long_block_is_exact_in_integers():
     """Codes of 127 over 2^17 - 1 inputs: a float32 sum of products would stop counting at 2^24 * 127."""
-    x = qs.parse("int8:channel").quantize(jnp.ones((1, matmul.MAX_FAN_IN)))
+    x = qs.parse("int8:channel").quantize(jnp.ones((1, products.MAX_FAN_IN)))
     s = wide(x.scale)[0]
     got = quantized_product(x, x).item()
-    assert got == pytest.approx(127**2 * matmul.MAX_FAN_IN * s * s, rel=3 * HALF_ULP)
+    assert got == pytest.approx(127**2 * products.MAX_FAN_IN * s * s, rel=3 * HALF_ULP)
 
 
 BAD = {

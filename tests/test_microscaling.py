@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from scipy.stats import norm
 
 import quantsim as qs
-from quantsim.blockformats.microscaling import ALIASES, MICROSCALING
+from quantsim.quantizer.blockformats.microscaling import ALIASES, MICROSCALING
 from tests import oracles
 from tests.oracle_mx import ELEMENTS, blocks, mx, nvfp4
 

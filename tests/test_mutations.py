@@ -85,12 +85,12 @@ TABLE = {
         ),
         ("scale for 128", '"narrow": 1.0', '"narrow": 0.0', CHANNEL),
     ],
-    "ieee": [
+    "numerics.ieee": [
         ("reciprocal", "return lax.div(x, divisor) if", "return x * (1 / divisor) if", CHANNEL),
         ("division left to the compiler", "x, divisor = x - (x - x), divisor + (x - x)", "", CHANNEL),
         ("fused product", "product + (x - x)", "product", contract("_check_way", "int8:channel:minmax", "jit")),
     ],
-    "tallies": [
+    "measure.tallies": [
         (
             "fused error",
             "ieee.unfused(w_hat, w) - w",
@@ -130,7 +130,7 @@ TABLE = {
             calibration("test_rms", 100, 1.0),
         ),
     ],
-    "quantizer": [
+    "quantizer.scaled": [
         ("scale format ignored", "snap(scale, q.scale_format) +", "scale +", STORED),
         (
             "scales not charged",
@@ -145,7 +145,7 @@ TABLE = {
             quantizer("test_propagation_poisons_the_block_and_no_other", "int4:block32:p50", float("inf")),
         ),
     ],
-    "quantized": [
+    "quantizer.face": [
         (
             "gradient where it clips",
             "jnp.where(_clipped(q, w), 0.0, tangents[0])",
@@ -159,7 +159,7 @@ TABLE = {
             quantizer("test_straight_through_gradient", "int4:tensor:p80"),
         ),
     ],
-    "spec": [
+    "quantizer.spec": [
         (
             "axis not spelled",
             "(g.axis != 0)",
@@ -175,7 +175,7 @@ TABLE = {
     ],
 }
 TABLE |= {
-    "blockformats.base": [
+    "quantizer.blockformats.base": [
         ("extreme without its sign", "jnp.where(first % 2 == 1, -top, top)", "top", stored("Q4_0")),
         (
             "last chunk too late",
@@ -185,7 +185,7 @@ TABLE |= {
         ),
         ("codes without sign", "jnp.full_like(codes, code)", UNSIGNED, block("law_gradient", "q8_0")),
     ],
-    "blockformats.packing": [
+    "quantizer.blockformats.packing": [
         ("swapped nibbles", *NIBBLES, stored("Q4_0")),
         ("neighbours in a byte", ORDER, RUNS, stored("TQ2_0")),
         ("scale not stored as f16", F16, "jnp.clip(x, -65504.0, 65504.0)", block("law_roundtrip", "q4_0")),
@@ -196,18 +196,18 @@ TABLE |= {
             gguf("test_huge_weights_saturate_and_zeros_are_zeros", "Q8_0"),
         ),
     ],
-    "blockformats.legacy": [("ties of q4_0", "(half + 0.5)", "(half + 0.0)", stored("Q4_0"))],
-    "blockformats.kquants": [
+    "quantizer.blockformats.legacy": [("ties of q4_0", "(half + 0.5)", "(half + 0.0)", stored("Q4_0"))],
+    "quantizer.blockformats.kquants": [
         ("no second level", SCALED, SCALED.replace("d *", "d + 0 *"), gguf(UNPACK, "Q6_K")),
     ],
-    "blockformats.nonlinear": [("order of products", ", table=True)", ")", stored("IQ4_NL"))],
-    "blockformats.ternary": [
+    "quantizer.blockformats.nonlinear": [("order of products", ", table=True)", ")", stored("IQ4_NL"))],
+    "quantizer.blockformats.ternary": [
         ("ternary ties", '"away"', '"even"', gguf("test_bytes_are_those_of_the_package", "TQ2_0")),
     ],
-    "blockformats.microscaling": [
+    "quantizer.blockformats.microscaling": [
         ("scale rounded up", '"floor": 0', '"floor": 0x7FFFFF', _check("microscaling")(MX, "mxfp4"))
     ],
-    "blockformats.floats": [("e4m3 scale cut off", "((bits >> 19) & 1)", "0", stored("NVFP4"))],
+    "quantizer.blockformats.floats": [("e4m3 scale cut off", "((bits >> 19) & 1)", "0", stored("NVFP4"))],
 }
 MUTATIONS = [Mutation(name, module, *rest) for module, rows in TABLE.items() for name, *rest in rows]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from quantsim import plotting
+from quantsim.lab import plotting
 
 KINDS = ("pdf", "svg", "png")
 

@@ -31,7 +31,7 @@ def test_every_spec_of_the_comparison_parses():
 
 
 def test_every_command_of_the_table_exists():
-    from quantsim.cli import app
+    from quantsim.cli.commands import app
 
     commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
     assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "doctor"}

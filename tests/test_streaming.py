@@ -11,11 +11,12 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 import quantsim as qs
-from quantsim import fusion, streaming
-from quantsim.fusion import STAGE, apart, over_stages
 from quantsim.granularity import Block, Channel, Tensor, span
-from quantsim.quantized import AbstractQuantizer
-from quantsim.tallies import TILE
+from quantsim.measure import streaming
+from quantsim.measure.tallies import TILE
+from quantsim.numerics import fusion
+from quantsim.numerics.fusion import STAGE, apart, over_stages
+from quantsim.quantizer.face import AbstractQuantizer
 from tests import oracles, test_block_contract, test_contract
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantsim import study
+from quantsim.lab import study
 from quantsim.rows import load
 from tests.fake_study import FAKE, files, registry, undraw, watch
 

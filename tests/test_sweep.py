@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim import errors
+from quantsim.measure import statistics
 from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
+from quantsim.populations.structure import split_population
 from quantsim.sweep import measure, population_key, predicted_sqnr_db
 from quantsim.sweep.programs import chunk_layout, drawing, mesh_of, stream_of
-from quantsim.sweep.structure import split_population
 from tests.test_traces import NOTHING, counting
 
 SPECS = ("int8:tensor", "int4:block32:absmax:stochastic")
@@ -58,11 +58,13 @@ def test_sums_are_the_same_bits_on_one_two_and_four_devices():
 
 def by_hand(pop, q, shape, arrays, seed):
     """Statistics from arrays drawn, quantized and summed one after the other on one device, outside of the sweep."""
-    stats = errors.init()
+    stats = statistics.init()
     for k in range(arrays):
         own = jax.random.fold_in(population_key(seed, str(pop)), k)
         w = pop.sample(own, shape)
-        stats = errors.fold(stats, errors.tally(w, q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))), "array")
+        stats = statistics.fold(
+            stats, statistics.tally(w, q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))), "array"
+        )
     return stats
 
 
@@ -177,7 +179,7 @@ PREDICTED = [
 
 
 def test_every_scale_that_is_a_law_of_its_block_is_predicted():
-    """On the same 64 arrays of 2^14 weights; within 4.5 standard errors."""
+    """On the same 64 arrays of 2^14 weights; within 4.5 standard statistics."""
     quantizers = [qs.parse(spec) for spec in PREDICTED]
     for q, s in zip(quantizers, measure(Laplace(), quantizers, shape=(64, 256), arrays=64), strict=True):
         expected = predicted_sqnr_db(Laplace(), q, (64, 256))

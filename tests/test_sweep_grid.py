@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim import errors
+from quantsim.measure import statistics
+from quantsim.populations.structure import split_population
+from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import measure, population_key
 from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked
 from quantsim.sweep.plan import Plan
 from quantsim.sweep.programs import chunk_layout, drawing, measuring, mesh_of, stream_of
-from quantsim.sweep.structure import split_population, split_quantizer
 from tests.test_traces import counting
 
 POPULATIONS = ["normal(std=0.02)", "t5+outliers(rate=0.05,magnitude=20)"]
@@ -42,9 +43,9 @@ def test_one_row_a_point_in_order(rows):
 
 
 def test_rows_are_tidy(rows):
-    statistics = errors.init().result().keys()
+    metrics = statistics.init().result().keys()
     for row in rows:
-        assert list(row) == ["population", "shape", "seed", "spec", "bits_per_weight", *statistics]
+        assert list(row) == ["population", "shape", "seed", "spec", "bits_per_weight", *metrics]
         assert row["count"] == arrays_of(row["shape"]) * np.prod(row["shape"])
         assert row["bits_per_weight"] == qs.parse(row["spec"]).bits_per_weight(tuple(row["shape"]))
     assert [json.loads(line) for line in map(json.dumps, rows)] == rows
@@ -73,12 +74,12 @@ def test_rows_equal_measure(rows):
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_rows_equal_brute_force(rows, population, spec):
     """Draw, quantize, subtract, one array after the other."""
-    pop, q, shape, stats = qs.populations.parse(population), qs.parse(spec), SHAPES[0], errors.init()
+    pop, q, shape, stats = qs.populations.parse(population), qs.parse(spec), SHAPES[0], statistics.init()
     for k in range(arrays_of(shape)):
         own = jax.random.fold_in(population_key(7, population), k)
         w = pop.sample(own, shape)
         w_hat = q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))
-        stats = errors.fold(stats, errors.tally(w, w_hat), "array")
+        stats = statistics.fold(stats, statistics.tally(w, w_hat), "array")
     (row,) = rows.where(population=population, shape=list(shape), seed=7, spec=spec)
     assert stats.result() == {name: row[name] for name in stats.result()}
 

@@ -20,13 +20,8 @@ from quantsim.populations import (
     key,
 )
 from quantsim.populations.outliers import Contaminated
-from quantsim.sweep.structure import (
-    Structure,
-    rebuild_population,
-    rebuild_quantizer,
-    split_population,
-    split_quantizer,
-)
+from quantsim.populations.structure import Structure, rebuild_population, split_population
+from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
 from tests import oracles, test_block_contract, test_contract
 
 # --- quantizers -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim import tallies
-from quantsim.tallies import STEPS, TILE
+from quantsim.measure import tallies
+from quantsim.measure.tallies import STEPS, TILE
 from tests import oracle_mx, oracles
 
 

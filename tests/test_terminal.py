@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from quantsim import terminal
-from quantsim.terminal import SHADES, digit_map, shade_map, table
+from quantsim.cli import terminal
+from quantsim.cli.terminal import SHADES, digit_map, shade_map, table
 
 
 def cells(text):

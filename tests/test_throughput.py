@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim import errors, plotting, quantizer, study, theory
+from quantsim import quantizer, theory
+from quantsim.lab import plotting, study
+from quantsim.measure import statistics
 from quantsim.populations import Normal
 from quantsim.rows import Rows, dumps
 
@@ -55,7 +57,7 @@ def test_statistics_of_numpy_and_ours_are_those_of_float64(spec):
     w_hat = np.asarray(quantizer.parse(spec).roundtrip(W))
     exact = five(W, w_hat)
     check(_rivals.numpy_statistics(spec, W), exact)
-    ours = errors.fold(errors.init(), errors.tally(jnp.asarray(W), jnp.asarray(w_hat)))
+    ours = statistics.fold(statistics.init(), statistics.tally(jnp.asarray(W), jnp.asarray(w_hat)))
     check((ours.mse, ours.max_abs, ours.mean_abs, ours.bias, ours.sums[4]), exact)
 
 
@@ -99,7 +101,7 @@ def test_a_block_of_zeros_is_no_error_for_torch():
 
 @pytest.mark.parametrize("law", _jobs.LAWS)
 def test_numpy_draws_the_same_laws(law):
-    """Quartiles of 2^16 draws, within 5 standard errors."""
+    """Quartiles of 2^16 draws, within 5 standard statistics."""
     name, out = _jobs.LAWS[law], np.empty(2**16, np.float32)
     _rivals.numpy_drawn(name, np.random.default_rng(1), out)
     pop = _jobs.population(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim import errors
+from quantsim.measure import statistics
 from quantsim.populations import Empirical, Laplace, Mixture, Normal, StudentT, Uniform, key
 
 EVENTS = {"/jax/core/compile/jaxpr_trace_duration": "traces", "/jax/core/compile/backend_compile_duration": "compiles"}
@@ -81,11 +81,11 @@ def test_quantize_and_dequantize_are_traced_once(spec):
 
 def test_error_statistics_are_traced_once_for_a_shape():
     pairs = [(weights(s), weights(s + 9)) for s in (1, 2)]
-    errors.error_stats(*pairs[0])
-    errors.class_stats(*pairs[0], (0.0, 1.0, 9.0))
+    statistics.error_stats(*pairs[0])
+    statistics.class_stats(*pairs[0], (0.0, 1.0, 9.0))
     with counting() as warm:
-        errors.error_stats(*pairs[1])
-        errors.class_stats(*pairs[1], (0.0, 2.0, 8.0))
+        statistics.error_stats(*pairs[1])
+        statistics.class_stats(*pairs[1], (0.0, 2.0, 8.0))
     assert warm == NOTHING
 
 
@@ -132,7 +132,7 @@ def test_a_sweep_over_a_traced_parameter_compiles_once(family):
     def measure(value, k):
         calls.append(value)
         w = family(value).sample(k, (8, 64))
-        return errors.tally(w, qs.parse("int8:block32").roundtrip(w))
+        return statistics.tally(w, qs.parse("int8:block32").roundtrip(w))
 
     keys, points = list(jax.random.split(key(0), 3)), [jnp.float32(v) for v in (0.3, 0.5, 0.9)]
     jax.block_until_ready(measure(points[0], keys[0]))

@@ -8,8 +8,10 @@ import pytest
 from scipy import stats
 
 import quantsim as qs
-from quantsim import blockformats, errors, sweep
+from quantsim import sweep
+from quantsim.measure import statistics
 from quantsim.populations import key
+from quantsim.quantizer import blockformats
 from quantsim.theory import weight_mean_abs, weight_mse
 from tests import test_contract
 
@@ -86,10 +88,10 @@ def _theory(pop, specs):
 
 def _residuals(pop, group, first):
     """Of each quantizer over all arrays, and for each seed of one quantizer that the seed chooses."""
-    totals, chosen = [errors.init() for _ in group], []
+    totals, chosen = [statistics.init() for _ in group], []
     for seed in range(first, first + SEEDS):
         measured = sweep.measure(pop, [q for q, _ in group], shape=SWEPT, arrays=ARRAYS, seed=seed)
-        totals = [errors.merge(a, b) for a, b in zip(totals, measured, strict=True)]
+        totals = [statistics.merge(a, b) for a, b in zip(totals, measured, strict=True)]
         one = seed % len(group)
         chosen.append(_z(measured[one], group[one][1] * pop.moment(2)))
     return [_z(s, mse * pop.moment(2)) for s, (_, mse) in zip(totals, group, strict=True)], chosen

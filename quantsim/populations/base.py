@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from quantsim import ieee
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
-from quantsim.ieee import on_cpu
+from quantsim.numerics import ieee
+from quantsim.numerics.ieee import on_cpu
 from quantsim.populations.draws import Index, indices
 
 if TYPE_CHECKING:

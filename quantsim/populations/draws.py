@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from quantsim import ieee
 from quantsim._types import Number, PRNGKey
-from quantsim.fusion import apart
-from quantsim.ieee import on_cpu
+from quantsim.numerics import ieee
+from quantsim.numerics.fusion import apart
+from quantsim.numerics.ieee import on_cpu
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROUNDS = 12

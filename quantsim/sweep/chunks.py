@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from quantsim._types import PRNGKey, Shape
-from quantsim.errors import ErrorStats
+from quantsim.measure.statistics import ErrorStats
+from quantsim.measure.tallies import Noise, Signal
 from quantsim.populations import Population
-from quantsim.quantized import AbstractQuantizer
+from quantsim.populations.structure import Structure, split_population
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import programs
-from quantsim.sweep.structure import Structure, split_population, split_quantizer
-from quantsim.tallies import Noise, Signal
 
 F64 = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 from quantsim import populations as pops
 from quantsim._types import Shape
 from quantsim.populations import Population
-from quantsim.quantized import AbstractQuantizer
 from quantsim.quantizer import parse
+from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.sweep.chunks import Cell
 
 

@@ -19,12 +19,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt32
 
-from quantsim import tallies
 from quantsim._types import PRNGKey, Shape
-from quantsim.ieee import on_cpu
-from quantsim.streaming import staged
-from quantsim.sweep.structure import Structure, rebuild_population, rebuild_quantizer
-from quantsim.tallies import Noise, Signal
+from quantsim.measure import tallies
+from quantsim.measure.streaming import staged
+from quantsim.measure.tallies import Noise, Signal
+from quantsim.numerics.ieee import on_cpu
+from quantsim.populations.structure import Structure, rebuild_population
+from quantsim.quantizer.structure import rebuild_quantizer
 
 _ROUNDING = 0x5EED  # stream of an array's key for stochastic rounding
 _AXIS = "arrays"

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from quantsim._types import Shape
-from quantsim.errors import ErrorStats
+from quantsim.measure.statistics import ErrorStats
 from quantsim.populations import Population
-from quantsim.quantized import AbstractQuantizer
+from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.rows import Rows, plain, replace_text, save
 from quantsim.sweep import hosts
 from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked

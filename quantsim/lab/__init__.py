@@ -1,0 +1,1 @@
+"""From rows to figures and verdicts: studies, their runner, plotting, the ledger, comparisons."""

@@ -1,0 +1,201 @@
+"""The ledger: every statement of the two documents, with a verdict that a rule computes from measured rows.
+
+A study states its rules beside its measurement; nothing here or there types a verdict in.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from quantsim.rows import Rows, plain
+
+Verdict: TypeAlias = Literal[
+    "holds", "conditional", "refuted", "self-contradiction", "unsourced", "out of scope", "open"
+]
+Real: TypeAlias = float | int
+Number: TypeAlias = Real | tuple[Real, Real]
+_Z = 3.0  # standard errors that a measured number may be off its mark
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One row of the ledger before it is settled: ``how`` is what could settle it."""
+
+    id: str
+    document: str
+    statement: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a number (value, standard error) becomes a verdict; ``text`` says it in words."""
+
+    text: str
+    decide: Callable[[float, float], Verdict]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What settles a statement: a number, its definition, and the rule written down before the measurement.
+
+    Attributes:
+        id: identifier of the statement, for example "B14".
+        definition: what the number is, in words that name the kind of relative error.
+        find: number, or number and standard error, from the rows of the study.
+        rule: verdict of the number.
+        reading: one sentence for the reader; ``{value}`` stands for the number.
+    """
+
+    id: str
+    definition: str
+    find: Callable[[Rows], Number]
+    rule: Rule
+    reading: str = ""
+
+
+def stated(number: Real, within: Real, *, limit: Real = np.inf) -> Rule:
+    """Holds if the measured number is the stated one up to its last digit (and three standard errors).
+
+    ``limit`` is a bound that the document's own other numbers put on it: beyond it, it contradicts itself.
+
+    >>> stated(0.012, 0.0005, limit=0.00983 / 2).decide(0.0039, 0.0)
+    'self-contradiction'
+    >>> stated(0.4, 0.05).decide(0.42, 0.0), stated(0.4, 0.05).decide(0.5, 0.01)
+    ('holds', 'refuted')
+    """
+
+    def decide(value: float, se: float) -> Verdict:
+        if number > limit:
+            return "self-contradiction"
+        return "holds" if abs(value - number) <= within + _Z * se else "refuted"
+
+    bound = f"; contradicts itself, as its own numbers allow at most {limit:.4g}" if number > limit else ""
+    return Rule(f"holds if within {within:g} of the stated {number:g}{bound}", decide)
+
+
+def at_most(number: Real) -> Rule:
+    """Holds if the measured number is not significantly larger."""
+    return Rule(f"holds if at most {number:g}", lambda value, se: "holds" if value <= number + _Z * se else "refuted")
+
+
+def at_least(number: Real) -> Rule:
+    """Holds if the measured number is not significantly smaller."""
+    return Rule(f"holds if at least {number:g}", lambda value, se: "holds" if value >= number - _Z * se else "refuted")
+
+
+def between(low: Real, high: Real) -> Rule:
+    """Holds if the measured number lies between, up to three standard errors."""
+    return Rule(
+        f"holds between {low:g} and {high:g}",
+        lambda value, se: "holds" if low - _Z * se <= value <= high + _Z * se else "refuted",
+    )
+
+
+def share_of_cases(what: str) -> Rule:
+    """For a number that is the share of tested cases in which a statement is true.
+
+    >>> [share_of_cases("x").decide(v, 0.0) for v in (0.0, 0.3, 1.0)]
+    ['refuted', 'conditional', 'holds']
+    """
+
+    def decide(value: float, se: float) -> Verdict:
+        del se
+        return "holds" if value == 1 else "refuted" if value == 0 else "conditional"
+
+    return Rule(f"holds in all cases, conditional in some, refuted in none; a case counts if {what}", decide)
+
+
+def no_statement(why: str) -> Rule:
+    """For a sentence that states nothing which data could decide; needs the reason."""
+    return Rule(f"out of scope: {why}", lambda _value, _se: "out of scope")
+
+
+@cache
+def statements() -> tuple[Statement, ...]:
+    """Every statement of the two documents.
+
+    >>> len(statements()), statements()[0].id
+    (151, 'A01')
+    """
+    text = (files("quantsim.lab") / "claims.tsv").read_text(encoding="utf-8")
+    return tuple(Statement(**row) for row in csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def judge(claim: Claim, rows: Rows, study: str) -> dict[str, Any]:
+    """One settled entry of the ledger.
+
+    Raises:
+        KeyError: if the claim's identifier is not a statement.
+        ValueError: if there is no number to decide on.
+    """
+    if claim.id not in {s.id for s in statements()}:
+        raise KeyError(f"{claim.id} in study {study} is no statement of the ledger")
+    found = claim.find(rows)
+    value, se = found if isinstance(found, tuple) else (found, 0.0)
+    verdict = claim.rule.decide(float(value), float(se))
+    if verdict != "out of scope" and np.isnan([value, se]).any():
+        raise ValueError(f"{claim.id} in study {study} has no number to decide on: {value} ± {se}")
+    return {
+        "verdict": verdict,
+        "value": float(value),
+        "se": float(se),
+        "definition": claim.definition,
+        "rule": claim.rule.text,
+        "reading": claim.reading.format(value=float(value)),
+        "study": study,
+    }
+
+
+def ledger(settled: Iterable[tuple[str, Iterable[Claim], Rows]]) -> list[dict[str, Any]]:
+    """The whole ledger, in the order of the statements, from (study, claims, rows).
+
+    Raises:
+        ValueError: if two studies settle one statement.
+    """
+    verdicts: dict[str, dict[str, Any]] = {}
+    for study, claims, rows in settled:
+        for claim in claims:
+            if claim.id in verdicts:
+                raise ValueError(f"{claim.id} is settled by {verdicts[claim.id]['study']} and again by {study}")
+            verdicts[claim.id] = judge(claim, rows, study)
+    unsettled = {"verdict": "open"}
+    return [plain(vars(s) | verdicts.get(s.id, unsettled)) for s in statements()]
+
+
+def settled_count(entries: list[dict[str, Any]]) -> int:
+    """How many statements have a verdict."""
+    return sum(e["verdict"] != "open" for e in entries)
+
+
+def to_json(entries: list[dict[str, Any]]) -> str:
+    """The ledger as it is stored."""
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+
+
+def to_markdown(entries: list[dict[str, Any]]) -> str:
+    """The ledger as a table."""
+    columns = ("id", "statement", "verdict", "number", "what the number is", "rule", "reading", "study")
+    table = [columns, ("---",) * len(columns)]
+    for e in entries:
+        found = (e.get(name, "") for name in ("definition", "rule", "reading", "study"))
+        table.append((e["id"], e["statement"], f"**{e['verdict']}**", number_text(e), *found))
+    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in table)
+    return f"# Ledger\n\n{settled_count(entries)} of {len(entries)} statements settled.\n\n{''.join(lines)}"
+
+
+def number_text(entry: dict[str, Any]) -> str:
+    """Value with its standard error, or nothing.
+
+    >>> number_text({"value": 0.123456, "se": 0.01}), number_text({"verdict": "open"})
+    ('0.1235 ± 0.01', '')
+    """
+    if entry.get("value") is None:
+        return ""
+    return f"{entry['value']:.4g}" + (f" ± {entry['se']:.2g}" if entry.get("se") else "")

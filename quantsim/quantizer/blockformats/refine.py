@@ -1,0 +1,168 @@
+"""The searches that go on to move one code at a time while the weighed error falls, for thousands of blocks at once.
+
+Source: llama.cpp, ggml-quants.c: ``make_q3_quants`` (the scales of q3_k) and ``make_qp_quants`` (scales and minimums of
+the K-quants with importances).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
+
+from quantsim._types import Blocks, PerBlock
+from quantsim.numerics import ieee
+from quantsim.numerics.fusion import apart
+from quantsim.quantizer.blockformats.base import extreme
+from quantsim.quantizer.blockformats.search import TINY, Lane, flat, in_order, lanes
+from quantsim.rounding import round_integer
+
+SWEEPS = 5
+
+Rows: TypeAlias = Float[Array, "size blocks"]
+
+
+class _Fit(NamedTuple):
+    """Weighed sums of code times value and of code squared, whose ratio is the scale.
+
+    ``subnormal``: below it a product of three sums has lost bits in the reference; None where none is so small.
+    """
+
+    product: Lane
+    square: Lane
+    subnormal: Lane | None = None
+
+
+def _sums(x: list[Lane], w: list[Lane], codes: list[Lane], subnormal: Lane | None) -> _Fit:
+    zero = x[0] - x[0]
+    product = in_order([(u * v) * c + zero for u, v, c in zip(w, x, codes, strict=True)])
+    return _Fit(product, in_order([(u * c) * c + zero for u, c in zip(w, codes, strict=True)]), subnormal)
+
+
+@partial(jax.jit, static_argnums=4)  # traced once, called eighty times
+def _moved(x: Lane, w: Lane, code: Lane, fit: _Fit, ends: tuple[int, int]) -> tuple[Lane, _Fit]:
+    """One code at its best given all others, and the sums with it, where that lowers the error."""
+    zero = x - x
+    wx = w * x + zero
+    product = fit.product - (wx * code + zero)
+    square = fit.square - ((w * code) * code + zero)
+    new = jnp.minimum(jnp.maximum(round_integer(lax.div(x * square, product)), ends[0]), ends[1])
+    longer = _Fit(product + (wx * new + zero), square + ((w * new) * new + zero), fit.subnormal)
+    powers = (longer.product * longer.product) * fit.square, (fit.product * fit.product) * longer.square
+    if fit.subnormal is not None:
+        powers = tuple(_rounded(p, fit.subnormal) for p in powers)
+    gain = powers[0] > powers[1]
+    moves = (product > 0) & (new != code) & (longer.square > 0) & gain
+    return jnp.where(moves, new, code), jax.tree.map(lambda a, b: jnp.where(moves, a, b), longer, fit)
+
+
+def _rounded(power: Lane, subnormal: Lane) -> Lane:
+    """``power`` rounded again where the reference's is subnormal (XLA would flush it to zero)."""
+    coarse = 1.5 * subnormal
+    return jnp.where(power < subnormal, (power + coarse) - coarse, power)
+
+
+def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
+    """The scale after all sweeps, written out: one long fused loop over the blocks."""
+    w = [ieee.square(v) for v in x]
+    codes, fit = list(codes), _sums(x, w, codes, None)
+    for _ in range(SWEEPS):
+        for i in range(len(x)):
+            codes[i], fit = _moved(x[i], w[i], codes[i], fit, ends)
+    return _ratio(fit)
+
+
+def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
+    """The same sweeps in a loop, which keeps the codes too."""
+
+    def move(t: Int32[Array, ""] | int, state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
+        codes, fit = state
+        here = [lax.dynamic_index_in_dim(v, t % len(x), keepdims=False) for v in (x, w, codes)]
+        code, fit = _moved(*here, fit, ends)
+        return lax.dynamic_update_index_in_dim(codes, code, t % len(x), 0), fit
+
+    start = _sums(list(x), list(w), list(codes), subnormal)
+    found, fit = lax.fori_loop(0, SWEEPS * len(x), move, (codes, start))
+    return found, _ratio(fit)
+
+
+def _ratio(fit: _Fit) -> PerBlock:
+    return jnp.where(fit.square > 0, lax.div(fit.product, jnp.where(fit.square > 0, fit.square, 1.0)), 0.0)[:, None]
+
+
+class Refined(NamedTuple):
+    """Scales of ``w = (code - half) * scale``; the codes 0 … 2 half - 1 are seldom needed and made on demand."""
+
+    scale: PerBlock
+    slowly: Callable[[], tuple[Rows, PerBlock]]
+
+    def codes(self, needed: Bool[Array, ""]) -> Blocks:
+        """The codes if ``needed``, else zeros; 0 in a block of zeros."""
+        shape = jax.eval_shape(self.slowly)[0]
+        return lax.cond(needed, lambda: self.slowly()[0], lambda: jnp.full(shape.shape, 0.0 * needed)).T
+
+
+def _ends(half: int) -> tuple[int, int]:
+    return -half, half - 1
+
+
+def _first_codes(x: Float[Array, "..."], factor: Float[Array, "..."], half: int) -> Float[Array, "..."]:
+    return jnp.minimum(jnp.maximum(round_integer(factor * x), -half), half - 1)
+
+
+def refined_scale_search(blocks: Blocks, half: int) -> Refined:
+    """Scales with weights w^2: the codes at ``-half / extreme``, then five sweeps over the codes.
+
+    The sweeps compare products of eight weights. Where these could be subnormal, below 2^-15, weights are multiplied by
+    2^24 first, and so the products by 2^192.
+    """
+    top = extreme(blocks)[:, 0]
+    empty, small = jnp.abs(top) < TINY, jnp.abs(top) < 2.0**-15
+    unit = jnp.where(small, 2.0**24, 1.0)
+    factor = jnp.where(empty, 0.0, ieee.divide(-float(half) + (top - top), jnp.where(empty, 1.0, top * unit)))
+    flat_x = apart(lambda: flat(blocks * unit[:, None]), blocks)
+    x = lanes(flat_x, blocks.shape[-1])
+
+    def quickly() -> PerBlock:
+        return apart(lambda: _swept(x, [_first_codes(v, factor, half) for v in x], _ends(half)), blocks)
+
+    def slowly() -> tuple[Rows, PerBlock]:
+        rows = flat_x.reshape(len(x), -1)
+        start = _first_codes(rows, factor[None], half)
+        found, scale = _swept_codes(rows, ieee.square(rows), start, jnp.where(small, 2.0**66, 0.0), _ends(half))
+        return jnp.where(empty, 0.0, found + half), scale
+
+    scale = lax.cond(jnp.any(small & ~empty), lambda: slowly()[1], quickly)
+    return Refined(jnp.where(empty, 0.0, scale[:, 0] / unit)[:, None], slowly)
+
+
+def scales_search(
+    values: Float[Array, "blocks subs"], weights: Float[Array, "blocks subs"], top: int
+) -> tuple[PerBlock, Float[Array, "blocks subs"]]:
+    """Unit and integers 0 … top of nonnegative scales: nine trials around ``top / largest``, then five sweeps."""
+    x, w = list(values.T), list(weights.T)
+    zero = x[0] - x[0]
+    largest = jnp.maximum(values.max(axis=-1), 0.0)
+    empty = largest < TINY
+    largest = jnp.where(empty, 1.0, largest)
+
+    def codes(factor: Lane) -> list[Lane]:
+        return [jnp.minimum(round_integer(factor * v), top) for v in x]
+
+    def loss(factor: Lane) -> Lane:
+        unit = ieee.divide(1 + zero, factor)
+        apart = [v - (unit * c + zero) for v, c in zip(x, codes(factor), strict=True)]
+        return in_order([(u * d + zero) * d + zero for u, d in zip(w, apart, strict=True)])
+
+    best = ieee.divide(top + zero, largest)
+    least = loss(best)
+    for t in (t for t in range(-4, 5) if t):
+        factor = ieee.divide(np.float32(0.1) * np.float32(t) + np.float32(top) + zero, largest)
+        better = loss(factor) < least
+        best, least = jnp.where(better, factor, best), jnp.where(better, loss(factor), least)
+    found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top))
+    return jnp.where(empty[:, None], 0.0, unit), jnp.where(empty[:, None], 0.0, found.T)

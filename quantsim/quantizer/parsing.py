@@ -1,0 +1,24 @@
+"""From a spec string to the quantizer that it names."""
+
+from quantsim.quantizer import blockformats
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.scaled import Quantizer
+from quantsim.quantizer.spec import parse_fields
+
+
+def parse(text: str) -> AbstractQuantizer:
+    """Quantizer of a spec string: a ``Quantizer``, or one of the block formats.
+
+    Raises:
+        ValueError: if it is no spec; the message names the token, what was probably meant, and what is known.
+
+    >>> parse("int4:block32:mse").bits_per_weight((4096, 4096))
+    5.0
+    >>> parse("q4_k")
+    BlockFormat('q4_k')
+    >>> parse("int9:blok32")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown token 'blok32' in spec 'int9:blok32'; did you mean 'int8:block32'? ...
+    """
+    return blockformats.parse(text) or Quantizer(**parse_fields(text, tuple(blockformats.SPECS)))

@@ -1,0 +1,191 @@
+"""A quantizer of scaled elements: format x granularity x calibration x scale format x rounding."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from quantsim import formats
+from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
+from quantsim.calibration import (
+    MSE,
+    RMS,
+    Absmax,
+    Calibration,
+    Clip,
+    MinMax,
+    Percentile,
+    calibrate,
+    minmax,
+    normal_reach,
+)
+from quantsim.formats import Codebook, Elements, Format, Integer, ScaleElements, Traced
+from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
+from quantsim.numerics import ieee
+from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
+from quantsim.quantizer.spec import spell
+from quantsim.rounding import ROUNDINGS, Rounding, decode, encode, round_integer, snap
+from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, PercentileScale, RmsScale, Scheme
+
+_F32 = formats.parse("f32")
+
+
+@dataclass(frozen=True, repr=False)
+class Quantizer(AbstractQuantizer):
+    """Static description of how an array is quantized; ``parse`` makes one from a spec string, ``str`` gives it back.
+
+    For a block w with scale s and zero point z:  ``code = clip(round(w / s) + z)``,  ``w_hat = (code - z) * s``,
+    computed with the scale as it is stored. A quantizer without granularity is a plain cast: no scale.
+    Source: Jacob et al., arXiv:1712.05877 (affine quantization).
+
+    Raises:
+        ValueError: for combinations that do not exist, such as a codebook with a zero point.
+
+    >>> from quantsim.quantizer import parse
+    >>> q = parse("int8:channel")
+    >>> q
+    Quantizer('int8:channel')
+    >>> q.roundtrip(jnp.array([[1.0, 0.3], [0.01, 0.02]])).round(4).tolist()
+    [[1.0, 0.29919999837875366], [0.00989999994635582, 0.019999999552965164]]
+    """
+
+    format: Elements
+    granularity: Granularity | None = None
+    calibration: Calibration = Absmax()
+    scale_format: ScaleElements = field(default=_F32)  # pyright: ignore[reportAssignmentType]
+    rounding: Rounding = "even"
+
+    def __post_init__(self) -> None:
+        """Reject combinations that do not exist."""
+        bounds = formats.bounds(self.format)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"unknown rounding {self.rounding!r}; known are {', '.join(ROUNDINGS)}")
+        castable = isinstance(self.format, formats.Float | Traced)
+        scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not castable
+        if self.granularity is None and scaled:
+            raise ValueError(f"{self} needs a granularity, for example {self.format.name}:block32")
+        if self.granularity is not None and getattr(self.format, "exponent_bits", 0) == 8:
+            # its largest value is that of float32: the scale of any weight below 4 would underflow
+            raise ValueError(f"{self.format.name} has the range of float32 and takes no scale: say it alone")
+        if isinstance(self.calibration, MinMax) and bounds != "narrow":
+            raise ValueError(f"minmax needs an integer format with its default bounds, not {self.format.name}")
+        if isinstance(self.format, Codebook) and self.rounding != "even":
+            raise ValueError(f"codebook {self.format.name} rounds to the nearest level only, not {self.rounding!r}")
+        if bounds == "signed" and not isinstance(self.calibration, Absmax):
+            raise ValueError("signed bounds take their scale from the extreme weight: only absmax goes with them")
+
+    def scheme(self, shape: Shape | None = None) -> Scheme:
+        """What ``theory.weight_mse`` must know of it."""
+        if self.granularity is None:
+            return Scheme(self.format, rounding=self.rounding)
+        stored = None if self.scale_format == _F32 else self.scale_format
+        reach, rule = formats.reach(self.format), self.calibration
+        if isinstance(rule, MSE):
+            return super().scheme(shape)
+        if isinstance(rule, RMS):
+            law = RmsScale(normal_reach(self.format), reach, stored)
+        elif isinstance(rule, MinMax):
+            law = MinMaxScale(stored)
+        elif isinstance(rule, Percentile):
+            law = PercentileScale(rule.p, reach, stored)
+        else:
+            signed = formats.bounds(self.format) == "signed"
+            part = rule.ratio if isinstance(rule, Clip) else 1.0
+            law = AbsmaxScale(reach / part, stored, signed, positive_first=signed)
+        return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
+
+    def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
+        if self.granularity is None:
+            return QuantizedArray(encode(w, self.format, self.rounding, key), None, None, self)
+        blocks = to_blocks(w, self.granularity)
+        scale, zero = _calibrated(self, blocks, w.shape)
+        units = _units(blocks, scale)
+        shape = scale_shape(self.granularity, w.shape)
+        if zero is None:
+            codes = encode(units, self.format, self.rounding, key)
+        else:
+            shifted = _snap_blocks(self, units, zero, key) + zero
+            codes = jnp.where(jnp.isnan(shifted), 0, shifted).astype(jnp.uint8)
+            zero = jnp.where(jnp.isnan(zero), 0, zero).astype(jnp.int32).reshape(shape)
+        return QuantizedArray(from_blocks(codes, self.granularity, w.shape), scale.reshape(shape), zero, self)
+
+    def _decode(self, qw: QuantizedArray) -> Weights:
+        if self.granularity is None:
+            return decode(qw.codes, self.format)
+        assert qw.scale is not None
+        codes = to_blocks(qw.codes, self.granularity)
+        if qw.zero_point is None:
+            values = decode(codes, self.format)
+        else:
+            values = codes.astype(jnp.float32) - qw.zero_point.reshape(-1, 1)
+        return from_blocks(values * qw.scale.reshape(-1, 1), self.granularity, qw.codes.shape)
+
+    def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:
+        if self.granularity is None:
+            return snap(w, self.format, self.rounding, key)
+        blocks = to_blocks(w, self.granularity)
+        scale, zero = _calibrated(self, blocks, w.shape)
+        values = _snap_blocks(self, _units(blocks, scale), zero, key)
+        return from_blocks(values * scale, self.granularity, w.shape)
+
+    def _outside(self, w: Weights) -> Bool[Array, "..."]:
+        levels = formats.ends(self.format)
+        if self.granularity is None:
+            return beyond(w, levels)
+        blocks = to_blocks(w, self.granularity)
+        scale, zero = _calibrated(self, blocks, w.shape)
+        if zero is not None:
+            top = _offset_range(self.format)[1]
+            outside = beyond(_units(blocks, scale) + zero, np.array([0.0, 1.0, top - 1, top]))
+        else:
+            outside = beyond(_units(blocks, scale), levels)
+        return from_blocks(outside, self.granularity, w.shape)
+
+    def _span(self, shape: Shape) -> int | None:
+        if self.rounding == "stochastic":  # its draws belong to the whole array
+            return None
+        return 1 if self.granularity is None else span(self.granularity, shape)
+
+    def _nbytes(self, shape: Shape) -> int:
+        codes = -(-self.format.bits * prod(shape) // 8)
+        if self.granularity is None:
+            return codes
+        scales = prod(scale_shape(self.granularity, shape))
+        zero_points = -(-self.format.bits * scales // 8) if isinstance(self.calibration, MinMax) else 0
+        return codes + -(-self.scale_format.bits * scales // 8) + zero_points
+
+    def __str__(self) -> str:
+        """The canonical spec string: defaults are left out."""
+        return spell(self.format, self.granularity, self.calibration, self.scale_format, self.rounding)
+
+
+def _calibrated(q: Quantizer, blocks: Blocks, shape: Shape) -> tuple[PerBlock, PerBlock | None]:
+    """Scale as stored, and zero point. A non-finite weight makes the scale of its block NaN."""
+    assert q.granularity is not None
+    if isinstance(q.calibration, MinMax):
+        assert isinstance(q.format, Integer | Traced)
+        scale, zero = minmax(blocks, q.format, q.scale_format)
+    else:
+        scale, zero = calibrate(blocks, q.format, q.calibration, block_counts(q.granularity, shape)), None
+    top = ieee.absmax(blocks)
+    return snap(scale, q.scale_format) + (top - top), zero
+
+
+def _units(blocks: Blocks, scale: PerBlock) -> Blocks:
+    """Weights over scale; 0 in a block whose stored scale is 0."""
+    return jnp.where(scale == 0, 0.0, ieee.divide(blocks, jnp.where(scale == 0, 1.0, scale)))
+
+
+def _offset_range(fmt: Format | Traced) -> tuple[float, Any]:
+    assert isinstance(fmt, Integer | Traced)
+    return 0.0, formats.last_code(fmt)
+
+
+def _snap_blocks(q: Quantizer, units: Blocks, zero: PerBlock | None, key: PRNGKey | None) -> Blocks:
+    """Levels of weights in units of their scale; with a zero point, ``clip(round(u) + z, 0, 2^bits - 1) - z``."""
+    if zero is None:
+        return snap(units, q.format, q.rounding, key)
+    return ieee.clip(round_integer(units, q.rounding, key) + zero, *_offset_range(q.format)) - zero
