@@ -2,6 +2,7 @@
 
 import string
 from contextlib import suppress
+from inspect import unwrap
 from typing import get_args
 
 import numpy as np
@@ -88,6 +89,18 @@ def test_every_format_reads_back():
 def test_one_spelling_for_one_quantizer(text, canonical):
     assert str(qs.parse(text)) == canonical
     assert qs.parse(text) == qs.parse(canonical)
+
+
+@pytest.mark.parametrize("text", ["int8:block32", "bf16", "q4_k", "mxfp4:ceil", "nvfp4"])
+def test_a_quantizer_is_given_back_as_it_is(text):
+    q = qs.parse(text)
+    assert qs.parse(q) is q
+
+
+@pytest.mark.parametrize("wrong", [8, None, b"int8:block32", FORMATS["int8"], Block(32), Quantizer])
+def test_what_is_neither_spec_nor_quantizer(wrong):
+    with pytest.raises(TypeError, match="a quantizer or its spec is wanted, for example 'int8:block32', not "):
+        unwrap(qs.parse)(wrong)  # past the type checker of the tests
 
 
 # --- every valid quantizer reads back -------------------------------------------------------------------------------
