@@ -15,6 +15,10 @@ from jaxtyping import Array, Shaped
 from quantsim._types import Shape
 
 
+class ShapeNeededError(ValueError):
+    """How many weights share a scale depends on the shape of the array, which was not given."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One scale for everything."""
@@ -150,7 +154,8 @@ def block_sizes(g: Granularity, shape: Shape | None) -> tuple[tuple[int, float],
     """Numbers of weights that share a scale, each with the part of all weights that lie in blocks of that size.
 
     Raises:
-        ValueError: if the sizes depend on a shape that is not given, or the array is empty.
+        ShapeNeededError: if the sizes depend on a shape that is not given.
+        ValueError: if the array is empty.
 
     >>> block_sizes(Block(32), (4, 80)), block_sizes(Channel(), (4, 80))
     (((32, 0.8), (16, 0.2)), ((80, 1.0),))
@@ -158,7 +163,7 @@ def block_sizes(g: Granularity, shape: Shape | None) -> tuple[tuple[int, float],
     if shape is None:
         if isinstance(g, Block):
             return ((g.size, 1.0),)
-        raise ValueError(
+        raise ShapeNeededError(
             f"a scale for each {type(g).__name__.lower()} needs the shape of the array: pass shape=(out, in)"
         )
     if not prod(shape):

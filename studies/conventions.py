@@ -25,9 +25,9 @@ from quantsim._types import Matrix, PRNGKey
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share_of_cases
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.measure.statistics import error
 from quantsim.numerics import ieee
-from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Population
 from quantsim.populations import parse as population
 from quantsim.quantizer import Quantizer, parse
@@ -133,7 +133,7 @@ def _predictions(config: Config, name: str, usual: str, other: str) -> dict[str,
 def _mse(name: str, spec: str, phases: int) -> float:
     """Exact relative mse, mean over rows of all sizes."""
     sizes = PHASES[:: len(PHASES) // phases].tolist()
-    return float(np.mean([theory.weight_mse(population(f"{name}(std={s!r})"), parse(spec)) for s in sizes]))
+    return float(np.mean([theory.weight_rel_mse(population(f"{name}(std={s!r})"), parse(spec)) for s in sizes]))
 
 
 @lru_cache

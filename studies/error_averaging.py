@@ -113,7 +113,7 @@ def draw(rows: Rows) -> plotting.Figure:
     fig, axes = plotting.figure(2, 2, height=4.8)
     zero = rows.where(kind="product", rounding="even", inputs="zero-mean")
     n = zero.column("fan_in")
-    weights = np.sqrt([theory.weight_mse(Normal(), parse(SPECS["even"]), (1, int(m))) for m in n])
+    weights = np.sqrt([theory.weight_rel_mse(Normal(), parse(SPECS["even"]), (1, int(m))) for m in n])
     truncated = np.array([_truncated(int(m)) for m in n])
     _panel(axes[0, 0], rows, "rms", "output error, rms (output units)")
     for input_rms in (1.0, 2**0.5, 0.5**0.5):  # alone, shifted, rectified

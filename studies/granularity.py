@@ -124,7 +124,7 @@ def _factors(count: int, octaves: float) -> np.ndarray:
 
 def _fan_ins(config: Config, name: str) -> list[dict]:
     """How much finer than q8_0 (in dB) a scale per output, or one for the tensor, is."""
-    rows, mse = [], partial(theory.weight_mse, parse(name))
+    rows, mse = [], partial(theory.weight_rel_mse, parse(name))
     for n, octaves in product(config.fan_ins, (0.0, 1.0)):
         shape = (config.weights // n, n)
         _, *e2, q8_0 = _cut(config, name, shape, (CHANNEL, TENSOR, Q8_0), _factors(shape[0], octaves)[:, None])

@@ -1,9 +1,9 @@
 """Is every error what theory says it must be, for every format, population and granularity?
 
-``theory.weight_mse`` computes the relative mean squared error of an infinite population from the density and the facts
-of the quantizer alone: no weight is drawn, nothing is rounded. Here each pair of population and quantizer gets weights
-of its own, so that no two residuals share their luck, and is measured with the package's quantizers; arrays are the
-units of the standard error. The residual is (measured - predicted) / standard error. If both sides are right, the
+``theory.weight_rel_mse`` computes the relative mean squared error of an infinite population from the density and the
+facts of the quantizer alone: no weight is drawn, nothing is rounded. Here each pair of population and quantizer gets
+weights of its own, so that no two residuals share their luck, and is measured with the package's quantizers; arrays are
+the units of the standard error. The residual is (measured - predicted) / standard error. If both sides are right, the
 residuals are independent and standard normal: mean 0, standard deviation 1, as many beyond 2 and 3 as there should be.
 Refuted, for the pair, by a residual that so many draws do not explain; for theory or quantizers as a whole, by a
 Kolmogorov-Smirnov test. Heavy tails stop at Student's t with 12 degrees of freedom, because the residual of a mean
@@ -99,10 +99,9 @@ def _sums(spec: str, arrays: Array, keys: PRNGKey) -> Array:
 def _measured(config: Config, group: str, spec: str) -> list[dict]:
     rows = []
     for name in POPULATIONS:
-        try:
-            predicted = theory.weight_mse(parse(name), quantizer.parse(spec), config.shape)
-        except ValueError:
-            continue  # no theory for this pair
+        if not theory.has_weight_theory(parse(name), quantizer.parse(spec), config.shape):
+            continue
+        predicted = theory.weight_rel_mse(parse(name), quantizer.parse(spec), config.shape)
         base, found = population_key(config.seed, f"{name} {spec}"), []
         for first in range(0, config.arrays, BATCH):
             keys = jax.vmap(lambda k: jax.random.fold_in(base, k))(first + jnp.arange(BATCH))  # noqa: B023

@@ -56,7 +56,7 @@ def test_predictions_are_a_column_of_their_own(rows):
     found = swept(POPULATIONS[:1], SPECS, seeds=SEEDS[0], shapes=SHAPES[:1], predict=True)
     for row, plain in zip(found, rows, strict=False):
         assert row == plain | {"predicted_sqnr_db": row["predicted_sqnr_db"]}
-        expected = qs.theory.weight_mse(qs.populations.parse(POPULATIONS[0]), qs.parse(row["spec"]), SHAPES[0])
+        expected = qs.theory.weight_rel_mse(qs.populations.parse(POPULATIONS[0]), qs.parse(row["spec"]), SHAPES[0])
         assert row["predicted_sqnr_db"] == -10 * np.log10(expected)
 
 

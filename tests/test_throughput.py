@@ -259,7 +259,7 @@ def test_a_process_of_its_own_sweeps_on_the_devices_it_is_given():
         found = [ask(2**18), ask(2**20)]
     assert all(f["seconds"] > 0 for f in found)
     assert found[0]["peak_gb"] is None or found[0]["peak_gb"] > 0.05  # no interpreter with JAX is smaller
-    expected = -10 * np.log10(theory.weight_mse(Normal(), quantizer.parse("int8:block32"), throughput.SHAPE))
+    expected = -10 * np.log10(theory.weight_rel_mse(Normal(), quantizer.parse("int8:block32"), throughput.SHAPE))
     assert found[1]["sqnr_db"] == pytest.approx(expected, abs=0.05)
 
 

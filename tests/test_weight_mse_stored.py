@@ -15,7 +15,7 @@ def deviation(pop, spec):
     """Measured less predicted error of 2^20 weights in blocks of 32, in standard errors over the blocks."""
     w = np.asarray(pop.sample(key(5), (2**14, 64)), np.float64)
     e2 = ((np.asarray(qs.parse(spec).roundtrip(w), np.float64) - w) ** 2).reshape(2**14, 64).mean(axis=1)
-    expected = theory.weight_mse(pop, qs.parse(spec)) * pop.moment(2)
+    expected = theory.weight_mse(pop, qs.parse(spec))
     return (e2.mean() - expected) / (e2.std(ddof=1) / e2.size**0.5)
 
 
@@ -35,9 +35,9 @@ def test_a_minmax_scale_stored_too_small_clips_the_maximum(pop, spec):
 def test_blocks_that_are_alike_share_one_float16_scale():
     # the absmax of 2^20 uniform weights lies within 2e-5 of the edge, far inside one float16 step of the scale
     scale = float(np.float16(3**0.5 / 127))
-    found = theory.weight_mse(Uniform(), qs.parse("int8:tensor:absmax:f16"), (1024, 1024))
+    found = theory.weight_rel_mse(Uniform(), qs.parse("int8:tensor:absmax:f16"), (1024, 1024))
     assert found == pytest.approx(theory.levels_mse(Uniform(), scale * CODES), rel=2e-5)
-    exact = theory.weight_mse(Uniform(), qs.parse("int8:tensor"), (1024, 1024))
+    exact = theory.weight_rel_mse(Uniform(), qs.parse("int8:tensor"), (1024, 1024))
     assert abs(found / exact - 1) > 1e-4  # not what a scale spread over its step gives
 
 

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from quantsim._types import ArrayLike, Codes, PRNGKey, Scale, Shape, Weights, ZeroPoint
-from quantsim.theory.scheme import Scheme
+from quantsim.theory.scheme import NoTheoryError, Scheme
 
 
 class AbstractQuantizer(abc.ABC):
@@ -82,7 +82,8 @@ class AbstractQuantizer(abc.ABC):
         """What ``theory.weight_mse`` must know: levels, how many weights share a scale, the law of the scale.
 
         Raises:
-            ValueError: if the scale is no law of its block, or the shape is needed to know how many share it.
+            NoTheoryError: if the scale is no law of its block.
+            ShapeNeededError: if the shape is needed to know how many weights share a scale.
 
         >>> import quantsim as qs
         >>> scheme = qs.parse("int8:block32").scheme()
@@ -90,7 +91,7 @@ class AbstractQuantizer(abc.ABC):
         (127.0, ((32, 1.0),))
         """
         del shape
-        raise ValueError(
+        raise NoTheoryError(
             f"no theory for {self}: its scales are searched block by block, and only a measurement tells their error; "
             "see quantsim.sweep.measure"
         )

@@ -25,7 +25,7 @@ from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked
 from quantsim.sweep.parts import MixedResultsError, Parts
 from quantsim.sweep.plan import Axes, Plan
 from quantsim.sweep.programs import mesh_of
-from quantsim.theory import weight_mse
+from quantsim.theory import has_weight_theory, weight_rel_mse
 
 #: Called with the weights drawn so far, those of all cells, and the name of the cell.
 Report = Callable[[int, int, str], None]
@@ -82,7 +82,7 @@ def measure(
 
 
 def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> float | None:
-    """SQNR of an infinite population by ``theory.weight_mse``, in dB; None where there is no theory.
+    """SQNR of an infinite population by ``theory.weight_rel_mse``, in dB; None where there is no theory.
 
     >>> import quantsim as qs
     >>> from quantsim.sweep import predicted_sqnr_db
@@ -91,10 +91,9 @@ def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> fl
     >>> predicted_sqnr_db(qs.populations.Normal(), qs.parse("q4_k"), (64, 256)) is None
     True
     """
-    try:
-        mse = weight_mse(pop, q, shape)
-    except ValueError:
+    if not has_weight_theory(pop, q, shape):
         return None
+    mse = weight_rel_mse(pop, q, shape)
     return float(-10 * np.log10(mse)) if mse > 0 else None
 
 

@@ -1,5 +1,6 @@
 """Closed forms and quadrature: what an error must be, in float64, without simulating it."""
 
+from quantsim.granularity import ShapeNeededError
 from quantsim.theory.blocks import block_mean
 from quantsim.theory.clipping import (
     aciq_clip,
@@ -14,6 +15,7 @@ from quantsim.theory.companding import bennett, panter_dite
 from quantsim.theory.depth import normalized_stack_error, residual_stack_error, stack_error
 from quantsim.theory.entropy_coded import EntropyCoded, ecsq, ecsq_cells, uniform_threshold
 from quantsim.theory.iteration import ddim_error, ddim_steps, geometric_error, iterated_error
+from quantsim.theory.known import has_weight_theory
 from quantsim.theory.levels import extreme_mse, int_mse, levels_mean, levels_mse
 from quantsim.theory.noise import QuantizationNoise, quantization_noise
 from quantsim.theory.outliers import outlier_bulk_mse, outlier_crossover, outlier_mse
@@ -40,12 +42,15 @@ from quantsim.theory.scales import (
     rms_crest,
     unequal_absmax_power,
 )
+from quantsim.theory.scheme import NoTheoryError
 from quantsim.theory.softmax import softmax_kl, softmax_tv
-from quantsim.theory.weights import weight_mean_abs, weight_mse
+from quantsim.theory.weights import weight_mean_abs, weight_mse, weight_rel_mse
 
 __all__ = [
     "EntropyCoded",
+    "NoTheoryError",
     "QuantizationNoise",
+    "ShapeNeededError",
     "absmax_cdf",
     "absmax_int_mse",
     "absmax_moment",
@@ -70,6 +75,7 @@ __all__ = [
     "expected_absmax",
     "extreme_mse",
     "geometric_error",
+    "has_weight_theory",
     "int_mse",
     "iterated_error",
     "levels_mean",
@@ -103,4 +109,5 @@ __all__ = [
     "uniform_threshold",
     "weight_mean_abs",
     "weight_mse",
+    "weight_rel_mse",
 ]

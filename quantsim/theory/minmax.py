@@ -4,13 +4,13 @@ import numpy as np
 
 from quantsim.formats import grid
 from quantsim.populations import Population
+from quantsim.theory.known import FINE_BITS
 from quantsim.theory.order import COARSE, FAR, FEW, FEW_ATOMS, edges_between, jumps_of, on_atom, panel_nodes
 from quantsim.theory.pieces import Pieces, Stairs, mean_above, squared, value_at
 from quantsim.theory.scheme import F64, AbsmaxScale, MinMaxScale
 
 _NEAR_ZERO = np.array([0.3, 0.1, 0.03, 0.01, 0.003])  # std: where the zero point of few weights turns fast
-_FINE = 6  # bits from which a and b lie anywhere in their steps,
-_CYCLES = 6.0  # if zero points of blocks spread over as many codes
+_CYCLES = 6.0  # codes that the zero points of blocks spread over, from which a and b lie anywhere in their steps
 
 
 def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
@@ -19,15 +19,7 @@ def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
     With ``ua = P(X < a)``, ``ub = P(X > b)`` and ``D = 1 - ua - ub``, the mean is the integral of
     ``(n - 1) [(n - 2) D^(n - 3) E[e^2; a < X < b] + D^(n - 2) (e(a)^2 + e(b)^2)]``. Where the range must hold zero,
     blocks of weights of one sign are counted apart.
-
-    Raises:
-        ValueError: for 6 and more bits with a scale of fewer than 6 mantissa bits.
     """
-    if law.zero_point and bits >= _FINE and law.stored is not None and law.stored.mantissa_bits < _FINE:
-        raise ValueError(
-            f"no theory for {bits}-bit minmax with {law.stored.name} scales: their steps are wider than those of the "
-            "weights; take bf16 or f16, or measure with quantsim.sweep.measure"
-        )
     mirrored, one_sided = pop._mirrored(), 0.0
     if law.zero_point:
         one_sided = _one_sided(pop, n, bits, law) + _one_sided(mirrored, n, bits, law)
@@ -38,7 +30,7 @@ def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
         a, b, ua, ub, weight = nodes
         phase = -a / (b - a) * (2.0**bits - 1)
         mean, spread = _moments(phase, weight * (1 - ua - ub) ** (n - 2))
-        if bits < _FINE or spread < _CYCLES:
+        if bits < FINE_BITS or spread < _CYCLES:
             last = min(np.ceil(mean + 8 * spread) + 1, 2.0**bits - 1)
             turns = np.arange(max(np.floor(mean - 8 * spread), 0.0), last)
             nodes = _both_extremes(pop, n, bits, True, turns)
@@ -57,7 +49,7 @@ def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
 
 def _both_extremes(pop: Population, n: int, bits: int, negative: bool, turns: F64 | None) -> tuple[F64, ...]:
     """Nodes a < b with their probabilities ua and ub, and weights; panels end where ``turns`` of the zero point are."""
-    mirrored, count = pop._mirrored(), 5 if bits >= _FINE else 7
+    mirrored, count = pop._mirrored(), 5 if bits >= FINE_BITS else 7
     outer, breaks = _extreme_edges(mirrored, n, negative), pop._breaks()
     if turns is not None and turns.size * breaks.size <= 4 * COARSE:  # and where one meets the end of the weights
         at = mirrored.cdf(-np.outer(breaks, (2.0**bits - 1.5 - turns) / (turns + 0.5)).ravel())

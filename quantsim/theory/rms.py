@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from quantsim.populations import Normal, Population
+from quantsim.populations import Population
 from quantsim.theory.absmax import Sides
 from quantsim.theory.order import panel_nodes
 from quantsim.theory.pieces import Stairs
 from quantsim.theory.quadrature import panels
 from quantsim.theory.scheme import F64, AbsmaxScale, RmsScale
 
-_MANY = 256  # weights for each unit of excess kurtosis, from which two moments tell enough of their mean square
 _TAILS = np.array([1e-16, 1e-11, 1e-7, 1e-4, 1e-2, 0.15, 0.5, 0.85, 0.99, 0.9999, 1 - 1e-7, 1 - 1e-11])
 
 
@@ -18,16 +17,9 @@ def rms_mse(pop: Population, n: int, sides: Sides, law: RmsScale) -> float:
 
     Averaged over the sum S of the squares of the n - 1 others, for normal weights variance times a chi-square, else a
     gamma distribution of the same mean and variance; under it the weight x sees ``rms = sqrt((x^2 + S) / n)``.
-
-    Raises:
-        ValueError: for blocks too short to know their rms by its first two moments, or scales stored too coarsely.
+    Blocks are long enough to know their rms by these two moments.
     """
     spread = pop.kurtosis() - 1
-    if not isinstance(pop, Normal) and not n >= _MANY * spread:
-        raise ValueError(
-            f"no theory for rms scales of {n} weights of {pop}: their mean square is not known well enough; "
-            f"take blocks of {_MANY * spread:.0f} and more, or measure with quantsim.sweep.measure"
-        )
     s, weight = _sums_of_squares(n, pop.moment(2), spread)
     value = 0.0
     for one, side in ((pop, sides.positive), (pop._mirrored(), sides.negative)):

@@ -14,6 +14,11 @@ from quantsim.formats import Float, Format, grid
 
 F64: TypeAlias = NDArray[np.float64]
 
+
+class NoTheoryError(ValueError):
+    """The error of this quantizer on this population follows from no theory here; only a measurement tells it."""
+
+
 _FINE = 7  # mantissa bits from which the rounding of a scale is spread evenly within its step
 _TWO = np.array([-0.5, 0.5]) / 3**0.5  # places within a step: exact for their square
 _DENSE = (np.arange(12) + 0.5) / 12 - 0.5  # where the rounding of the scale moves weights by a step of theirs

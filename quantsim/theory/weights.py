@@ -7,8 +7,9 @@ import numpy as np
 
 from quantsim._types import Shape
 from quantsim.formats import Float, Integer, grid, largest
-from quantsim.populations import Contaminated, Population
+from quantsim.populations import Population
 from quantsim.theory.absmax import Cost, Sides, absmax_mean, mean_of_both
+from quantsim.theory.known import scheme_with_theory
 from quantsim.theory.levels import SMOOTH, rounding_of
 from quantsim.theory.minmax import minmax_mean
 from quantsim.theory.order import log_edges, magnitudes_of, panel_nodes, percentile_mean
@@ -19,6 +20,7 @@ from quantsim.theory.scheme import (
     AbsmaxScale,
     HasScheme,
     MinMaxScale,
+    NoTheoryError,
     PercentileScale,
     RmsScale,
     ScaleLaw,
@@ -32,7 +34,7 @@ _NOTHING = 1e-15  # of the variance: the rounding errors of float64
 
 
 def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
-    """Mean squared error of an infinite population under a quantizer, over its second moment: ``E[e^2] / E[w^2]``.
+    """Mean squared error of an infinite population under a quantizer, ``E[e^2]``, in squared units of the weights.
 
     For every scale that is a law of its block: plain casts, absmax with any bounds and stored scale, minmax,
     percentiles, rms, MX, NVFP4 and GGUF's q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0, mxfp4 and nvfp4. Blocks are
@@ -50,19 +52,32 @@ def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> flo
         shape: shape of the array, needed where it says how many weights share a scale.
 
     Raises:
-        ValueError: where no theory exists: for scales that are searched block by block (the K-quants, iq4, mse), for
-            the rms of few weights that are not normal, for weights that are not independent (outliers by count, row,
-            column or block); and where ``shape`` is needed and missing.
+        NoTheoryError: for scales that are searched block by block (the K-quants, iq4, mse), for the rms of few weights
+            that are not normal, for weights that are not independent (outliers by count, row, column or block);
+            ``has_weight_theory`` tells first.
+        ShapeNeededError: where ``shape`` is needed and missing.
+        ValueError: where ``shape`` has no weights, or an axis that the quantizer needs does not exist.
 
     >>> import quantsim as qs
     >>> uniform = qs.populations.Uniform()
     >>> step2 = 3 * 32 / 34 / 127**2  # E[max^2] of 32 uniform weights is n / (n + 2) of the edge squared
     >>> round(weight_mse(uniform, qs.parse("int8:block32")) / (step2 / 12 * 31 / 32), 9)
     1.0
-    >>> float(round(-10 * np.log10(weight_mse(qs.populations.Normal(), qs.parse("q8_0"))), 3))
+    """
+    return _mean(pop, q, shape, squared)
+
+
+def weight_rel_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
+    """Mean squared error of an infinite population over its second moment, ``E[e^2] / E[w^2]``: the reciprocal SQNR.
+
+    NaN for a population of zeros. Arguments and errors are those of ``weight_mse``.
+
+    >>> import quantsim as qs
+    >>> float(round(-10 * np.log10(weight_rel_mse(qs.populations.Normal(), qs.parse("q8_0"))), 3))  # dB
     45.433
     """
-    return _mean(pop, q, shape, squared) / pop.moment(2)
+    mse, power = weight_mse(pop, q, shape), pop.moment(2)
+    return float(mse / power) if power else float("nan")
 
 
 def weight_mean_abs(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
@@ -82,35 +97,16 @@ def weight_mean_abs(pop: Population, q: HasScheme, shape: Shape | None = None) -
 
 
 def _mean(pop: Population, q: HasScheme, shape: Shape | None, cost: Cost) -> float:
-    if not (isinstance(pop, Population) and isinstance(q, HasScheme)):
-        raise TypeError(
-            f"theory takes a population and a quantizer, not {pop!r} and {q!r}; specs become them by "
-            "quantsim.populations.parse and quantsim.parse"
-        )
-    scheme = q.scheme(shape)
-    if not np.isfinite(pop.moment(2)):
-        raise ValueError(f"{pop} has no finite variance, so no relative error")
+    scheme = scheme_with_theory(pop, q, shape)
     if isinstance(scheme.format, Float) and scheme.format.mantissa_bits >= _F32_BITS and scheme.scale is None:
         return 0.0  # weights are float32 already
-    if scheme.scale is not None:
-        _require_independent(pop)
     nearest = scheme.rounding in ("even", "away") and not isinstance(scheme.scale, MinMaxScale | RmsScale)
     if cost is not squared and not nearest:
-        raise ValueError(f"the mean |error| is known for rounding to nearest with absmax scales and casts, not for {q}")
+        raise NoTheoryError(
+            f"the mean |error| is known for rounding to nearest with absmax scales and casts, not for {q}"
+        )
     sizes = scheme.sizes if scheme.scale is not None else ((1, 1.0),)
     return float(sum(share * _of_blocks(pop, n, scheme, cost) for n, share in sizes))
-
-
-def _require_independent(pop: Population) -> None:
-    """Blocks are followed weight by weight."""
-    while isinstance(pop, Contaminated):
-        o = pop.outliers
-        if o.count is not None or o.layout != "element":
-            raise ValueError(
-                f"the weights of {pop} are not independent: theory knows outliers by rate and element, "
-                "for example +outliers(rate=0.01,magnitude=100)"
-            )
-        pop = pop.bulk
 
 
 @lru_cache(512)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from quantsim import formats
 from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
 from quantsim.formats import Format, Integer
-from quantsim.granularity import Block, block_sizes, from_blocks, scale_shape, span, to_blocks
+from quantsim.granularity import Block, ShapeNeededError, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.numerics import ieee
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import decode, encode, snap
@@ -167,7 +167,7 @@ class E4M3:
         if not self.two_level:
             return AbsmaxScale(formats.largest(element), _E4M3)
         if total is None:
-            raise ValueError("the scale of the tensor needs the shape of the array: pass shape=(out, in)")
+            raise ShapeNeededError("the scale of the tensor needs the shape of the array: pass shape=(out, in)")
         return TwoLevelScale(formats.largest(element), _E4M3, total)
 
     def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
