@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,39 @@ class Rows(list[dict[str, Any]]):
         """Distinct values of a column, in order of appearance."""
         return list(dict.fromkeys(r[name] for r in self if name in r))
 
+    def by(self, name: str, value: str) -> dict[Any, Any]:
+        """Values of one column by those of another, for example the error of each method in one case.
+
+        >>> Rows([{"spec": "int8", "sqnr_db": 42.0}, {"spec": "int4", "sqnr_db": 20.0}]).by("spec", "sqnr_db")
+        {'int8': 42.0, 'int4': 20.0}
+        """
+        return {r[name]: r[value] for r in self}
+
+    def groups(self, *names: str) -> "dict[tuple[Any, ...], Rows]":
+        """The rows of each combination of values that these columns take, in order of appearance.
+
+        >>> rows = Rows({"rate": r, "spec": s} for r in (0.1, 0.2) for s in ("int8", "int4"))
+        >>> [(at, len(group)) for at, group in rows.groups("rate").items()]
+        [((0.1,), 2), ((0.2,), 2)]
+        """
+        found: dict[tuple[Any, ...], Rows] = {}
+        for r in self:
+            found.setdefault(tuple(r[name] for name in names), Rows()).append(r)
+        return found
+
+    def grid(self, *, x: str, y: str, value: str) -> "Grid":
+        """A column as a matrix over two others, one row of it for each distinct ``y``; NaN where no row is.
+
+        >>> rows = Rows({"rate": r, "size": s, "error": r * s} for s in (1, 10) for r in (2, 3, 4))
+        >>> rows.grid(x="rate", y="size", value="error").values.tolist()
+        [[2.0, 3.0, 4.0], [20.0, 30.0, 40.0]]
+        """
+        xs, ys = self.values(x), self.values(y)
+        values = np.full((len(ys), len(xs)), np.nan)
+        for r in self:
+            values[ys.index(r[y]), xs.index(r[x])] = np.nan if r[value] is None else r[value]
+        return Grid(xs, ys, values)
+
     def to_pandas(self) -> Any:
         """The rows as a pandas data frame.
 
@@ -52,6 +86,15 @@ class Rows(list[dict[str, Any]]):
         except ImportError:
             raise ImportError("a data frame needs pandas: pip install pandas") from None
         return pd.DataFrame(list(self))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A column of rows over two others: ``values[k, j]`` at ``ys[k]`` and ``xs[j]``."""
+
+    xs: list[Any]
+    ys: list[Any]
+    values: np.ndarray
 
 
 def plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from quantsim import quantizer, theory
 from quantsim.lab import plotting
 from quantsim.lab.study import Cell
 from quantsim.measure import statistics
-from quantsim.outputs.products import ratio_of_sums
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.populations import Laplace, Normal, Population, parse
 from quantsim.rows import Rows
 from quantsim.sweep import population_key

@@ -31,7 +31,7 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, Rule, share_of_cases, stated
 from quantsim.lab.study import Cell
 from quantsim.measure import statistics
-from quantsim.outputs.products import ratio_of_sums
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.populations import parse
 from quantsim.rows import Rows
 from quantsim.sweep import population_key, predicted_sqnr_db

@@ -29,7 +29,8 @@ from quantsim._types import Activations, Matrix
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share_of_cases
 from quantsim.lab.study import Cell
-from quantsim.outputs.products import integer_product, quantized_product, ratio_of_sums
+from quantsim.measure.ratios import root_ratio
+from quantsim.outputs.products import integer_product, quantized_product
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
@@ -187,7 +188,7 @@ def _error(y: Array, x: Activations, w: Matrix) -> dict[str, float]:
     """Relative error of (at most 256) outputs against float64."""
     exact = np.asarray(x, np.float64) @ np.asarray(w[:256], np.float64).T
     off = np.asarray(y[:, :256], np.float64) - exact
-    value, se = ratio_of_sums((off**2).sum(0), (exact**2).sum(0), root=True)
+    value, se = root_ratio((off**2).sum(0), (exact**2).sum(0))
     return {"rel_rms": value, "rel_rms_se": se}
 
 

@@ -25,8 +25,8 @@ from quantsim._types import Weights
 from quantsim.formats import Codebook
 from quantsim.lab import plotting
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.measure.statistics import error
-from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Normal, Population, parse
 from quantsim.rounding import snap
 from quantsim.rows import Rows

@@ -23,8 +23,10 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_most, between, share_of_cases, stated
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import ratio as ratio_of_sums
+from quantsim.measure.ratios import root_ratio
 from quantsim.measure.statistics import error
-from quantsim.outputs.products import product, ratio_of_sums
+from quantsim.outputs.products import product
 from quantsim.populations import Contaminated, Normal, Uniform
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
@@ -87,7 +89,7 @@ def _measured(config: Config, about: dict, pop: Contaminated, shape: Shape, *, b
     metrics = {f"{part}_{k}": (part, *m.split()) for k, m in METRICS.items() for part in ("bulk", "clean", "outlier")}
     for name, (part, a, b, *root) in metrics.items():
         if f"{part}_{a}" in s:
-            value, se = ratio_of_sums(s[f"{part}_{a}"], s[f"{part}_{b}"], root=bool(root))
+            value, se = (root_ratio if root else ratio_of_sums)(s[f"{part}_{a}"], s[f"{part}_{b}"])
             found |= {name: value, f"{name}_se": se}
     if not brief:
         growth, se = ratio_of_sums(s["bulk_dy2"], s["clean_dy2"])

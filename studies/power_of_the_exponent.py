@@ -29,7 +29,7 @@ from quantsim._types import PRNGKey, Shape
 from quantsim.lab import plotting
 from quantsim.lab.study import Cell
 from quantsim.measure import statistics
-from quantsim.outputs.products import ratio_of_sums
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.populations import GeneralizedNormal, Normal, Population, StudentT, Uniform
 from quantsim.rounding import round_to_grid
 from quantsim.rows import Rows

@@ -23,8 +23,8 @@ from quantsim.formats import FORMATS
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share_of_cases
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import root_ratio
 from quantsim.measure.statistics import error
-from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Laplace, Normal, StudentT, Uniform
 from quantsim.quantizer import parse
 from quantsim.rounding import snap
@@ -159,7 +159,7 @@ def _swept(config: Config, name: str) -> list[dict]:
     w = POPULATIONS[name].sample(population_key(config.seed, f"range {name}"), shape)
     for reach in config.reaches:
         squares = (np.asarray(v, np.float64) for v in _squares(w, jnp.float32(reach)))
-        rms, se = ratio_of_sums(*squares, root=True)
+        rms, se = root_ratio(*squares)
         rows.append({"kind": "range", "population": name, "reach": reach, "rms": rms, "rms_se": se})
     return rows
 

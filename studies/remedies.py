@@ -23,8 +23,10 @@ from quantsim.formats import FORMATS, levels
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, share_of_cases, stated
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import ratio as ratio_of_sums
+from quantsim.measure.ratios import root_ratio
 from quantsim.measure.statistics import error
-from quantsim.outputs.products import product, ratio_of_sums
+from quantsim.outputs.products import product
 from quantsim.populations import Contaminated, Normal, Uniform
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
@@ -130,7 +132,7 @@ def _rows(arrays: tuple, block: int, **about: Any) -> list[dict]:
 
 
 def _with_se(name: str, a: np.ndarray, b: np.ndarray, root: bool = False) -> dict[str, float]:
-    return dict(zip((name, f"{name}_se"), ratio_of_sums(a, b, root=root), strict=True))
+    return dict(zip((name, f"{name}_se"), (root_ratio if root else ratio_of_sums)(a, b), strict=True))
 
 
 def _mapped(config: Config, rate: float, magnitude: float) -> list[dict]:
@@ -175,7 +177,7 @@ def _layers(config: Config) -> list[dict]:
         dy = outputs([method if h else "tensor" for h in hurt]) - y
         gain[method] = (dy**2).sum(axis=(1, 2))
     bits = float(np.mean([16 if h else 8 for h in hurt]))
-    return [{"kind": "layers", "bits_per_weight": bits} | _with_se("gain", gain["tensor"], gain["bf16"], root=True)]
+    return [{"kind": "layers", "bits_per_weight": bits} | _with_se("gain", gain["tensor"], gain["bf16"], True)]
 
 
 def draw(rows: Rows) -> plotting.Figure:

@@ -24,9 +24,9 @@ from quantsim._types import Matrix, PRNGKey
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share_of_cases
 from quantsim.lab.study import Cell
+from quantsim.measure.ratios import ratio as ratio_of_sums
 from quantsim.measure.statistics import error
 from quantsim.numerics import ieee
-from quantsim.outputs.products import ratio_of_sums
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows

@@ -22,8 +22,11 @@ from quantsim.lab.claims import (
     judge,
     ledger,
     no_statement,
+    share,
     share_of_cases,
     stated,
+    value_of,
+    within_factor,
 )
 from quantsim.rows import Rows
 
@@ -86,6 +89,34 @@ def test_a_rule_says_what_it_does():
     assert no_statement("advice").text == "out of scope: advice"
 
 
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_that_of_the_only_row_with_its_standard_error():
+    rows = Rows([{"spec": "a", "x": 2.0, "x_se": 0.5, "y": 3}, {"spec": "b", "x": 7.0, "x_se": 0.25}])
+    assert value_of("x", spec="a")(rows) == (2.0, 0.5)
+    assert value_of("y", spec="a")(rows) == (3, 0.0)
+    for where in ({}, {"spec": "c"}):
+        with pytest.raises(LookupError):
+            value_of("x", **where)(rows)
+
+
+def test_a_share_counts_cases_and_knows_when_there_are_none():
+    assert share(case > 1 for case in (0, 1, 2, 3)) == 0.5
+    assert share([np.True_, True, 1]) == 1.0
+    assert np.isnan(share([]))
+
+
+def test_within_a_factor_is_at_most_the_factor():
+    errors = {"a": 4.0, "b": 2.0, "c": 1.0}
+    assert within_factor(errors, ["b"], factor=2.0)
+    assert not within_factor(errors, ["b"], factor=np.nextafter(2.0, 0))
+    assert within_factor(errors, ["a", "b"], factor=2.0), "the least of the named ones counts"
+    assert not within_factor(errors, ["a"], factor=2.0)
+    assert within_factor(errors, ["c"], factor=0.25, of="a")
+    assert not within_factor(errors, ["c"], factor=0.25, of="b")
+
+
 # --- the ledger -----------------------------------------------------------------------------------------------------
 
 
@@ -99,12 +130,12 @@ def test_every_statement_is_there_once():
     assert len({s.document for s in claims.statements()}) == 2
 
 
-def claim(name="A01", find=lambda rows: rows.one("x"), rule=None, **kw):
-    return Claim(name, "a number", find, rule or at_most(3), **kw)
+def claim(name="A01", number=lambda rows: rows.one("x"), rule=None, **kw):
+    return Claim(name, "a number", number, rule or at_most(3), **kw)
 
 
 def test_a_claim_is_judged_from_its_rows():
-    entry = judge(claim(find=lambda rows: (rows.one("x"), 0.5), reading="it is {value:.1f}"), ROWS, "s")
+    entry = judge(claim(number=lambda rows: (rows.one("x"), 0.5), reading="it is {value:.1f}"), ROWS, "s")
     expected = {"verdict": "holds", "value": 2.0, "se": 0.5, "definition": "a number", "study": "s"}
     assert entry == expected | {"rule": "holds if at most 3", "reading": "it is 2.0"}
     assert judge(claim(), Rows([{"x": 4.0}]), "s")["verdict"] == "refuted"
@@ -120,7 +151,18 @@ def test_no_number_is_no_verdict(found):
     """NaN compares false with everything: without this it would refute whatever was asked."""
     for rule in (at_most(3), share_of_cases("x"), stated(1, 1)):
         with pytest.raises(ValueError, match="A01 in study s has no number to decide on"):
-            judge(claim(find=lambda _: found, rule=rule), ROWS, "s")
+            judge(claim(number=lambda _: found, rule=rule), ROWS, "s")
+
+
+def test_a_claim_quotes_its_statement_or_nothing():
+    words = claims.statements()[0].statement
+    assert (
+        judge(claim(statement=words), ROWS, "s")
+        == judge(claim(), ROWS, "s")
+        == judge(claim(statement=words[3:9]), ROWS, "s")
+    )
+    with pytest.raises(ValueError, match="A01 in study s misquotes the ledger"):
+        judge(claim(statement=words + "!"), ROWS, "s")
 
 
 def test_two_studies_cannot_settle_one_statement():
@@ -149,7 +191,7 @@ def cells(line):
 
 
 def test_markdown_keeps_its_columns():
-    bar = claim(find=lambda rows: (rows.one("x"), 0.25), reading="|e| | |w|")
+    bar = claim(number=lambda rows: (rows.one("x"), 0.25), reading="|e| | |w|")
     entries = ledger([("s", [bar], ROWS)])
     head, _, *lines = claims.to_markdown(entries).split("\n\n")[2].splitlines()
     assert {len(cells(line)) for line in (head, *lines)} == {8}
@@ -198,7 +240,7 @@ def number_without_rows(claim):
     """Whether a claim finds a number where nothing was measured."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = claim.find(Rows())
+            found = claim.number(Rows())
     except Exception:
         return False
     return not np.isnan(found if not isinstance(found, tuple) else found[0])
@@ -234,8 +276,8 @@ def test_a_rule_with_one_verdict_and_a_number_without_rows_are_found():
     assert constant_rule(Rule("x", lambda _v, _se: "holds"))
     assert constant_rule(Rule("x", lambda v, _se: "holds" if v < 1e300 else "refuted"))
     assert not any(constant_rule(c[0]) for c in CASES)
-    assert number_without_rows(claim(find=lambda _: 1.0))
-    assert number_without_rows(claim(find=lambda rows: (len(rows), 0.0)))
+    assert number_without_rows(claim(number=lambda _: 1.0))
+    assert number_without_rows(claim(number=lambda rows: (len(rows), 0.0)))
     assert not number_without_rows(claim())
 
 
@@ -266,11 +308,12 @@ def test_a_study_holds_its_five_things(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_claims_of_a_study_are_statements(name):
-    known = {s.id for s in claims.statements()}
+    known = {s.id: s.statement for s in claims.statements()}
     for c in study.module(name).CLAIMS:
         assert c.id in known
         assert c.definition
         assert c.reading.format(value=0.5) is not None
+        assert c.statement in known[c.id], f"{c.id} misquotes the ledger"
 
 
 def test_no_statement_is_settled_twice():

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from quantsim.lab import plotting
+from quantsim.rows import Grid, Rows
 
 KINDS = ("pdf", "svg", "png")
 
@@ -150,6 +151,71 @@ def test_a_claim_is_marked_where_it_sits(ax):
     assert ax.lines[0].get_xydata().tolist() == [[3.0, 4.0]]
     (text,) = ax.texts
     assert (text.get_text(), text.xy, text.get_position()) == ("B14", (3.0, 4.0), (1, 2))
+
+
+def test_a_style_belongs_to_a_name_and_not_to_a_place(ax):
+    styles = plotting.styles({"q8_0": "block", "int8": "one scale"})
+    for name in ("int8", "q8_0"):
+        plotting.curve(ax, [1], [1], series=styles[name])
+    one_scale, block = ax.lines
+    assert (block.get_color(), block.get_marker()) == (plotting.COLORS[0], plotting.MARKERS[0])
+    assert (one_scale.get_color(), one_scale.get_marker()) == (plotting.COLORS[1], plotting.MARKERS[1])
+    assert [c.get_label() for c in ax.containers] == ["one scale", "block"]
+
+
+ROWS = Rows(
+    {"name": name, "x": float(x), "y": 2.0 * x, "y_se": 0.1, "predicted_y": 2.0 * x + 1 if name == "a" else None}
+    for name in ("a", "b")
+    for x in (1, 2, 3)
+)
+
+
+def test_a_family_is_drawn_by_name_with_its_predictions(ax):
+    styles = plotting.styles(["b", "a", "absent"])
+    plotting.family(ax, ROWS, "x", "y", by="name", styles=styles)
+    no_theory, theory = (line for line in ax.lines if line.get_linestyle() == "--")
+    b, a = (c.lines[0] for c in ax.containers)
+    assert a.get_color() == theory.get_color() == styles["a"].color
+    assert b.get_color() == no_theory.get_color() == styles["b"].color
+    assert theory.get_ydata().tolist() == [3.0, 5.0, 7.0]
+    assert np.isnan(no_theory.get_ydata()).all()
+    assert [c.get_label() for c in ax.containers] == ["b", "a"]
+
+
+def test_dots_have_their_interval_along_the_axis_and_a_bar_where_theory_says(ax):
+    plotting.dots(ax, ROWS.where(name="a"), "y", [5, 6, 7], series=2)
+    (bars,) = ax.containers[0][2]
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, [[2 - 0.196, 2 + 0.196], [4 - 0.196, 4 + 0.196], [6 - 0.196, 6 + 0.196]])
+    predicted = ax.lines[-1]
+    assert (predicted.get_marker(), predicted.get_xydata().tolist()) == ("|", [[3, 5], [5, 6], [7, 7]])
+
+
+def test_bars_start_at_the_top_in_the_order_of_their_labels(ax):
+    plotting.bars(ax, ["x", "y"], [1.0, 2.0], texts=["one", "two"])
+    assert [(p.get_width(), p.get_y() + p.get_height() / 2) for p in ax.patches] == [(1.0, 0.0), (2.0, 1.0)]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [(" one", (1.0, 0)), (" two", (2.0, 1))]
+
+
+def test_a_heat_map_has_a_text_a_cell_and_names_its_axes(ax):
+    grid = Grid([0.01, 0.1, 1.0], ["low", "high"], np.arange(6.0).reshape(2, 3))
+    shown = plotting.heat_map(ax, grid, texts=[["a", "b", "c"], ["d", "e", "f"]], white_above=3.0)
+    assert shown.get_array().tolist() == grid.values.tolist()
+    assert {t.get_text(): t.get_position() for t in ax.texts} == {
+        "a": (0, 0), "b": (1, 0), "c": (2, 0), "d": (0, 1), "e": (1, 1), "f": (2, 1),
+    }  # fmt: skip
+    assert [t.get_text() for t in ax.texts if t.get_color() == "w"] == ["e", "f"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.01", "0.1", "1"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["low", "high"]
+    assert ax.get_ylim()[0] < ax.get_ylim()[1], "larger values of y lie above"
+
+
+def test_an_image_has_a_label_and_no_ticks(ax):
+    plotting.image(ax, np.eye(3), "one matrix", vmin=-1, vmax=1)
+    assert ax.images[0].get_clim() == (-1, 1)
+    assert (ax.get_xlabel(), list(ax.get_xticks())) == ("one matrix", [])
 
 
 def test_panels_have_letters():

@@ -137,3 +137,15 @@ def test_the_new_file_appears_whole(old, monkeypatch):
 def test_replace_text_keeps_what_utf_8_holds(tmp_path):
     replace_text(tmp_path / "t.md", "σ ≤ ½ × 16 — 量化\n")
     assert (tmp_path / "t.md").read_text(encoding="utf-8") == "σ ≤ ½ × 16 — 量化\n"
+
+
+def test_rows_are_taken_apart_by_value_and_laid_out_on_a_grid():
+    rows = Rows({"x": x, "y": y, "z": 10 * y + x} for y in (2, 1) for x in (3, 5) if (x, y) != (5, 1))
+    assert rows.where(y=2).by("x", "z") == {3: 23, 5: 25}
+    assert [(at, [r["z"] for r in group]) for at, group in rows.groups("y").items()] == [((2,), [23, 25]), ((1,), [13])]
+    assert list(rows.groups("y", "x")) == [(2, 3), (2, 5), (1, 3)]
+    assert isinstance(rows.groups("x")[3,], Rows)
+    grid = rows.grid(x="x", y="y", value="z")
+    assert (grid.xs, grid.ys) == ([3, 5], [2, 1])
+    np.testing.assert_array_equal(grid.values, [[23, 25], [13, np.nan]])
+    assert Rows([{"x": 1, "y": 1, "z": None}]).grid(x="x", y="y", value="z").values.shape == (1, 1)

@@ -5,7 +5,7 @@ A study states its rules beside its measurement; nothing here or there types a v
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,14 +13,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from quantsim.measure.ratios import CLEARLY, Estimate
 from quantsim.rows import Rows, plain
 
 Verdict: TypeAlias = Literal[
     "holds", "conditional", "refuted", "self-contradiction", "unsourced", "out of scope", "open"
 ]
 Real: TypeAlias = float | int
-Number: TypeAlias = Real | tuple[Real, Real]
-_Z = 3.0  # standard errors that a measured number may be off its mark
+Number: TypeAlias = Real | Estimate | tuple[Real, Real]
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,18 @@ class Claim:
     Attributes:
         id: identifier of the statement, for example "B14".
         definition: what the number is, in words that name the kind of relative error.
-        find: number, or number and standard error, from the rows of the study.
+        number: number, or number and standard error, from the rows of the study.
         rule: verdict of the number.
-        reading: one sentence for the reader; ``{value}`` stands for the number.
+        reading: one sentence for the reader, which answers the statement; ``{value}`` stands for the number.
+        statement: what is claimed, in the words of the ledger, or of a part of it.
     """
 
     id: str
     definition: str
-    find: Callable[[Rows], Number]
+    number: Callable[[Rows], Number]
     rule: Rule
     reading: str = ""
+    statement: str = ""
 
 
 def stated(number: Real, within: Real, *, limit: Real = np.inf) -> Rule:
@@ -74,7 +76,7 @@ def stated(number: Real, within: Real, *, limit: Real = np.inf) -> Rule:
     def decide(value: float, se: float) -> Verdict:
         if number > limit:
             return "self-contradiction"
-        return "holds" if abs(value - number) <= within + _Z * se else "refuted"
+        return "holds" if abs(value - number) <= within + CLEARLY * se else "refuted"
 
     bound = f"; contradicts itself, as its own numbers allow at most {limit:.4g}" if number > limit else ""
     return Rule(f"holds if within {within:g} of the stated {number:g}{bound}", decide)
@@ -82,20 +84,29 @@ def stated(number: Real, within: Real, *, limit: Real = np.inf) -> Rule:
 
 def at_most(number: Real) -> Rule:
     """Holds if the measured number is not significantly larger."""
-    return Rule(f"holds if at most {number:g}", lambda value, se: "holds" if value <= number + _Z * se else "refuted")
+
+    def decide(value: float, se: float) -> Verdict:
+        return "holds" if value <= number + CLEARLY * se else "refuted"
+
+    return Rule(f"holds if at most {number:g}", decide)
 
 
 def at_least(number: Real) -> Rule:
     """Holds if the measured number is not significantly smaller."""
-    return Rule(f"holds if at least {number:g}", lambda value, se: "holds" if value >= number - _Z * se else "refuted")
+
+    def decide(value: float, se: float) -> Verdict:
+        return "holds" if value >= number - CLEARLY * se else "refuted"
+
+    return Rule(f"holds if at least {number:g}", decide)
 
 
 def between(low: Real, high: Real) -> Rule:
     """Holds if the measured number lies between, up to three standard errors."""
-    return Rule(
-        f"holds between {low:g} and {high:g}",
-        lambda value, se: "holds" if low - _Z * se <= value <= high + _Z * se else "refuted",
-    )
+
+    def decide(value: float, se: float) -> Verdict:
+        return "holds" if low - CLEARLY * se <= value <= high + CLEARLY * se else "refuted"
+
+    return Rule(f"holds between {low:g} and {high:g}", decide)
 
 
 def share_of_cases(what: str) -> Rule:
@@ -117,6 +128,50 @@ def no_statement(why: str) -> Rule:
     return Rule(f"out of scope: {why}", lambda _value, _se: "out of scope")
 
 
+def value_of(column: str, **where: Any) -> Callable[[Rows], Estimate]:
+    """A claim's number: a column, with its standard error, of the only row in which other columns have these values.
+
+    >>> value_of("sqnr_db", spec="int8")(Rows([{"spec": "int8", "sqnr_db": 42.0, "sqnr_db_se": 0.1}]))
+    Estimate(value=42.0, se=0.1)
+    """
+
+    def number(rows: Rows) -> Estimate:
+        row = rows.where(**where)
+        return Estimate(row.one(column), row[0].get(f"{column}_se", 0.0))
+
+    return number
+
+
+def share(cases: Iterable[Any]) -> float:
+    """Share of the cases that are true, for ``share_of_cases``; NaN where there is none.
+
+    >>> share(error < 0.1 for error in (0.05, 0.5, 0.01, 0.2))
+    0.5
+    """
+    found = [bool(case) for case in cases]
+    return sum(found) / len(found) if found else float("nan")
+
+
+def within_factor(errors: Mapping[Any, float], names: Iterable[Any], *, factor: float, of: Any = None) -> bool:
+    """Whether the least error of these is at most ``factor`` times that of another, or of the best of all.
+
+    Args:
+        errors: the error of everything that was tried in one case, for example in one cell of a map, by its name.
+        names: whose least error counts.
+        factor: 2 for "within one bit of", 0.9 for "takes a tenth off".
+        of: the name to compare with; the best of all if none is given.
+
+    >>> errors = {"one scale": 0.04, "row": 0.03, "block": 0.01}
+    >>> (
+    ...     within_factor(errors, ["one scale", "row"], factor=2),
+    ...     within_factor(errors, ["row"], factor=0.9, of="one scale"),
+    ... )
+    (False, True)
+    """
+    limit = min(errors.values()) if of is None else errors[of]
+    return bool(min(errors[name] for name in names) <= factor * limit)
+
+
 @cache
 def statements() -> tuple[Statement, ...]:
     """Every statement of the two documents.
@@ -133,11 +188,14 @@ def judge(claim: Claim, rows: Rows, study: str) -> dict[str, Any]:
 
     Raises:
         KeyError: if the claim's identifier is not a statement.
-        ValueError: if there is no number to decide on.
+        ValueError: if the claim misquotes its statement, or if there is no number to decide on.
     """
-    if claim.id not in {s.id for s in statements()}:
+    stated_as = {s.id: s.statement for s in statements()}
+    if claim.id not in stated_as:
         raise KeyError(f"{claim.id} in study {study} is no statement of the ledger")
-    found = claim.find(rows)
+    if claim.statement not in stated_as[claim.id]:
+        raise ValueError(f"{claim.id} in study {study} misquotes the ledger: {stated_as[claim.id]!r}")
+    found = claim.number(rows)
     value, se = found if isinstance(found, tuple) else (found, 0.0)
     verdict = claim.rule.decide(float(value), float(se))
     if verdict != "out of scope" and np.isnan([value, se]).any():

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32, Integer
 
 from quantsim._types import Activations, ArrayLike, Matrix
 from quantsim.granularity import Block, to_blocks
+from quantsim.measure.ratios import ratio, root_ratio
 from quantsim.measure.statistics import error
 from quantsim.quantizer import Quantizer
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, as_weights
@@ -94,39 +95,19 @@ def output_error(w: ArrayLike, q: AbstractQuantizer, x: ArrayLike) -> OutputErro
 def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
     """Ratios and standard errors of ``output_sums``, the outputs being the independent units."""
     dy2, y2, dy, bound, white, rows = np.asarray(sums, np.float64)
-    power, power_se = ratio_of_sums(dy2, y2)
-    square, square_se = ratio_of_sums(dy2, rows)
-    to_bound, to_bound_se = ratio_of_sums(dy, bound)
-    rel = float(np.sqrt(power))
+    relative, absolute, to_bound = root_ratio(dy2, y2), root_ratio(dy2, rows), ratio(dy, bound)
     with np.errstate(divide="ignore", invalid="ignore"):
-        se, rms_se = np.float64(power_se) / (2 * rel), np.float64(square_se) / (2 * np.sqrt(square))
         predicted = np.sqrt(white.sum() / y2.sum())
     return OutputError(
-        rel_rms=rel,
-        rel_rms_se=float(se),
-        rms=float(np.sqrt(square)),
-        rms_se=float(rms_se),
-        to_bound=to_bound,
-        to_bound_se=to_bound_se,
+        rel_rms=relative.value,
+        rel_rms_se=relative.se,
+        rms=absolute.value,
+        rms_se=absolute.se,
+        to_bound=to_bound.value,
+        to_bound_se=to_bound.se,
         predicted_rel_rms=float(predicted),
         fan_in=fan_in,
     )
-
-
-def ratio_of_sums(a: np.ndarray, b: np.ndarray, *, root: bool = False) -> tuple[float, float]:
-    """Sum of a over sum of b, of independent units, and its standard error by the delta method; NaN where undefined.
-
-    With ``root``, both are those of the ratio's square root.
-
-    >>> ratio_of_sums(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
-    (1.0, 0.5)
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r, n = a.sum() / b.sum(), len(a)
-        se = np.sqrt(((a - r * b) ** 2).sum() * n / (n - 1)) / b.sum() if n > 1 else np.nan
-    if root and r > 0:
-        se = se / (2 * np.sqrt(r))
-    return float(np.sqrt(r) if root else r), float(se)
 
 
 @jax.jit

@@ -32,6 +32,15 @@ def population_key(seed: int, name: str) -> PRNGKey:
     return programs.stream_key(programs.stream_of(seed, name))
 
 
+def array_keys(seed: int, name: str, arrays: int) -> PRNGKey:
+    """Keys of the arrays 0, 1, … of a grid point, stacked: that of array k is a function of seed, name and k alone.
+
+    >>> [array_keys(0, "normal", n)[1] == array_keys(0, "normal", 2)[1] for n in (2, 5)]
+    [Array(True, dtype=bool), Array(True, dtype=bool)]
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(population_key(seed, name), np.arange(arrays))
+
+
 @dataclass
 class Totals:
     """Sums over arrays for each quantizer, as ``ErrorStats`` has them; always folded in the order of the arrays."""
