@@ -88,7 +88,12 @@ def curve(
 ) -> None:
     """Measured points with their 95 % interval, joined by a line; ``series`` is a style, or a place in the palette."""
     style = _style(series)
-    look = {"color": style.color, "marker": style.marker, "linestyle": "-", "label": label or style.label} | kw
+    look: dict[str, Any] = {
+        "color": style.color,
+        "marker": style.marker,
+        "linestyle": "-",
+        "label": label or style.label,
+    } | kw
     ax.errorbar(np.asarray(x), np.asarray(y), yerr=_interval(se), capsize=1.5, **look)
 
 
@@ -100,7 +105,7 @@ def points(
     ax: Axes, rows: Rows, x: str, y: str, *, series: Style | int = 0, label: str | None = None, **kw: Any
 ) -> None:
     """Column ``y`` of measured rows against column ``x``, with the 95 % interval from ``<y>_se``; markers, no line."""
-    look = {"linestyle": "none", "ms": 2.6} | kw
+    look: dict[str, Any] = {"linestyle": "none", "ms": 2.6} | kw
     curve(ax, rows.column(x), rows.column(y), se=rows.column(f"{y}_se"), series=series, label=label, **look)
 
 
@@ -109,7 +114,8 @@ def prediction(
 ) -> None:
     """What theory says: a thin dashed line, in the colour of the series that it predicts."""
     color = "0.25" if series is None else _style(series).color
-    ax.plot(np.asarray(x), np.asarray(y), **({"color": color, "linestyle": "--", "lw": 0.9, "label": label} | kw))
+    look: dict[str, Any] = {"color": color, "linestyle": "--", "lw": 0.9, "label": label} | kw
+    ax.plot(np.asarray(x), np.asarray(y), **look)
 
 
 def measured(ax: Axes, rows: Rows, x: str, y: str, *, series: Style | int = 0, **kw: Any) -> None:
@@ -128,7 +134,12 @@ def family(ax: Axes, rows: Rows, x: str, y: str, *, by: str, styles: Mapping[str
 def dots(ax: Axes, rows: Rows, x: str, at: Any, *, series: Style | int = 0, **kw: Any) -> None:
     """Column ``x`` of each row beside its place ``at`` on the vertical axis; a bar for ``predicted_<x>``."""
     style, values = _style(series), rows.column(x)
-    look = {"color": style.color, "marker": style.marker, "linestyle": "none", "label": style.label} | kw
+    look: dict[str, Any] = {
+        "color": style.color,
+        "marker": style.marker,
+        "linestyle": "none",
+        "label": style.label,
+    } | kw
     ax.errorbar(values, np.asarray(at), xerr=_interval(rows.column(f"{x}_se")), capsize=1.5, **look)
     predicted = rows.column(f"predicted_{x}").astype(float)
     prediction(ax, predicted, at, series=series, linestyle="none", marker="|", ms=8)
@@ -138,8 +149,9 @@ def bars(
     ax: Axes, labels: Sequence[str], values: Any, *, colors: Any = BLUE, texts: Sequence[str] = (), **kw: Any
 ) -> None:
     """A horizontal bar for each label, the first one at the top, with a text at its end."""
-    places = np.arange(len(labels))
-    ax.barh(places, np.asarray(values, float), **({"color": colors, "height": 0.75, "lw": 0} | kw))
+    places = range(len(labels))
+    look: dict[str, Any] = {"color": colors, "height": 0.75, "lw": 0} | kw
+    ax.barh(places, np.asarray(values, float), **look)
     for place, value, text in zip(places, values, texts, strict=False):
         note(ax, value, place, f" {text}", va="center")
     ax.set(yticks=places, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
@@ -148,7 +160,8 @@ def bars(
 
 def heat_map(ax: Axes, grid: Grid, *, texts: Any = None, white_above: float = np.inf, **kw: Any) -> AxesImage:
     """A grid of rows, ``ys`` upward: a colour for each cell and a text on it, white where the value is so large."""
-    shown = ax.imshow(grid.values, **({"cmap": "OrRd", "aspect": "auto", "origin": "lower"} | kw))
+    look: dict[str, Any] = {"cmap": "OrRd", "aspect": "auto", "origin": "lower"} | kw
+    shown = ax.imshow(grid.values, **look)
     for (k, j), value in np.ndenumerate(grid.values):
         if texts is not None:
             color = "w" if value > white_above else "0.1"
@@ -165,7 +178,8 @@ def _tick(value: Any) -> str:
 
 def image(ax: Axes, values: Any, label: str = "", **kw: Any) -> AxesImage:
     """A matrix as a picture, a cell for each element, with its label below."""
-    shown = ax.imshow(np.asarray(values), **({"aspect": "auto", "interpolation": "nearest"} | kw))
+    look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"} | kw
+    shown = ax.imshow(np.asarray(values), **look)
     ax.set(xticks=[], yticks=[])
     ax.set_xlabel(label, fontsize=NOTE)
     ax.grid(visible=False)
@@ -174,7 +188,8 @@ def image(ax: Axes, values: Any, label: str = "", **kw: Any) -> AxesImage:
 
 def note(ax: Axes, x: Any, y: Any, text: str, **kw: Any) -> None:
     """Small words in a panel."""
-    ax.text(x, y, text, **({"fontsize": NOTE} | kw))
+    look: dict[str, Any] = {"fontsize": NOTE} | kw
+    ax.text(x, y, text, **look)
 
 
 def mark_claim(ax: Axes, x: Any, y: Any, text: str, *, offset: tuple[Any, Any] = (6, 6), **kw: Any) -> None:
