@@ -1,9 +1,23 @@
-"""The strict session: four CPU devices, shapes checked at run time, no implicit rank promotion, a headless canvas."""
+"""The strict session: four CPU devices, shapes checked at run time, no implicit rank promotion, a headless canvas.
 
+Programs that were compiled once in the session, by whichever worker or process of it, are loaded by the others from a
+folder of the session's own, empty when it starts and removed when it ends.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and the processes that tests start, inherit the environment
+    programs = tempfile.mkdtemp(prefix="quantsim-programs-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 from jaxtyping import install_import_hook
