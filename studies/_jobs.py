@@ -22,7 +22,7 @@ from quantsim.populations.structure import split_population
 from quantsim.quantizer import parse
 from quantsim.quantizer.blockformats import gguf
 from quantsim.quantizer.structure import split_quantizer
-from quantsim.sweep import measure, programs
+from quantsim.sweep import measure, programs, streams
 
 from . import _rivals
 
@@ -186,7 +186,7 @@ def _layout(weights: int) -> tuple[programs.Layout, int]:
 def _drawing(spec: str, layout: programs.Layout) -> Callable[[], Any]:
     """A call that draws a chunk as a sweep does."""
     structure, numbers = split_population(population(spec))
-    args = np.array(numbers, np.float32), programs.stream_of(0, spec), np.uint32(0)
+    args = np.array(numbers, np.float32), streams.stream_of(0, spec), np.uint32(0)
     return partial(programs.drawing(structure, layout), *args)
 
 
@@ -216,7 +216,7 @@ def sweeps(weights: int, fewer: int, number: int) -> Iterable[Contender]:
     for structure, numbers in map(split_quantizer, quantizers):
         groups[structure].append(np.array(numbers, np.float32))
     for structure, numbers in groups.items():
-        args = np.stack(numbers), programs.stream_of(0, "normal"), np.uint32(0), w
+        args = np.stack(numbers), streams.stream_of(0, "normal"), np.uint32(0), w
         yield ours(job, weights, partial(_repeated, times, programs.measuring(structure, layout), *args), SUM)
     if _rivals.optional("gguf"):
         arrays = -(-fewer // prod(SHAPE))

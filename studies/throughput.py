@@ -41,6 +41,7 @@ from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import chunks, programs
+from quantsim.sweep.totals import Totals
 
 from . import _jobs, _rivals
 from ._jobs import FULL, GGUF, SHAPE, SPECS, SUM, Contender
@@ -140,7 +141,7 @@ def serve() -> None:
 def swept(weights: int) -> dict[str, Any]:
     """Seconds of a sweep with int8:block32, compiled before, and the peak of memory of this process so far."""
     cell = chunks.Cell(Normal(), SHAPE, 0, -(-weights // prod(SHAPE)))
-    engine, totals = chunks.Engine([parse(SPECS[0])], programs.mesh_of(jax.devices())), chunks.Totals.of(1)
+    engine, totals = chunks.Engine([parse(SPECS[0])], programs.mesh_of(jax.devices())), Totals.of(1)
     jax.block_until_ready(engine.launch(cell, 0))
     start = time.perf_counter()
     for chunk in engine.chunks(cell):

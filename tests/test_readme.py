@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import quantsim as qs
-from quantsim.sweep import plan
+from quantsim.sweep import config
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -19,9 +19,9 @@ def test_the_example_runs_and_prints_what_it_names(capsys):
 
 
 def test_the_configuration_of_a_sweep_is_the_grid_that_it_says(tmp_path):
-    (config,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "sweep.toml").write_text(config, encoding="utf-8")
-    grid = plan.load(tmp_path / "sweep.toml")
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
+    grid = config.load(tmp_path / "sweep.toml")
     assert (len(grid.quantizers), len(grid.populations), grid.points, grid.weights) == (8, 125, 1000, 10**7)
 
 

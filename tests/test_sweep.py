@@ -14,7 +14,8 @@ from quantsim.measure import statistics
 from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
 from quantsim.populations.structure import split_population
 from quantsim.sweep import measure, population_key, predicted_sqnr_db
-from quantsim.sweep.programs import chunk_layout, drawing, mesh_of, stream_of
+from quantsim.sweep.programs import chunk_layout, drawing, mesh_of
+from quantsim.sweep.streams import stream_of
 from tests.test_traces import NOTHING, counting
 
 SPECS = ("int8:tensor", "int4:block32:absmax:stochastic")

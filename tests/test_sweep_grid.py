@@ -11,9 +11,11 @@ from quantsim.measure import statistics
 from quantsim.populations.structure import split_population
 from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import measure, population_key
-from quantsim.sweep.chunks import Cell, Engine, Totals, unstacked
+from quantsim.sweep.chunks import Cell, Engine, unstacked
 from quantsim.sweep.plan import Plan
-from quantsim.sweep.programs import chunk_layout, drawing, measuring, mesh_of, stream_of
+from quantsim.sweep.programs import chunk_layout, drawing, measuring, mesh_of
+from quantsim.sweep.streams import stream_of
+from quantsim.sweep.totals import Totals
 from tests.test_traces import counting
 
 POPULATIONS = ["normal(std=0.02)", "t5+outliers(rate=0.05,magnitude=20)"]

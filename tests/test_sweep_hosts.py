@@ -13,7 +13,7 @@ import pytest
 from quantsim.rows import load
 from quantsim.sweep import hosts, run
 from quantsim.sweep.hosts import Job, connect, launcher
-from quantsim.sweep.plan import load as load_plan
+from quantsim.sweep.config import load as load_plan
 from quantsim.sweep.programs import mesh_of
 from tests.fake_disk import at_call
 from tests.fake_study import command

@@ -7,7 +7,8 @@ import pytest
 import quantsim as qs
 from quantsim.populations import Normal
 from quantsim.rows import Rows
-from quantsim.sweep.plan import ConfigError, Plan, load
+from quantsim.sweep.config import ConfigError, load
+from quantsim.sweep.plan import Plan
 from tests.fake_study import command
 
 

@@ -26,8 +26,10 @@ from quantsim.lab.matrix import document_matrix, report
 from quantsim.quantizer import parse
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.rows import dumps, plain, replace_text
-from quantsim.sweep import hosts, plan
+from quantsim.sweep import config as sweep_config
+from quantsim.sweep import hosts
 from quantsim.sweep import run as runner
+from quantsim.sweep.estimate import estimate
 
 app = tyro.extras.SubcommandApp()
 Names = tyro.conf.Positional[tuple[str, ...]]
@@ -219,22 +221,22 @@ def _cells(r: dict[str, Any]) -> tuple[str, ...]:
 
 @app.command(name="sweep")
 def run_sweep(
-    config: tyro.conf.Positional[Path], out: Path = Path("sweep"), dry_run: Flag = False, json: Flag = False,
+    config: tyro.conf.Positional[Path], out: Path | None = None, dry_run: Flag = False, json: Flag = False,
     job: tyro.conf.OmitArgPrefixes[hosts.Job] = _ALONE,
 ) -> None:  # fmt: skip
     """A grid of populations, shapes, seeds and quantizers; interrupted, the same command goes on where it stopped.
 
     Args:
         config: TOML file with populations, quantizers, weights, shapes, seeds, axes; the README has an example.
-        out: folder of the results: parts, rows.jsonl and table.csv.
+        out: folder of the results: parts, rows.jsonl and table.csv; by default one named after the file.
         dry_run: only say what would be measured, compiled and needed; runs one chunk of every program to find out.
         json: print JSON.
         job: where this process belongs.
     """
-    grid = plan.load(config)
+    grid, out = sweep_config.load(config), out or sweep_config.folder_of(config)
     hosts.connect(job)
     if dry_run:
-        found = runner.estimate(grid)
+        found = estimate(grid)
         if not jax.process_index():
             _print_json(asdict(found)) if json else print(found)
         return
@@ -288,7 +290,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         _drop_stdout()
-    except (CheckFailedError, checkpoints.CheckpointError, plan.ConfigError) as failure:
+    except (CheckFailedError, checkpoints.CheckpointError, sweep_config.ConfigError) as failure:
         _say(f"quantsim: {failure}")
         sys.exit(1 if isinstance(failure, CheckFailedError) else 3)
     except OSError as failure:

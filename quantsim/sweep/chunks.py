@@ -1,9 +1,8 @@
-"""From compiled programs to totals: chunk after chunk of arrays, folded one array at a time in float64."""
+"""From compiled programs to tallies on the host: a cell's arrays, chunk after chunk."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,89 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from quantsim._types import PRNGKey, Shape
-from quantsim.measure.statistics import ErrorStats
+from quantsim._types import Shape
 from quantsim.measure.tallies import Noise, Signal
 from quantsim.populations import Population
 from quantsim.populations.structure import Structure, split_population
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import programs
-
-F64 = NDArray[np.float64]
-
-
-def population_key(seed: int, name: str) -> PRNGKey:
-    """Key of a grid point: a pure function of the seed and the point's name, never of its place in a loop.
-
-    >>> bool((jax.random.key_data(population_key(0, "normal")) == jax.random.key_data(population_key(0, "t5"))).all())
-    False
-    """
-    return programs.stream_key(programs.stream_of(seed, name))
-
-
-def array_keys(seed: int, name: str, arrays: int) -> PRNGKey:
-    """Keys of the arrays 0, 1, … of a grid point, stacked: that of array k is a function of seed, name and k alone.
-
-    >>> [array_keys(0, "normal", n)[1] == array_keys(0, "normal", 2)[1] for n in (2, 5)]
-    [Array(True, dtype=bool), Array(True, dtype=bool)]
-    """
-    return jax.vmap(jax.random.fold_in, (None, 0))(population_key(seed, name), np.arange(arrays))
-
-
-@dataclass
-class Totals:
-    """Sums over arrays for each quantizer, as ``ErrorStats`` has them; always folded in the order of the arrays."""
-
-    sums: F64
-    cross: F64
-    max_abs: F64
-    max_signal: float = 0.0
-    arrays: int = 0
-    nonzero: int = 0
-    zeroed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    @classmethod
-    def of(cls, quantizers: int) -> "Totals":
-        """Totals of nothing."""
-        zeros = np.zeros(quantizers)
-        return cls(np.zeros((quantizers, 6)), np.zeros((quantizers, 6, 6)), zeros, zeroed=zeros.astype(np.int64))
-
-    def add(self, signal: Signal, noise: Noise) -> None:
-        """Fold one array: its signal, and the noise of each quantizer along the leading axis."""
-        of_w, of_e = _over_tiles(signal.sums), _over_tiles(noise.sums)
-        count, squares = (np.broadcast_to(v, len(of_e)) for v in of_w)
-        sums = np.stack([count, *of_e.T[:3], squares, of_e.T[3]], axis=1)
-        self.sums += sums
-        self.cross += sums[:, :, None] * sums[:, None, :]
-        self.max_abs = np.maximum(self.max_abs, np.asarray(noise.max_abs, np.float64))
-        self.max_signal = float(np.maximum(self.max_signal, signal.max_signal))
-        self.arrays += 1
-        self.nonzero += int(signal.nonzero)
-        self.zeroed += np.asarray(noise.zeroed, np.int64)
-
-    def stats(self) -> list[ErrorStats]:
-        """Error statistics of each quantizer, arrays being the units of the standard errors."""
-        return [
-            ErrorStats(s, c, self.arrays, float(m), self.max_signal, self.nonzero, int(z), 0)
-            for s, c, m, z in zip(self.sums, self.cross, self.max_abs, self.zeroed, strict=True)
-        ]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it; floats are written with all digits, so ``Totals.load`` gives the same bits."""
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
-
-    @classmethod
-    def load(cls, stored: dict[str, Any]) -> "Totals":
-        """Totals that ``plain`` gave."""
-        found: dict[str, Any] = {k: np.array(v, np.float64) if isinstance(v, list) else v for k, v in stored.items()}
-        found["zeroed"] = np.array(stored["zeroed"], np.int64)
-        return cls(**found)
-
-
-def _over_tiles(sums: Any) -> F64:
-    """Sum over the tiles, first to last: with the tiles outermost NumPy adds row by row."""
-    return np.add.reduce(np.ascontiguousarray(np.moveaxis(np.asarray(sums, np.float64), -2, 0)), axis=0)
+from quantsim.sweep.streams import stream_of
 
 
 @dataclass(frozen=True)
@@ -110,27 +34,46 @@ class Cell:
         return f"{self.population}, {'x'.join(map(str, self.shape))}, seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Quantizers of one structure, which one program measures: their numbers, and their places in the list."""
+
+    structure: Structure
+    numbers: NDArray[np.float32]
+    places: list[int]
+
+
+def kinds_of(quantizers: Sequence[AbstractQuantizer]) -> list[Kind]:
+    """Quantizers by structure, in order of appearance.
+
+    >>> from quantsim.quantizer import parse
+    >>> [k.places for k in kinds_of([parse(s) for s in ("int4:tensor", "nf4:block64", "int8:tensor")])]
+    [[0, 2], [1]]
+    """
+    numbers, places = defaultdict(list), defaultdict(list)
+    for place, q in enumerate(quantizers):
+        structure, own = split_quantizer(q)
+        numbers[structure].append(own)
+        places[structure].append(place)
+    return [
+        Kind(structure, np.array(numbers[structure], np.float32).reshape(len(at), -1), at)
+        for structure, at in places.items()
+    ]
+
+
 class Engine:
-    """The programs that measure a set of quantizers on cells, on the devices of a mesh."""
+    """The programs that measure a set of quantizers on cells, on the devices of a mesh.
+
+    Args:
+        quantizers: measured on the same arrays.
+        mesh: devices.
+        chunk: about how many weights are on a device at a time; by default what suits the kind of device.
+    """
 
     def __init__(self, quantizers: Sequence[AbstractQuantizer], mesh: Mesh, chunk: int | None = None) -> None:
         self.quantizers, self.mesh, self._chunk = tuple(quantizers), mesh, chunk
-
-    @cached_property
-    def _groups(self) -> list[tuple[Structure, np.ndarray, list[int]]]:
-        """Quantizers of one structure, their numbers, and where they stand in the list."""
-        found: dict[Structure, list[tuple[tuple[float, ...], int]]] = defaultdict(list)
-        for at, q in enumerate(self.quantizers):
-            structure, numbers = split_quantizer(q)
-            found[structure].append((numbers, at))
-        return [
-            (
-                structure,
-                np.array([n for n, _ in members], np.float32).reshape(len(members), -1),
-                [i for _, i in members],
-            )
-            for structure, members in found.items()
-        ]
+        self._kinds = kinds_of(quantizers)
+        self._order = np.argsort([place for kind in self._kinds for place in kind.places])
 
     def layout(self, cell: Cell) -> programs.Layout:
         """How the arrays of a cell are shared out."""
@@ -138,37 +81,41 @@ class Engine:
 
     def programs(self, cells: Sequence[Cell]) -> set[tuple[Structure, programs.Layout]]:
         """What is compiled for these cells."""
-        layouts = {self.layout(c) for c in cells}
-        drawing = {(split_population(c.population)[0], self.layout(c)) for c in cells}
-        return drawing | {(structure, layout) for structure, *_ in self._groups for layout in layouts}
+        layouts = {self.layout(cell) for cell in cells}
+        drawing = {(split_population(cell.population)[0], self.layout(cell)) for cell in cells}
+        return drawing | {(kind.structure, layout) for kind in self._kinds for layout in layouts}
 
     def launch(self, cell: Cell, first: int) -> tuple[Signal, list[Noise]]:
-        """Start the programs of the chunk that begins with array ``first``."""
+        """Start the programs of the chunk that begins with array ``first``: signal, and noise by each kind."""
         structure, numbers = split_population(cell.population)
-        layout, stream = self.layout(cell), programs.stream_of(cell.seed, str(cell.population))
-        start = np.uint32(first)
-        w, signal = programs.drawing(structure, layout)(np.array(numbers, np.float32), stream, start)
-        return signal, [programs.measuring(s, layout)(n, stream, start, w) for s, n, _ in self._groups]
+        layout, which = self.layout(cell), (stream_of(cell.seed, str(cell.population)), np.uint32(first))
+        with jax.set_mesh(self.mesh):  # whichever mesh the caller has set
+            w, signal = programs.drawing(structure, layout)(np.array(numbers, np.float32), *which)
+            noises = [programs.measuring(k.structure, layout)(k.numbers, *which, w) for k in self._kinds]
+        return signal, noises
 
     def chunks(self, cell: Cell, first: int = 0) -> Iterator[tuple[Signal, Noise]]:
         """Signal and noise of the arrays from ``first`` on, a chunk at a time, the next one being under way."""
-        step = self.layout(cell).arrays
-        starts = list(range(first, cell.arrays, step))
-        under_way = self.launch(cell, starts[0]) if starts else None
-        for at, start in enumerate(starts):
-            assert under_way
-            found = under_way
-            under_way = self.launch(cell, starts[at + 1]) if at + 1 < len(starts) else None
-            yield self._fetched(found, min(step, cell.arrays - start))
+        step, under_way = self.layout(cell).arrays, None
+        for start in range(first, cell.arrays, step):
+            launched = self.launch(cell, start), min(step, cell.arrays - start)
+            if under_way is not None:
+                yield self._fetched(*under_way)
+            under_way = launched
+        if under_way is not None:
+            yield self._fetched(*under_way)
 
-    def _fetched(self, found: tuple[Signal, list[Noise]], arrays: int) -> tuple[Signal, Noise]:
-        """On the host, cut to the arrays that count, quantizers in their own order."""
-        signal, noises = jax.tree.map(lambda leaf: np.asarray(leaf)[:arrays], found)
-        order = np.argsort([i for *_, places in self._groups for i in places])
-        return signal, jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, order], *noises)
+    def _fetched(self, launched: tuple[Signal, list[Noise]], arrays: int) -> tuple[Signal, Noise]:
+        """On the host, cut to the arrays that count; noise as (arrays, quantizers, …), in the order of the list."""
+        signal, noises = jax.tree.map(lambda leaf: np.asarray(leaf)[:arrays], launched)
+
+        def in_order(*of_kinds: Any) -> np.ndarray:
+            return np.concatenate(of_kinds, axis=1)[:, self._order]
+
+        return signal, jax.tree.map(in_order, *noises)
 
 
 def unstacked(signal: Signal, noise: Noise) -> Iterator[tuple[Signal, Noise]]:
-    """Signal and noise of one array after the other."""
+    """Signal and noise of one array after the other, of those of a chunk."""
     for k in range(len(signal.nonzero)):
         yield jax.tree.map(lambda leaf, k=k: leaf[k, ...], (signal, noise))

@@ -15,8 +15,9 @@ import numpy as np
 
 from quantsim import populations as pops
 from quantsim.rows import replace_text
-from quantsim.sweep.chunks import Cell, Totals
+from quantsim.sweep.chunks import Cell
 from quantsim.sweep.plan import Plan
+from quantsim.sweep.totals import Totals
 
 
 class MixedResultsError(ValueError):
