@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec
 import quantsim as qs
 from quantsim.granularity import Block, Channel, Tensor, span
 from quantsim.measure import streaming
-from quantsim.measure.tallies import TILE
 from quantsim.numerics import fusion
 from quantsim.numerics.fusion import STAGE, apart, over_stages
+from quantsim.numerics.tiles import TILE
 from quantsim.quantizer.face import AbstractQuantizer
 from tests import oracles, test_block_contract, test_contract
 

@@ -32,7 +32,8 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, Weights
-from quantsim.measure.tallies import TILE, Tally, error, tally, tiled
+from quantsim.measure.tallies import Tally, error, on_host, tally
+from quantsim.numerics.tiles import TILE, tiled
 
 _COUNT, _E, _ABS, _E2, _W2, _EW = range(6)
 # metric: numerator, denominator and transform of their ratio
@@ -123,6 +124,7 @@ def fold(stats: ErrorStats, t: Tally, unit: Literal["tile", "array"] = "tile") -
     ``unit`` says what varies independently for the standard error: tiles, or whole arrays where their weights share a
     scale and the number is meant for the population rather than for this array.
     """
+    t = on_host(t)
     sums = np.asarray(t.sums, np.float64)
     units = (sums.sum(axis=-2) if unit == "array" else sums).reshape(-1, 6)
     largest, signal = (float(np.max(np.asarray(m), initial=0.0)) for m in (t.max_abs, t.max_signal))

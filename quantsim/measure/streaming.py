@@ -11,9 +11,10 @@ from jax import Array, lax
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
 from quantsim.measure import statistics, tallies
 from quantsim.measure.statistics import ErrorStats
-from quantsim.measure.tallies import TILE, Noise, Part, Tally
+from quantsim.measure.tallies import Noise, Part, Tally
 from quantsim.numerics.fusion import STAGE, apart
 from quantsim.numerics.ieee import on_cpu
+from quantsim.numerics.tiles import TILE
 from quantsim.quantizer.face import AbstractQuantizer
 
 _LONGEST = 16 * STAGE  # a stage of rows that share a scale; arrays of longer ones are taken whole
