@@ -1,33 +1,33 @@
 """The same sweep on one device, on many, and in several processes: the same bytes; who the processes are."""
 
+import itertools
 import json
 import os
+import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
 
 from quantsim.rows import load
-from quantsim.sweep import hosts, run
+from quantsim.sweep import hosts
 from quantsim.sweep.hosts import Job, connect, launcher
-from quantsim.sweep.config import load as load_plan
 from quantsim.sweep.programs import mesh_of
-from tests.fake_disk import at_call
 from tests.fake_study import command
+from tests.forks import Fork
 
-#: 3.3 million weights a cell: four chunks on one device, two on two, one on four and more.
+SHAPE, ARRAYS = (16, 288), 40
+#: One program draws both populations.
 GRID = {
-    "populations": ["normal(std=0.02)", "t5+outliers(rate=0.01,magnitude=20)"],
+    "populations": ["t5+outliers(rate=0.01,magnitude=20)", "t5(std=0.02)+outliers(rate=0.1,magnitude=9)"],
     "quantizers": ["int8:tensor", "int4:block32:absmax:stochastic", "q8_0"],
-    "shapes": [[64, 256]],
+    "shapes": [SHAPE],
     "seeds": [5],
-    "weights": 200 * 64 * 256,
+    "weights": ARRAYS * 16 * 288,
     "predict": False,
 }
-CELL_NAMES = [f"{p}, 64x256, seed 5" for p in GRID["populations"]]
+CELL_NAMES = [f"{p}, 16x288, seed 5" for p in GRID["populations"]]
+CHUNK = 4 * 16 * 288  # weights of a device: ten chunks a cell on one device, three on four, two on eight
 LAUNCHERS = ("SLURM", "OMPI", "TPU", "KUBERNETES", "JOB_")
 
 
@@ -38,33 +38,37 @@ def config(tmp_path_factory):
     return path
 
 
-def started(config, out, devices, *flags):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "quantsim", "sweep", str(config), "--out", str(out), *map(str, flags)],
-        cwd=Path(__file__).parents[1], env=env | {"JAX_NUM_CPU_DEVICES": str(devices)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def command_in_a_process(config, tmp_path):
+    """A function that starts the command in a process of its own with so many devices."""
+    count = itertools.count()
+
+    def start(out, devices, *flags, **how):
+        args = ["sweep", str(config), "--out", str(out), *map(str, flags)]
+        return Fork(tmp_path / f"said{next(count)}", devices=devices, chunk=CHUNK, command=args, **how)
+
+    return start
 
 
-def ended(*processes):
-    """Output and messages of processes that end well, and soon enough."""
-    try:
-        found = [p.communicate(timeout=120) for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    assert [p.returncode for p in processes] == [0] * len(processes), found
-    return found
+def said_by(*forks):
+    """Output and messages of processes that end well."""
+    found = [fork.ended() for fork in forks]
+    assert [code for code, *_ in found] == [0] * len(forks), found
+    return [(shown, message) for _, _, shown, message in found]
 
 
-def two_processes(config, *outs, devices=2):
-    """The command in two processes that meet on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id")
-    return ended(*(started(config, out, devices, *shared, k) for k, out in enumerate(outs)))
+@pytest.fixture
+def two_processes(command_in_a_process):
+    """A function that runs the command in two processes that meet on this machine, each with two devices."""
+
+    def run(*outs):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id")
+        return said_by(*(command_in_a_process(out, 2, *shared, k) for k, out in enumerate(outs)))
+
+    return run
 
 
 def results(folder):
@@ -75,7 +79,8 @@ def results(folder):
 def alone(config, tmp_path_factory):
     """Folder, output and messages of the command on one device."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    return out, *ended(started(config, out, 1))[0]
+    args = ["sweep", str(config), "--out", str(out)]
+    return out, *said_by(Fork(out.parent, devices=1, chunk=CHUNK, command=args))[0]
 
 
 def test_the_command_prints_a_table_and_its_progress(alone):
@@ -86,22 +91,22 @@ def test_the_command_prints_a_table_and_its_progress(alone):
     assert lines[0].split()[:5] == ["population", "shape", "seed", "spec", "bits"]
     for line, row in zip(lines[1:], rows, strict=True):
         cells = line.split()
-        assert cells[:4] == [row["population"], "64×256", "5", row["spec"]]
+        assert cells[:4] == [row["population"], "16×288", "5", row["spec"]]
         assert cells[5] == f"{row['sqnr_db']:.3f}"
     assert "100%" in message
-    assert "6 points, 5 compiles, " in message
+    assert "6 points, 4 compiles, " in message
     assert str(out / "table.csv") in message
 
 
-def test_eight_devices_in_one_process_give_the_same_bytes(config, alone, tmp_path):
-    ((shown, message),) = ended(started(config, tmp_path, 8))
-    assert results(tmp_path) == results(alone[0])
+def test_eight_devices_in_one_process_give_the_same_bytes(command_in_a_process, alone, tmp_path):
+    ((shown, message),) = said_by(command_in_a_process(tmp_path / "out", 8))
+    assert results(tmp_path / "out") == results(alone[0])
     assert shown == alone[1]
     assert "100%" in message
 
 
-def test_two_processes_give_the_same_bytes_and_one_of_them_writes(config, alone, tmp_path):
-    (shown, message), (nothing, other) = two_processes(config, tmp_path / "first", tmp_path / "second")
+def test_two_processes_give_the_same_bytes_and_one_of_them_writes(two_processes, alone, tmp_path):
+    (shown, message), (nothing, other) = two_processes(tmp_path / "first", tmp_path / "second")
     assert results(tmp_path / "first") == results(alone[0])
     assert (shown, nothing) == (alone[1], "")
     assert not (tmp_path / "second").exists()
@@ -111,24 +116,16 @@ def test_two_processes_give_the_same_bytes_and_one_of_them_writes(config, alone,
         assert "100%" in said
 
 
-def interrupt(what):
-    raise KeyboardInterrupt
-
-
-def test_two_processes_go_on_where_one_was_cut_short(config, alone, tmp_path, monkeypatch):
-    """By a process on three devices, whose chunks are others, before the third part of the second cell."""
-    plan, chunk = load_plan(config), 20 * 64 * 256
-    monkeypatch.setattr(run, "Engine", lambda quantizers, mesh: Engine(quantizers, mesh, chunk))
-    with pytest.raises(KeyboardInterrupt), at_call(1 + 6 + 6 * 6 + 1, interrupt):
-        run.run(plan, out=tmp_path / "shared", mesh=mesh_of(jax.devices()[:3]))
+def test_two_processes_go_on_where_one_was_cut_short(command_in_a_process, two_processes, alone, tmp_path):
+    """One on one device, whose chunks are others, before the sixth part of the second cell."""
+    before = 1 + 6 + 6 * (ARRAYS // 4)  # calls that write the plan and the parts of the first cell
+    code, *_ = command_in_a_process(tmp_path / "shared", 1, kill_at=before + 6 * 5 + 1, reads_only=True).ended()
+    assert code == -signal.SIGKILL
     stored = {part["cell"]: part["arrays"] for part in map(_json, (tmp_path / "shared" / "parts").iterdir())}
-    assert stored == dict(zip(CELL_NAMES, (200, 102), strict=True))
-    (shown, _), (nothing, _) = two_processes(config, tmp_path / "shared", tmp_path / "shared")
+    assert stored == dict(zip(CELL_NAMES, (ARRAYS, 20), strict=True))
+    (shown, _), (nothing, _) = two_processes(tmp_path / "shared", tmp_path / "shared")
     assert results(tmp_path / "shared") == results(alone[0])
     assert (shown, nothing) == (alone[1], "")
-
-
-Engine = run.Engine
 
 
 def _json(path):

@@ -1,25 +1,24 @@
 """Sweeps that are killed, cannot write or are interrupted lose nothing, and go on to equal bytes."""
 
 import errno
+import itertools
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 
 import jax
 import pytest
 
 import quantsim as qs
 from quantsim.rows import load
-from quantsim.sweep import parts, run
+from quantsim.sweep import parts, programs
 from quantsim.sweep.parts import MixedResultsError, Parts
+from quantsim.sweep.plan import Plan
 from quantsim.sweep.programs import mesh_of
-from tests.fake_disk import AXES, CHUNK, GRID, at_call
+from tests.fake_disk import AXES, CELLS, CHUNK, GRID, at_call
 from tests.fake_study import command
+from tests.forks import Fork
 
 RESULTS = ("rows.jsonl", "table.csv")
 ARRAYS, SPECS = 20, len(GRID["quantizers"])
@@ -48,41 +47,55 @@ def whole(folder):
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 
+SWEEP = {**GRID, **AXES}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts the sweep in a process of its own, on one device, in three chunks a cell."""
+    count = itertools.count()
+
+    def start(folder, kill_at=0):
+        sweep = SWEEP | {"out": str(folder)}
+        said = tmp_path / f"said{next(count)}"
+        return Fork(said, devices=1, chunk=CHUNK, kill_at=kill_at, sweep=sweep, reads_only=True)
+
+    return start
+
+
+def finished(fork):
+    """Seconds of a process that nothing happens to."""
+    code, seconds, _, message = fork.ended()
+    assert code == 0, message
+    return seconds
+
+
+def was_killed(fork):
+    code, _, _, message = fork.ended()
+    assert code in (0, -signal.SIGKILL), message
+    return code != 0
+
+
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A function that starts a sweep in a process of its own, on one device, and waits for its end."""
-    folder = tmp_path_factory.mktemp("cache")
-    cached = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.fake_disk"], cwd=Path(__file__).parents[1], text=True,
-        env=os.environ | cached | {"JAX_NUM_CPU_DEVICES": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as server:  # fmt: skip
-
-        def start(folder, seconds=None, number=None):
-            print(json.dumps([str(folder), seconds, number]), file=server.stdin, flush=True)
-            ended, took = json.loads(server.stdout.readline())
-            assert ended in (0, signal.SIGKILL)
-            return ended == signal.SIGKILL, took
-
-        yield start
-        server.stdin.close()
-        assert server.wait(60) == 0
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(start, tmp_path_factory):
-    """Results of a sweep that nothing happened to, and how long it takes once everything is compiled."""
-    first, second = (tmp_path_factory.mktemp("whole") for _ in range(2))
-    assert [start(folder)[0] for folder in (first, second)] == [False, False]
-    assert results(first) == results(second)
-    return results(first), start(tmp_path_factory.mktemp("timed"))[1]
+def uninterrupted(tmp_path_factory):
+    """Results of a sweep that nothing happens to, and how long it takes once everything is compiled."""
+    found, seconds = [], 0.0
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("whole")
+        fork = Fork(folder / "said", devices=1, chunk=CHUNK, sweep=SWEEP | {"out": str(folder / "out")})
+        seconds = finished(fork)
+        found.append(results(folder / "out"))
+    assert found[0] == found[1]
+    return found[0], seconds
 
 
 def _kill_at_random(kills, start, uninterrupted, tmp_path):
     expected, seconds = uninterrupted
     rng, killed, folder, reached = random.Random(5), 0, 0, {}
     while killed < kills:
-        ended, _ = start(tmp_path / str(folder), rng.uniform(0.3, 1.0) * seconds)
+        fork = start(tmp_path / str(folder))
+        fork.kill_after(rng.uniform(0.3, 1.0) * seconds)
+        ended = was_killed(fork)
         killed += ended
         now = whole(tmp_path / str(folder))
         assert all(now[cell] >= arrays for cell, arrays in reached.items()), "a process lost what another had measured"
@@ -90,7 +103,7 @@ def _kill_at_random(kills, start, uninterrupted, tmp_path):
         if not ended:
             assert results(tmp_path / str(folder)) == expected
             folder, reached = folder + 1, {}
-    assert not start(tmp_path / str(folder))[0]
+    finished(start(tmp_path / str(folder)))
     assert results(tmp_path / str(folder)) == expected
     assert list((tmp_path / str(folder)).rglob("*.tmp")) == []
 
@@ -105,9 +118,9 @@ def test_a_sweep_killed_200_times_gives_the_same_bytes(start, uninterrupted, tmp
 
 
 def _kill_at_call(number, start, uninterrupted, folder):
-    assert start(folder, number=number)[0], "there are not so many calls"
+    assert was_killed(start(folder, kill_at=number)), "there are not so many calls"
     whole(folder)
-    assert not start(folder)[0]
+    finished(start(folder))
     assert results(folder) == uninterrupted[0]
     assert whole(folder) == dict.fromkeys(whole(folder), ARRAYS)
 
@@ -123,10 +136,10 @@ def test_a_sweep_killed_inside_a_write_gives_the_same_bytes(number, start, unint
 @pytest.fixture
 def sweep(monkeypatch):
     """``qs.sweep`` of the grid into a folder, in three chunks a cell on one device; nothing is compiled twice."""
-    monkeypatch.setattr(run, "Engine", partial(run.Engine, chunk=CHUNK))
+    monkeypatch.setattr(programs, "CHUNK_ON_CPU", CHUNK)
     drawn = parts.self_test()
     monkeypatch.setattr(parts, "self_test", lambda: drawn)
-    return lambda folder, **axes: qs.sweep(**GRID, **AXES | axes, out=folder, mesh=mesh_of(jax.devices()[:1]))
+    return lambda folder, **axes: qs.sweep(**SWEEP | axes, out=folder, mesh=mesh_of(jax.devices()[:1]))
 
 
 @pytest.fixture
@@ -144,7 +157,7 @@ def test_what_is_written(expected, sweep, tmp_path):
     """The plan, three times two parts, two results; each synced, put in place, and its folder synced."""
     found, calls = expected
     assert calls == ["mkdir"] + WRITE * (1 + 2 * 3 + 2)
-    assert whole(tmp_path / "expected") == {"normal, 4x40, seed 3": ARRAYS, "t5, 4x40, seed 3": ARRAYS}
+    assert whole(tmp_path / "expected") == dict.fromkeys(CELLS, ARRAYS)
     assert len(load(tmp_path / "expected" / "rows.jsonl")) == 2 * SPECS
     again = sweep(tmp_path / "expected")
     assert results(tmp_path / "expected") == found
@@ -186,15 +199,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_the_sweep_goes_on(code, swee
 
 @pytest.fixture
 def config(tmp_path):
-    """The grid as a file, with three chunks a cell on four devices."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in (GRID | AXES).items()]
+    """The grid as a file."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in SWEEP.items()]
     (tmp_path / "grid.toml").write_text("\n".join(lines))
     return tmp_path / "grid.toml"
 
 
 @pytest.fixture
 def quantsim(sweep, capfd, monkeypatch):
-    monkeypatch.setattr(run, "Engine", partial(run.Engine, chunk=CHUNK // 3))  # two arrays on each of four devices
+    """The command, on one device: its programs are those of ``sweep``."""
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
     return command(capfd)
 
 
@@ -226,7 +241,7 @@ def test_an_interrupted_command_ends_with_130_and_goes_on(number, quantsim, conf
     code, shown, _ = quantsim("sweep", config, "--out", out)
     assert (code, shown.count("\n")) == (0, 1 + 2 * SPECS)
     assert results(out) == expected[0]
-    assert sum(measured.values()) == (40 if number == 44 else 8)  # of eight arrays a chunk
+    assert sum(measured.values()) == (2 * ARRAYS if number == 44 else 7)  # a chunk of the first cell
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
@@ -289,7 +304,7 @@ def test_the_self_test_is_a_function_of_the_draws(monkeypatch):
 
 def test_parts_come_back_to_the_bit(sweep, tmp_path):
     sweep(tmp_path)
-    plan = run.Plan.of(*GRID.values(), **AXES)
+    plan = Plan.of(**SWEEP)
     for cell in plan.cells():
         stored = Parts(tmp_path, plan)
         totals = stored.load(cell, SPECS)

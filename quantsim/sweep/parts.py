@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from quantsim import populations as pops
+from quantsim._types import PRNGKey, Weights
 from quantsim.rows import replace_text
 from quantsim.sweep.chunks import Cell
 from quantsim.sweep.plan import Plan
@@ -24,12 +26,21 @@ class MixedResultsError(ValueError):
     """A folder whose parts were measured from another plan, by another version, or from other random numbers."""
 
 
+#: One of each family.
+_DRAWN = ("normal", "laplace", "uniform", "t5", "gennorm(beta=1.5)", "normal+outliers(rate=0.1,magnitude=9)")
+
+
 def self_test() -> str:
     """Fingerprint of the random numbers on this machine: draws of every family, to the bit."""
     found = hashlib.sha256()
-    for spec in ("normal", "laplace", "uniform", "t5", "gennorm(beta=1.5)", "normal+outliers(rate=0.1,magnitude=9)"):
-        found.update(np.asarray(pops.parse(spec).sample(pops.key(7), (8, 512))).tobytes())
+    for drawn in _draws(pops.key(7)):
+        found.update(np.asarray(drawn).tobytes())
     return found.hexdigest()[:16]
+
+
+@jax.jit
+def _draws(key: PRNGKey) -> list[Weights]:
+    return [pops.parse(spec).sample(key, (8, 512)) for spec in _DRAWN]
 
 
 class Parts:

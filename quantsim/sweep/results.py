@@ -32,7 +32,7 @@ class Result(Rows):
 
 
 def predicted_sqnr_db(pop: Population, q: AbstractQuantizer, shape: Shape) -> float | None:
-    """SQNR of an infinite population by ``theory.weight_rel_mse``, in dB; None where there is no theory, weight or error.
+    """SQNR of an infinite population by ``theory.weight_rel_mse``, in dB; None where there is none.
 
     >>> import quantsim as qs
     >>> from quantsim.sweep import predicted_sqnr_db

@@ -137,10 +137,10 @@ def run(plan: Plan, *, out: Path | str | None = None, mesh: Mesh | None = None, 
     3. Process 0 makes rows of the totals and writes them.
     """
     _check_kinds(out, mesh, report)
-    started, compiled = time.perf_counter(), programs.compiles_so_far()
+    started = time.perf_counter()
     devices = programs.mesh_of(list(mesh.devices.flat) if mesh is not None else jax.devices())
     parts, totals, starts = _stored(plan, out, devices)
-    engine, cells = Engine(plan.quantizers, devices), plan.cells()
+    engine, cells, compiled = Engine(plan.quantizers, devices), plan.cells(), programs.compiles_so_far()
     drawn = sum(start * prod(cell.shape) for cell, start in zip(cells, starts, strict=True))
     for cell, found, start in zip(cells, totals, starts, strict=True):
         for signal, noise in engine.chunks(cell, start):
