@@ -7,6 +7,7 @@ which change neither an extreme nor a squared error, and is cut off on the way b
 
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from typing import TypeAlias
 
 import jax.numpy as jnp
@@ -17,6 +18,13 @@ from quantsim._types import Shape
 
 class ShapeNeededError(ValueError):
     """How many weights share a scale depends on the shape of the array, which was not given."""
+
+
+def _whole(number: int, what: str, example: str) -> int:
+    try:
+        return index(number)
+    except TypeError:
+        raise TypeError(f"{what} is a whole number, not {number!r}; for example {example}") from None
 
 
 @dataclass(frozen=True)
@@ -30,18 +38,38 @@ class Channel:
 
     axis: int = 0
 
+    def __post_init__(self) -> None:
+        """Reject what is no axis."""
+        object.__setattr__(self, "axis", _whole(self.axis, "an axis", "Channel(0)"))
+
 
 @dataclass(frozen=True)
 class Block:
-    """One scale for ``size`` consecutive weights along ``axis``; the last block of a row may be shorter."""
+    """One scale for ``size`` consecutive weights along ``axis``; the last block of a row may be shorter.
+
+    With ``onward`` a row is everything from that axis to the last, flattened: with axis 1 all the inputs of a
+    convolution (out, in, height, width), with axis 0 the whole array.
+
+    Raises:
+        TypeError: if size or axis is no whole number.
+        ValueError: for empty blocks.
+
+    >>> scale_shape(Block(64), (8, 64, 3)), scale_shape(Block(64, axis=1, onward=True), (8, 64, 3))
+    ((8, 64, 1), (8, 3))
+    """
 
     size: int
     axis: int = -1
+    onward: bool = False
 
     def __post_init__(self) -> None:
-        """Reject empty blocks."""
+        """Reject what is no block; the last axis alone goes nowhere onward."""
+        object.__setattr__(self, "size", _whole(self.size, "the size of a block", "Block(32)"))
+        object.__setattr__(self, "axis", _whole(self.axis, "an axis", "Block(32, axis=0)"))
         if self.size < 1:
             raise ValueError(f"a block needs at least 1 weight, got size {self.size}; for example Block(32)")
+        if self.axis == -1:
+            object.__setattr__(self, "onward", False)
 
 
 Granularity: TypeAlias = Tensor | Channel | Block
@@ -53,8 +81,17 @@ def _axis(g: Channel | Block, shape: Shape) -> int:
     return g.axis % len(shape) if shape else 0
 
 
+def _joined(g: Granularity, shape: Shape) -> tuple[Granularity, Shape]:
+    """The same blocks along the last axis of a shape in which the axes that are flattened are one."""
+    if not isinstance(g, Block) or not g.onward or not shape:
+        return g, shape
+    axis = _axis(g, shape)
+    return Block(g.size), (*shape[:axis], prod(shape[axis:]))
+
+
 def _lengths(g: Granularity, shape: Shape) -> tuple[int, int, int, int]:
     """Rows of the view before blocking, length of a row, blocks in a row, size of a block."""
+    g, shape = _joined(g, shape)
     if isinstance(g, Tensor) or not shape:
         return 1, prod(shape), 1, max(prod(shape), 1)
     axis = _axis(g, shape)
@@ -80,6 +117,8 @@ def scale_shape(g: Granularity, shape: Shape) -> Shape:
     """
     if isinstance(g, Tensor) or not shape:
         return ()
+    g, shape = _joined(g, shape)
+    assert not isinstance(g, Tensor)
     axis = _axis(g, shape)
     if isinstance(g, Channel):
         return (shape[axis],)
@@ -96,8 +135,9 @@ def to_blocks(w: Shaped[Array, "..."], g: Granularity) -> Shaped[Array, "blocks 
     [[0.0, 1.0, 2.0], [3.0, 4.0, 0.0], [5.0, 6.0, 7.0], [8.0, 9.0, 0.0]]
     """
     rows, length, blocks, size = _lengths(g, w.shape)
-    if w.ndim:
-        w = jnp.moveaxis(w, *_moved(g, w.shape))
+    g, shape = _joined(g, w.shape)
+    if shape:
+        w = jnp.moveaxis(w.reshape(shape), *_moved(g, shape))
     w = w.reshape(rows, length)
     if tail := blocks * size - length:
         w = jnp.pad(w, ((0, 0), (0, tail)))
@@ -113,12 +153,13 @@ def from_blocks(blocks: Shaped[Array, "blocks size"], g: Granularity, shape: Sha
     """
     rows, length, in_row, size = _lengths(g, shape)
     w = blocks.reshape(rows, in_row * size)[:, :length]
-    if not shape:
+    g, joined = _joined(g, shape)
+    if not joined:
         return w.reshape(shape)
-    source, target = _moved(g, shape)
-    moved = list(shape)
+    source, target = _moved(g, joined)
+    moved = list(joined)
     moved.insert(target, moved.pop(source))
-    return jnp.moveaxis(w.reshape(moved), target, source)
+    return jnp.moveaxis(w.reshape(moved), target, source).reshape(shape)
 
 
 def span(g: Granularity, shape: Shape) -> int | None:
@@ -129,6 +170,8 @@ def span(g: Granularity, shape: Shape) -> int | None:
     """
     if isinstance(g, Tensor) or not shape or not prod(shape):
         return None
+    g, shape = _joined(g, shape)
+    assert not isinstance(g, Tensor)
     axis = _axis(g, shape)
     if isinstance(g, Channel):
         return prod(shape[1:]) if axis == 0 else None

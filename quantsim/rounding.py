@@ -6,7 +6,7 @@ with the eight exponent bits of float32 are rounded in their bit pattern, becaus
 arithmetic.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from quantsim._types import Codes, PRNGKey
-from quantsim.formats import Codebook, Format, Grid, Integer, Traced, bounds, grid
+from quantsim.formats import SPECIALS, Codebook, Format, Grid, Integer, Specials, Traced, bounds, grid
 from quantsim.formats import Float as FloatFormat
 from quantsim.numerics import ieee
 
@@ -124,30 +124,50 @@ def snap(
     if bounds(fmt) is not None:
         rounded = ieee.clip(round_integer(x, rounding, key), *grid(fmt)[2:])  # pyright: ignore[reportArgumentType]
         return jnp.where(rounded == 0, 0.0, rounded)  # an integer code has no -0
-    if isinstance(fmt, Traced):
-        return round_to_grid(x, fmt.grid, rounding, key)
-    assert isinstance(fmt, FloatFormat)
-    if fmt.exponent_bits == 8:
+    assert isinstance(fmt, FloatFormat | Traced)
+    if _has_range_of_float32(fmt):
         return _round_bits(x, fmt, rounding, key)
-    return _beyond(x, fmt, round_to_grid(x, grid(fmt), rounding, key))
+    return _with_specials(x, fmt, round_to_grid(x, grid(fmt), rounding, key))
 
 
-def _beyond(x: Float[Array, "..."], fmt: FloatFormat, r: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Infinities as the format has them: kept, NaN where it has only NaN, saturated where it has neither."""
-    if fmt.specials == "finite":
-        return r
-    return jnp.where(jnp.isinf(x), x if fmt.specials == "ieee" else jnp.nan, r)
+def _has_range_of_float32(fmt: FloatFormat | Traced) -> TypeGuard[FloatFormat]:
+    return isinstance(fmt, FloatFormat) and fmt.exponent_bits == 8
+
+
+def _is(fmt: FloatFormat | Traced, kind: Specials) -> Any:
+    """Whether the specials of a float are of a kind; traced where they are. A traced float is never "fnuz"."""
+    if isinstance(fmt, Traced):
+        return kind != "fnuz" and fmt.specials == SPECIALS.index(kind)
+    return fmt.specials == kind
+
+
+def _with_specials(x: Float[Array, "..."], fmt: FloatFormat | Traced, rounded: Float[Array, "..."]) -> Any:
+    """``rounded``, with infinities as the format has them: kept, NaN where it has only NaN, else saturated."""
+    if _is(fmt, "finite") is True:
+        return rounded
+    if _is(fmt, "fnuz"):
+        rounded = jnp.where(rounded == 0, 0.0, rounded)  # -0 would be the code of NaN
+    infinite = jnp.isinf(x)
+    rounded = jnp.where(infinite & (_is(fmt, "fn") | _is(fmt, "fnuz")), jnp.nan, rounded)
+    return jnp.where(infinite & _is(fmt, "ieee"), x, rounded)
+
+
+# --- codes ----------------------------------------------------------------------------------------------------------
 
 
 def code_dtype(fmt: Format) -> jnp.dtype:
-    """Narrowest JAX type that holds a code: signed for integers, bit patterns and indices unsigned."""
-    if isinstance(fmt, Integer):
-        return jnp.dtype(jnp.int8)
+    """Narrowest JAX type that holds a code: signed for integers with a sign, bit patterns and indices unsigned."""
+    if isinstance(fmt, Integer) and fmt.signed:
+        return jnp.dtype(jnp.int8 if fmt.bits <= 8 else jnp.int16)
     return jnp.dtype(jnp.uint8 if fmt.bits <= 8 else jnp.uint16 if fmt.bits <= 16 else jnp.uint32)
 
 
-def encode(x: Float[Array, "..."], fmt: Format, rounding: Rounding = "even", key: PRNGKey | None = None) -> Codes:
+def encode(
+    x: Float[Array, "..."], fmt: Format | Traced, rounding: Rounding = "even", key: PRNGKey | None = None
+) -> Codes:
     """Codes of ``snap(x)``: integers themselves, bit patterns of floats, indices into codebooks. NaN of integers is 0.
+
+    Of a traced format they are int32, as its width is a number.
 
     >>> from quantsim.formats import parse
     >>> encode(jnp.array([1.0, -448.0]), parse("e4m3")).tolist()
@@ -155,29 +175,40 @@ def encode(x: Float[Array, "..."], fmt: Format, rounding: Rounding = "even", key
     """
     if isinstance(fmt, Codebook):
         return _search(x, fmt).astype(code_dtype(fmt))
+    dtype = jnp.dtype(jnp.int32) if isinstance(fmt, Traced) else code_dtype(fmt)
     v = snap(x, fmt, rounding, key)
-    if isinstance(fmt, Integer):
-        return jnp.where(jnp.isnan(v), 0, v).astype(jnp.int8)
-    return _pattern(v, fmt).astype(code_dtype(fmt))
+    if bounds(fmt) is not None:
+        return jnp.where(jnp.isnan(v), 0, v).astype(dtype)
+    assert isinstance(fmt, FloatFormat | Traced)
+    return (_pattern32(v, fmt) if _has_range_of_float32(fmt) else _pattern(v, fmt)).astype(dtype)
 
 
-def _pattern(v: Float[Array, "..."], fmt: FloatFormat) -> Codes:
-    m, bits = fmt.mantissa_bits, ieee.bits_of(v)
-    if fmt.exponent_bits == 8:
-        quiet = jnp.where(jnp.isnan(v), bits | 0x00400000, bits)  # a NaN keeps a bit that is not cut off
-        return lax.shift_right_logical(quiet, jnp.int32(23 - m))
-    g = grid(fmt)
-    exponent = ieee.exponent_of(v)
-    normal = ((exponent - int(g.min_exponent) + 1) << m) | ((bits >> (23 - m)) & (2**m - 1))
-    small = (jnp.abs(v) * 2.0 ** (m - g.min_exponent)).astype(jnp.int32)
-    top = 2 ** (fmt.exponent_bits + m) - 1
-    infinite = (2**fmt.exponent_bits - 1) << m
-    magnitude = jnp.where(exponent < g.min_exponent, small, normal)
-    magnitude = jnp.where(jnp.isinf(v), infinite, jnp.where(jnp.isnan(v), top, magnitude))
-    return magnitude | ((bits < 0).astype(jnp.int32) << (fmt.bits - 1))
+def _pattern32(v: Float[Array, "..."], fmt: FloatFormat) -> Codes:
+    bits = ieee.bits_of(v)
+    quiet = jnp.where(jnp.isnan(v), bits | 0x00400000, bits)  # a NaN keeps a bit that is not cut off
+    return lax.shift_right_logical(quiet, jnp.int32(23 - fmt.mantissa_bits))
 
 
-def decode(codes: Codes, fmt: Format) -> Float[Array, "..."]:
+def _pattern(v: Float[Array, "..."], fmt: FloatFormat | Traced) -> Codes:
+    m, min_exponent, field_bits = _layout(fmt)
+    bits, exponent = ieee.bits_of(v), ieee.exponent_of(v)
+    normal = ((exponent - min_exponent + 1) << m) | ((bits >> (23 - m)) & ((1 << m) - 1))
+    small = (jnp.abs(v) * ieee.power_of_two(m - min_exponent)).astype(jnp.int32)
+    magnitude = jnp.where(exponent < min_exponent, small, normal)
+    magnitude = jnp.where(jnp.isinf(v), ((1 << field_bits) - 1) << m, magnitude)
+    sign = 1 << (field_bits + m)
+    code = jnp.where(jnp.isnan(v), sign - 1, magnitude) | jnp.where(bits < 0, sign, 0)
+    return jnp.where(jnp.isnan(v), sign, code) if _is(fmt, "fnuz") else code
+
+
+def _layout(fmt: FloatFormat | Traced) -> tuple[Array, Array, Array]:
+    """Mantissa bits, exponent of the smallest normal number, exponent bits."""
+    facts = grid(fmt)
+    m, smallest, field_bits = (jnp.asarray(v, jnp.int32) for v in (*facts[:2], fmt.exponent_bits))
+    return m, smallest, field_bits
+
+
+def decode(codes: Codes, fmt: Format | Traced) -> Float[Array, "..."]:
     """Float32 levels of codes.
 
     >>> from quantsim.formats import parse
@@ -186,17 +217,24 @@ def decode(codes: Codes, fmt: Format) -> Float[Array, "..."]:
     """
     if isinstance(fmt, Codebook):
         return jnp.asarray(fmt.values, jnp.float32)[codes.astype(jnp.int32)]
-    if isinstance(fmt, Integer):
+    if bounds(fmt) is not None:
         return codes.astype(jnp.float32)
-    c, m = codes.astype(jnp.int32), fmt.mantissa_bits
-    if fmt.exponent_bits == 8:
-        return ieee.from_bits(c << (23 - m))
-    field, mantissa = (c >> m) & (2**fmt.exponent_bits - 1), c & (2**m - 1)
-    fraction = jnp.where(field == 0, mantissa, mantissa + 2**m).astype(jnp.float32)
-    value = fraction * ieee.power_of_two(jnp.maximum(field, 1) - 1 + int(grid(fmt).min_exponent) - m)
-    top = field == 2**fmt.exponent_bits - 1
-    if fmt.specials == "ieee":
-        value = jnp.where(top, jnp.where(mantissa == 0, jnp.inf, jnp.nan), value)
-    if fmt.specials == "fn":
-        value = jnp.where(top & (mantissa == 2**m - 1), jnp.nan, value)
-    return jnp.where((c >> (fmt.bits - 1)) & 1 == 1, -value, value)
+    assert isinstance(fmt, FloatFormat | Traced)
+    if _has_range_of_float32(fmt):
+        return ieee.from_bits(codes.astype(jnp.int32) << (23 - fmt.mantissa_bits))
+    return _value(codes.astype(jnp.int32), fmt)
+
+
+def _value(code: Codes, fmt: FloatFormat | Traced) -> Float[Array, "..."]:
+    m, min_exponent, field_bits = _layout(fmt)
+    last_field, last_mantissa, sign = (1 << field_bits) - 1, (1 << m) - 1, 1 << (field_bits + m)
+    field, mantissa = (code >> m) & last_field, code & last_mantissa
+    fraction = jnp.where(field == 0, mantissa, mantissa + (1 << m)).astype(jnp.float32)
+    magnitude = fraction * ieee.power_of_two(jnp.maximum(field, 1) - 1 + min_exponent - m)
+    top, last = field == last_field, mantissa == last_mantissa
+    magnitude = jnp.where(top & (mantissa == 0) & _is(fmt, "ieee"), jnp.inf, magnitude)
+    is_nan = top & (((mantissa > 0) & _is(fmt, "ieee")) | (last & _is(fmt, "fn")))
+    magnitude = jnp.where(is_nan, jnp.nan, magnitude)
+    if _is(fmt, "fnuz"):
+        magnitude = jnp.where(code == sign, jnp.nan, magnitude)
+    return jnp.where((code & sign) != 0, -magnitude, magnitude)

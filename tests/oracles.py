@@ -15,7 +15,9 @@ TYPES = {
     "bf16": ml_dtypes.bfloat16,
     "f16": np.float16,
     "e5m2": ml_dtypes.float8_e5m2,
+    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
     "e4m3": ml_dtypes.float8_e4m3fn,
+    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "e3m4": ml_dtypes.float8_e3m4,
     "e3m2": ml_dtypes.float6_e3m2fn,
     "e2m3": ml_dtypes.float6_e2m3fn,
@@ -70,7 +72,7 @@ def ulps(got, expected) -> float:
 
 def float_codes(exponent_bits: int, mantissa_bits: int, specials: str) -> np.ndarray:
     """Values of the codes without the sign bit, in order, by the definition of a small float."""
-    bias, top = 2 ** (exponent_bits - 1) - 1, 2**exponent_bits - 1
+    bias, top = 2 ** (exponent_bits - 1) - (specials != "fnuz"), 2**exponent_bits - 1
     values = []
     for field, mantissa in product(range(top + 1), range(2**mantissa_bits)):
         if field == top and specials == "ieee":
@@ -106,8 +108,10 @@ def round_float(x, exponent_bits: int, mantissa_bits: int, specials: str, roundi
     digit = (at % 2**mantissa_bits) + np.where(at >= 2**mantissa_bits, 2**mantissa_bits, 0)
     out = _chosen(magnitude, table[at], table[at + 1], rounding, digit % 2 == 1)
     out = np.where(magnitude == table[-1], table[-1], out)
-    infinite = {"ieee": np.inf, "fn": np.nan, "finite": table[-1]}[specials]
+    infinite = {"ieee": np.inf, "fn": np.nan, "fnuz": np.nan, "finite": table[-1]}[specials]
     out = np.where(np.isnan(x), np.nan, np.where(np.isinf(x), infinite, out))
+    if specials == "fnuz":  # the code of -0 is that of NaN
+        return np.where(out == 0, 0.0, np.copysign(out, x)).astype(np.float32)
     return np.copysign(out, x).astype(np.float32)
 
 

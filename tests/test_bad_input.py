@@ -143,7 +143,7 @@ def test_errors_of_arrays_that_do_not_match_are_an_error():
 # --- what a person types --------------------------------------------------------------------------------------------
 
 TYPED = {
-    "int9:blok32": "did you mean 'int8:block32'",
+    "int8:blok32": "did you mean 'int8:block32'",
     "int8:chanel": "did you mean 'int8:channel'",
     "int4:block0": "a block needs at least 1 weight",
     "int8": "needs a granularity, for example int8:block32",

@@ -10,8 +10,8 @@ from scipy import integrate, stats
 from quantsim import formats
 from tests import oracles
 
-SMALL = ["e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1"]
-GENERIC = ["e2m0", "e3m0", "e5m0", "e3m3", "e4m4", "e2m5", "e5m6", "e6m9", "e7m8", "e8m3"]
+SMALL = ["e5m2", "e5m2fnuz", "e4m3", "e4m3fnuz", "e3m4", "e3m2", "e2m3", "e2m1"]
+GENERIC = ["e2m0", "e3m0", "e5m0", "e2m9", "e3m3", "e4m4", "e2m5", "e5m6", "e6m9", "e7m8", "e8m3"]
 
 
 def _all_codes(name: str) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_wide_floats(name):
     assert f.bits == {"f32": 32, "tf32": 19, "bf16": 16, "f16": 16}[name]
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(2, 17))
 def test_integers_and_their_bounds(bits):
     half = 2 ** (bits - 1)
     expected = {
@@ -68,13 +68,33 @@ def test_integers_and_their_bounds(bits):
         assert (formats.reach(f), formats.largest(f)) == (reach, -low)
 
 
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_unsigned_integers(bits):
+    f = formats.Integer(f"uint{bits}", bits, signed=False)
+    np.testing.assert_array_equal(formats.levels(f), np.arange(2**bits))
+    assert formats.reach(f) == formats.largest(f) == 2**bits - 1
+    assert formats.FORMATS.get(f.name, f) == f
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(1, True), (17, True), (0, False), (17, False)])
+def test_widths_that_are_none(bits, signed):
+    with pytest.raises(ValueError, match=rf"integer has {1 + signed} to 16 bits, not {bits}"):
+        formats.Integer("int", bits, signed=signed)
+
+
+@pytest.mark.parametrize("bounds", ["half", "full", "signed"])
+def test_bounds_of_an_unsigned_integer(bounds):
+    with pytest.raises(ValueError, match=f"bounds '{bounds}' go with signed integers, not with uint4"):
+        formats.Integer("uint4", 4, bounds, signed=False)
+
+
 @pytest.mark.parametrize("name", [n for n in formats.FORMATS if not n.startswith("int")])
 def test_absmax_falls_on_the_last_level(name):
     f = formats.parse(name)
     assert formats.reach(f) == formats.largest(f)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "f16", "bf16", "int2", "int8", "nf4", "e2m0"])
+@pytest.mark.parametrize("name", [*SMALL, *GENERIC[:-2], "f16", "bf16", "int2", "int16", "uint4", "nf4"])
 def test_ends_are_the_last_levels(name):
     v = formats.levels(formats.parse(name))
     np.testing.assert_array_equal(formats.ends(formats.parse(name)), v[[0, 1, -2, -1]])
@@ -146,10 +166,36 @@ def test_codebooks_that_cannot_be_searched(values):
         formats.Codebook("bad", values)
 
 
-@pytest.mark.parametrize("name", ["int9", "int1", "e1m2", "e9m1", "e4m23", "e8m0", "float", "", "E4M3", "e4m3 "])
+@pytest.mark.parametrize("name", ["int17", "int1", "uint1", "e04m3", "e4m03", "float", "", "E4M3", "e4m3 ", "e3m2fnuz"])
 def test_names_that_are_no_format(name):
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=f"^'{name}'$"):
         formats.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("e1m2", "with one exponent bit levels are evenly spaced, say int4"),
+        ("e9m1", "2 to 8 exponent bits"),
+        ("e0m3", "2 to 8 exponent bits"),
+        ("e1m20", "2 to 8 exponent bits"),
+        ("e4m23", "0 to 22 mantissa bits"),
+        ("e8m0", "no code for NaN beside infinity"),
+    ],
+)
+def test_floats_that_are_none_say_why(name, reason):
+    with pytest.raises(KeyError, match=f"{name}: .*{reason}"):
+        formats.parse(name)
+
+
+def test_one_exponent_bit_spaces_levels_evenly():
+    positive = oracles.float_codes(1, 2, "finite")
+    np.testing.assert_array_equal(positive / positive[1], formats.levels(formats.parse("int4"))[7:])
+    assert len(positive) == 8
+
+
+def test_the_top_exponent_is_what_infinities_cost():
+    assert (formats.largest(formats.parse("e5m10")), formats.largest(formats.parse("f16"))) == (131008, 65504)
 
 
 def test_formats_are_static():

@@ -1,10 +1,11 @@
 """What every quantizer does and what it makes: the face of all of them, and the array of codes.
 
 ``Quantizer`` (one scale for a tensor, channel or block), the GGUF formats and the microscaling formats are the members.
+Its ``programs`` are compiled for a structure; the numbers of a quantizer are arguments.
 """
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,11 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from quantsim._types import ArrayLike, Codes, PRNGKey, Scale, Shape, Weights, ZeroPoint
+from quantsim._types import ArrayLike, Codes, Number, PRNGKey, Scale, Shape, Weights, ZeroPoint
+from quantsim.populations.structure import Structure
+from quantsim.quantizer import programs
+from quantsim.quantizer.inputs import as_shape, as_weights, known_true
+from quantsim.quantizer.structure import parted
 from quantsim.theory.scheme import NoTheoryError, Scheme
+
+__all__ = ["AbstractQuantizer", "QuantizedArray", "as_weights", "beyond", "known_true"]
 
 
 class AbstractQuantizer(abc.ABC):
@@ -31,7 +37,8 @@ class AbstractQuantizer(abc.ABC):
         """Codes and scales of ``w``, computed in float32.
 
         Args:
-            w: weights of any shape; a matrix is (out, in). float64, float16, bfloat16 and integers become float32.
+            w: weights of any shape; a matrix is (out, in). float64, float16, bfloat16 and integers become float32; in a
+                cast, which has no scale, they are rounded once, to the format.
             key: for stochastic rounding.
             nonfinite: "raise", or "propagate": a block that holds a NaN or an infinity dequantizes to NaN.
 
@@ -43,18 +50,21 @@ class AbstractQuantizer(abc.ABC):
         >>> qs.parse("int8:tensor").quantize([[1.27, -0.5]]).codes.tolist()
         [[127, -50]]
         """
-        return _quantize(self, self._checked(w, nonfinite), key)
+        w32 = self._checked(w, nonfinite)
+        found = programs.quantized(*parted(self), w32, key, self._code_dtype())
+        return replace(found, quantizer=self, ndim=w32.ndim)
 
     def roundtrip(self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise") -> Weights:
         """``quantize(w).dequantize()`` to the bit, without forming codes, with a straight-through gradient.
 
         The gradient is 1 where the weight lies within the range and 0 where it clips (Bengio et al., arXiv:1308.3432).
+        Numbers of the quantizer, such as a traced clip ratio, have none.
 
         >>> import quantsim as qs
         >>> jax.grad(lambda w: qs.parse("int4:tensor:p50").roundtrip(w).sum())(jnp.array([1.0, 2.0, 9.0])).tolist()
         [1.0, 1.0, 0.0]
         """
-        return _roundtrip(self._checked(w, nonfinite), self, key)
+        return programs.roundtrip(*parted(self), self._checked(w, nonfinite), key)
 
     def clipped(self, w: ArrayLike) -> Bool[Array, "..."]:
         """Which weights lie more than half a step outside the range of their block.
@@ -63,19 +73,24 @@ class AbstractQuantizer(abc.ABC):
         >>> qs.parse("int4:tensor:p50").clipped([1.0, 2.0, 9.0]).tolist()
         [False, False, True]
         """
-        return _clipped(self, self._checked(w, "raise"))
+        return programs.clipped(*parted(self), self._checked(w, None))
 
     def bits_per_weight(self, shape: Shape) -> float:
         """Stored bits over weights: codes, scales and zero points, each field padded to whole bytes.
+
+        Raises:
+            TypeError: if ``shape`` is no sequence of whole numbers.
+            ValueError: if one of them is negative.
 
         >>> import quantsim as qs
         >>> qs.parse("int4:block32:f16").bits_per_weight((64, 64))
         4.5
         """
-        return 8 * self._nbytes(tuple(shape)) / max(prod(shape), 1)
+        known = as_shape(shape)
+        return 8 * self._nbytes(known) / max(prod(known), 1)
 
-    def _checked(self, w: ArrayLike, nonfinite: str) -> Weights:
-        """``w`` as float32 weights that this quantizer takes."""
+    def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
+        """``w`` as float32 weights that this quantizer takes; ``nonfinite``: see ``as_weights``."""
         return as_weights(w, nonfinite)
 
     def scheme(self, shape: Shape | None = None) -> Scheme:
@@ -108,6 +123,14 @@ class AbstractQuantizer(abc.ABC):
     @abc.abstractmethod
     def _outside(self, w: Weights) -> Bool[Array, "..."]: ...
 
+    def _split(self) -> tuple[Structure, tuple[Number, ...]]:
+        """What a program must know to be compiled, and the numbers that it takes."""
+        return Structure(self), ()
+
+    def _code_dtype(self) -> Any:
+        """Type of the codes, where a program of the structure does not know it."""
+        return None
+
     def _span(self, shape: Shape) -> int | None:
         """Consecutive weights of the flattened array that are quantized apart from all others; None if unknown."""
         del shape
@@ -132,101 +155,75 @@ class AbstractQuantizer(abc.ABC):
 _DATA = ["codes", "scale", "zero_point", "tensor_scale"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=_DATA, meta_fields=["quantizer"])
+@partial(jax.tree_util.register_dataclass, data_fields=_DATA, meta_fields=["quantizer", "ndim"])
 @dataclass(frozen=True)
 class QuantizedArray:
     """What is stored: codes, scales and zero points; a pytree.
 
     ``dequantize() = (codes - zero_point) * scale * tensor_scale``, with ``codes`` in the shape of the weights and
     ``scale`` in ``granularity.scale_shape``; both broadcast over a block. The GGUF formats hold ``codes`` only: the
-    bytes of each row as a file holds them. ``nbytes`` is what a file would hold.
+    bytes of each row as a file holds them. ``nbytes`` is what a file would hold. ``ndim`` is the number of axes of the
+    array that was quantized: axes in front of them, as ``vmap`` or ``scan`` makes them, count a batch of arrays.
 
     >>> import quantsim as qs
     >>> qw = qs.parse("int4:block32:minmax").quantize(jnp.linspace(-1.0, 1.0, 64))
     >>> qw.codes.shape, qw.scale.shape, qw.nbytes
     ((64,), (2,), 41)
+    >>> batch = jax.vmap(qs.parse("int8:channel").quantize)(jnp.ones((3, 4, 8)))
+    >>> batch.shape, batch.scale.shape, batch.nbytes, batch.dequantize().shape
+    ((3, 4, 8), (3, 4), 144, (3, 4, 8))
     """
 
-    codes: Codes | Any  # Any: a tree transformation may put shapes or specs in the place of arrays
+    # Any: a tree transformation may put shapes or specs in the place of arrays, a program its structure of the quantizer
+    codes: Codes | Any
     scale: Scale | Any | None
     zero_point: ZeroPoint | Any | None
-    quantizer: AbstractQuantizer
+    quantizer: AbstractQuantizer | Any
     tensor_scale: Float[Array, ""] | Any | None = None
+    ndim: int | None = None
 
     def dequantize(self) -> Weights:
-        """Float32 weights in the original shape."""
-        return _dequantize(self)
+        """Float32 weights in the original shape.
+
+        Raises:
+            ValueError: if the parts are no batch of quantized arrays, with the same axes in front of each.
+        """
+        batch = self._batch()
+        if batch:
+            self._require_batch(batch)
+        structure, numbers = parted(self.quantizer)
+        return programs.dequantized(replace(self, quantizer=structure), numbers, len(batch))
 
     @property
     def shape(self) -> Shape:
-        """Shape of the weights."""
+        """Shape of the weights, with the axes of a batch in front."""
         return self.quantizer._shape(self.codes.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, scales and zero points, each field padded to whole bytes."""
-        return self.quantizer._nbytes(self.shape)
+        """Bytes of codes, scales and zero points of each array, each field padded to whole bytes."""
+        batch = self._batch()
+        return prod(batch) * self.quantizer._nbytes(self.shape[len(batch) :])
 
+    def _batch(self) -> Shape:
+        """The axes in front of those of one array."""
+        have = len(self.codes.shape)
+        want = have if self.ndim is None else self.ndim
+        if have < want:
+            raise ValueError(f"codes of shape {self.codes.shape} are a part of an array of {want} axes")
+        return self.codes.shape[: have - want]
 
-def as_weights(w: ArrayLike, nonfinite: str = "raise", what: str = "weights") -> Weights:
-    """``w`` as a float32 array, checked where its values are known (not under a transformation).
-
-    Raises:
-        TypeError: if it is not numeric.
-        ValueError: for a NaN or infinity, unless ``nonfinite="propagate"``.
-    """
-    if nonfinite not in ("raise", "propagate"):
-        raise ValueError(f"nonfinite is 'raise' or 'propagate', not {nonfinite!r}")
-    if not isinstance(w, jax.Array):
-        w = np.asarray(w)
-    if not (jnp.issubdtype(w.dtype, jnp.floating) or jnp.issubdtype(w.dtype, jnp.integer)):
-        raise TypeError(f"{what} must be real numbers, not {w.dtype}")
-    with np.errstate(over="ignore"):
-        w32 = jnp.asarray(w.astype(np.float32))
-    if nonfinite == "raise" and known_true(~jnp.isfinite(w32).all()):
-        w, w32 = (lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (w, w32))
-        bad = np.argwhere(~np.isfinite(np.asarray(w32)))
-        at = tuple(int(i) for i in bad[0])
-        raise ValueError(
-            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; "
-            'mend the input, or pass nonfinite="propagate"'
-        )
-    return w32
-
-
-def known_true(fact: Bool[Array, ""]) -> bool:
-    """Whether ``fact`` is true and its value is known, not traced by a transformation."""
-    try:
-        return bool(fact)
-    except jax.errors.TracerBoolConversionError:
-        return False
-
-
-@partial(jax.jit, static_argnums=0)
-def _quantize(q: AbstractQuantizer, w: Weights, key: PRNGKey | None) -> QuantizedArray:
-    return q._encode(w, key)
-
-
-@jax.jit
-def _dequantize(qw: QuantizedArray) -> Weights:
-    return qw.quantizer._decode(qw)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-@partial(jax.jit, static_argnums=1)
-def _roundtrip(w: Weights, q: AbstractQuantizer, key: PRNGKey | None) -> Weights:
-    return q._approximate(w, key)
-
-
-@_roundtrip.defjvp
-def _roundtrip_jvp(q: AbstractQuantizer, primals: tuple, tangents: tuple) -> tuple[Weights, Weights]:
-    w, key = primals
-    return _roundtrip(w, q, key), jnp.where(_clipped(q, w), 0.0, tangents[0])
-
-
-@partial(jax.jit, static_argnums=0)
-def _clipped(q: AbstractQuantizer, w: Weights) -> Bool[Array, "..."]:
-    return q._outside(w)
+    def _require_batch(self, batch: Shape) -> None:
+        """Every part has the axes of the batch in front of those that it has for one array."""
+        weights = jax.ShapeDtypeStruct(self.shape[len(batch) :], jnp.float32)
+        one = jax.eval_shape(lambda w: self.quantizer._encode(w, jax.random.key(0)), weights)
+        for name in _DATA:
+            part, of_one = getattr(self, name), getattr(one, name)
+            if part is not None and part.shape != batch + of_one.shape:
+                raise ValueError(
+                    f"{name} of shape {part.shape}: no batch of {batch} arrays {weights.shape} of {self.quantizer}; "
+                    "under vmap the batch stands in front (out_axes=0), or the array is dequantized under vmap, too"
+                )
 
 
 def beyond(x: Float[Array, "..."], ends: tuple[Float[Array, "..."] | float, ...] | np.ndarray) -> Bool[Array, "..."]:

@@ -2,30 +2,67 @@
 
 from quantsim.quantizer import blockformats
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.hints import explain, explain_option
 from quantsim.quantizer.scaled import Quantizer
-from quantsim.quantizer.spec import parse_fields
+from quantsim.quantizer.spec import UnknownPartError, parse_fields
+
+_BLOCK_SPECS = (*blockformats.SPECS, *blockformats.microscaling.ALIASES)
 
 
 def parse(spec: str | AbstractQuantizer) -> AbstractQuantizer:
     """Quantizer of a spec string: a ``Quantizer``, or one of the block formats. A quantizer is given back as it is.
 
-    So a function that takes a quantizer welcomes a spec as well: ``q = parse(q)``.
+    So a function that takes a quantizer welcomes a spec as well: ``q = parse(q)``. Upper case is as good as lower.
+
+    ``FORMAT[:GRANULARITY[:CALIBRATION][:SCALE FORMAT][:BOUNDS][:ROUNDING]]``
+
+    ============  ================================================================================================
+    format        int2 … int16, uint2 … uint16 (0 and up), f16 bf16 tf32 f32, e5m2 e4m3 e3m4 e3m2 e2m3 e2m1,
+                  e5m2fnuz e4m3fnuz, nf4 af4 fp4; any other ExMy of 2 to 8 exponent and 0 to 22 mantissa bits has no
+                  infinity and no NaN: e5m10 reaches 131008, where f16 ends at 65504
+    granularity   tensor; channel (one scale an output row), channel@1 (an axis); block32 (any size, along the last
+                  axis), block32@0 (along an axis), block32@1- (along all axes from 1 on, flattened: the inputs of a
+                  convolution), block32@0- (along the whole array, flattened)
+    calibration   absmax (default), clip0.8 (a part of it), minmax (zero point), p99.9 (a percentile), mse, rms
+    scale format  f32 (default), f16, bf16, any other float
+    bounds        of signed integers: narrow (default), half, full, signed
+    rounding      even (default), away, truncate, stochastic
+    ============  ================================================================================================
+
+    A float format alone is a cast. Block formats are one name, at most with one option: mxfp4 mxfp6_e2m3 mxfp6_e3m2
+    mxfp8_e4m3 mxfp8_e5m2 mxint8 (:floor :ceil :even :rceil), nvfp4 (:single), q4_0 q4_1 q5_0 q5_1 q8_0, q2_k q3_k q4_k
+    q5_k q6_k, iq4_nl iq4_xs, tq1_0 tq2_0, mxfp4:gguf nvfp4:gguf.
 
     Raises:
         TypeError: if it is neither a string nor a quantizer.
-        ValueError: if it is no spec; the message names the token, what was probably meant, and what is known.
+        ValueError: if it is no spec; the message names the part, what was probably meant, and what resembles it.
 
     >>> parse("int4:block32:mse").bits_per_weight((4096, 4096))
     5.0
-    >>> parse(parse("q4_k"))
-    BlockFormat('q4_k')
+    >>> parse("Q4_K"), parse(parse("q4_k"))
+    (BlockFormat('q4_k'), BlockFormat('q4_k'))
     >>> parse("int9:blok32")
     Traceback (most recent call last):
     ...
-    ValueError: unknown token 'blok32' in spec 'int9:blok32'; did you mean 'int8:block32'? ...
+    ValueError: unknown token 'blok32' in spec 'int9:blok32'; did you mean 'int9:block32'? ...
     """
     if isinstance(spec, AbstractQuantizer):
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"a quantizer or its spec is wanted, for example 'int8:block32', not {spec!r}")
-    return blockformats.parse(spec) or Quantizer(**parse_fields(spec, tuple(blockformats.SPECS)))
+    text = spec.strip().lower()
+    if found := blockformats.parse(text):
+        return found
+    if wrong_option := explain_option(text, _BLOCK_SPECS):
+        raise ValueError(wrong_option)
+    try:
+        return Quantizer(**parse_fields(text))
+    except UnknownPartError as unknown:
+        raise ValueError(explain(text, unknown, _BLOCK_SPECS, _exists)) from None
+
+
+def _exists(text: str) -> bool:
+    try:
+        return bool(blockformats.parse(text) or Quantizer(**parse_fields(text)))
+    except ValueError:
+        return False

@@ -5,11 +5,10 @@ from math import prod
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from quantsim import formats
-from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, Weights
 from quantsim.calibration import (
     MSE,
     RMS,
@@ -22,12 +21,18 @@ from quantsim.calibration import (
     minmax,
     normal_reach,
 )
-from quantsim.formats import Codebook, Elements, Format, Integer, ScaleElements, Traced
+from quantsim.formats import Elements, Format, Integer, ScaleElements, Traced
 from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.numerics import ieee
+from quantsim.numerics.narrowing import ODD_ENOUGH_FOR
+from quantsim.populations.structure import Structure
+from quantsim.quantizer.combinations import require_combination, require_kinds
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
+from quantsim.quantizer.inputs import as_weights
+from quantsim.quantizer.short_blocks import warn_of_short_blocks
 from quantsim.quantizer.spec import spell
-from quantsim.rounding import ROUNDINGS, Rounding, decode, encode, round_integer, snap
+from quantsim.quantizer.structure import Kind, Take, has_numbers, numbers_of, traced
+from quantsim.rounding import Rounding, code_dtype, decode, encode, round_integer, snap
 from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, PercentileScale, RmsScale, Scheme
 
 _F32 = formats.parse("f32")
@@ -59,23 +64,9 @@ class Quantizer(AbstractQuantizer):
     rounding: Rounding = "even"
 
     def __post_init__(self) -> None:
-        """Reject combinations that do not exist."""
-        bounds = formats.bounds(self.format)
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"unknown rounding {self.rounding!r}; known are {', '.join(ROUNDINGS)}")
-        castable = isinstance(self.format, formats.Float | Traced)
-        scaled = (self.calibration, self.scale_format) != (Absmax(), _F32) or not castable
-        if self.granularity is None and scaled:
-            raise ValueError(f"{self} needs a granularity, for example {self.format.name}:block32")
-        if self.granularity is not None and getattr(self.format, "exponent_bits", 0) == 8:
-            # its largest value is that of float32: the scale of any weight below 4 would underflow
-            raise ValueError(f"{self.format.name} has the range of float32 and takes no scale: say it alone")
-        if isinstance(self.calibration, MinMax) and bounds != "narrow":
-            raise ValueError(f"minmax needs an integer format with its default bounds, not {self.format.name}")
-        if isinstance(self.format, Codebook) and self.rounding != "even":
-            raise ValueError(f"codebook {self.format.name} rounds to the nearest level only, not {self.rounding!r}")
-        if bounds == "signed" and not isinstance(self.calibration, Absmax):
-            raise ValueError("signed bounds take their scale from the extreme weight: only absmax goes with them")
+        """Reject what is no part of a quantizer, and combinations that do not exist."""
+        require_kinds(self)
+        require_combination(self)
 
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know of it."""
@@ -107,9 +98,8 @@ class Quantizer(AbstractQuantizer):
         if zero is None:
             codes = encode(units, self.format, self.rounding, key)
         else:
-            shifted = _snap_blocks(self, units, zero, key) + zero
-            codes = jnp.where(jnp.isnan(shifted), 0, shifted).astype(jnp.uint8)
-            zero = jnp.where(jnp.isnan(zero), 0, zero).astype(jnp.int32).reshape(shape)
+            codes = _integers(_snap_blocks(self, units, zero, key) + zero)
+            zero = _integers(zero).reshape(shape)
         return QuantizedArray(from_blocks(codes, self.granularity, w.shape), scale.reshape(shape), zero, self)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
@@ -137,12 +127,46 @@ class Quantizer(AbstractQuantizer):
             return beyond(w, levels)
         blocks = to_blocks(w, self.granularity)
         scale, zero = _calibrated(self, blocks, w.shape)
+        units = _units(blocks, scale)
         if zero is not None:
             top = _offset_range(self.format)[1]
-            outside = beyond(_units(blocks, scale) + zero, np.array([0.0, 1.0, top - 1, top]))
-        else:
-            outside = beyond(_units(blocks, scale), levels)
-        return from_blocks(outside, self.granularity, w.shape)
+            units, levels = units + zero, (0.0, 1.0, top - 1, top)
+        return from_blocks(beyond(units, levels), self.granularity, w.shape)
+
+    def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
+        w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
+        warn_of_short_blocks(self, w32.shape, stacklevel=3)
+        return w32
+
+    def _split(self) -> tuple[Structure, tuple[Number, ...]]:
+        fmt, scale_format, rule = self.format, self.scale_format, self.calibration
+        if isinstance(rule, RMS):  # its reach is a constant of the format
+            return Structure(self), ()
+        parts = {"granularity": self.granularity, "calibration": rule, "rounding": self.rounding}
+        parts |= {"format": fmt, "scale_format": scale_format}
+        numbers: tuple[Number, ...] = ()
+        if has_numbers(fmt):
+            parts["format"], numbers = Kind(formats.bounds(fmt)), numbers_of(fmt)
+        if has_numbers(scale_format):
+            parts["scale_format"], numbers = Kind(None), numbers + numbers_of(scale_format)
+        if isinstance(rule, Clip):
+            parts["calibration"], numbers = Clip, (*numbers, rule.ratio)
+        return (Structure(Quantizer, tuple(parts.items())), numbers) if numbers else (Structure(self), ())
+
+    @classmethod
+    def _rebuilt(cls, parts: dict[str, Any], take: Take) -> "Quantizer":
+        """The quantizer of the parts of a structure, with numbers in the order in which ``_split`` gave them."""
+        for name in ("format", "scale_format"):
+            if isinstance(parts[name], Kind):
+                parts[name] = traced(parts[name], take)
+        if parts["calibration"] is Clip:
+            parts["calibration"] = Clip(take())
+        return cls(**parts)
+
+    def _code_dtype(self) -> Any:
+        if isinstance(self.calibration, MinMax):
+            return jnp.dtype(jnp.uint8 if self.format.bits <= 8 else jnp.uint16)
+        return code_dtype(self.format)
 
     def _span(self, shape: Shape) -> int | None:
         if self.rounding == "stochastic":  # its draws belong to the whole array
@@ -160,6 +184,20 @@ class Quantizer(AbstractQuantizer):
     def __str__(self) -> str:
         """The canonical spec string: defaults are left out."""
         return spell(self.format, self.granularity, self.calibration, self.scale_format, self.rounding)
+
+
+def _rounds_once(q: Quantizer) -> bool:
+    """Whether wider weights must not be rounded to float32 first: casts of few bits to the nearest level.
+
+    With a scale, the weights of the definition are float32, and so are their quotients by the scale.
+    """
+    few = getattr(q.format, "mantissa_bits", 0) <= ODD_ENOUGH_FOR
+    return q.granularity is None and q.rounding != "stochastic" and few
+
+
+def _integers(values: Array) -> Array:
+    """Codes or zero points; 0 where a block is not finite."""
+    return jnp.where(jnp.isnan(values), 0, values).astype(jnp.int32)
 
 
 def _calibrated(q: Quantizer, blocks: Blocks, shape: Shape) -> tuple[PerBlock, PerBlock | None]:

@@ -6,7 +6,6 @@
 
 import re
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, get_args
 
 import numpy as np
@@ -20,33 +19,44 @@ from quantsim.rounding import ROUNDINGS
 _CALIBRATIONS: dict[str, Calibration] = {"absmax": Absmax(), "minmax": MinMax(), "mse": MSE(), "rms": RMS()}
 _BOUNDS = get_args(formats.Bounds)
 _SCALE_FORMATS = tuple(name for name, f in formats.FORMATS.items() if isinstance(f, formats.Float))
-_WORDS = ("tensor", "channel", "block", "p", "clip", *_CALIBRATIONS, *_SCALE_FORMATS, *_BOUNDS, *ROUNDINGS)
+
+#: Tokens after the format, and the letters of those that end in a number.
+WORDS = ("tensor", "channel", *_CALIBRATIONS, *_SCALE_FORMATS, *_BOUNDS, *ROUNDINGS)
+NUMBERED = ("block", "clip", "p")
 
 
-def parse_fields(text: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
+class UnknownPartError(ValueError):
+    """A spec holds a format or token that is none.
+
+    Attributes:
+        part: "format" or "token".
+        text: what stands there.
+        reason: why it is none, where there is more to say.
+    """
+
+    def __init__(self, part: str, text: str, reason: str | None = None) -> None:
+        super().__init__(f"unknown {part} {text!r}" + (f": {reason}" if reason else ""))
+        self.part, self.text, self.reason = part, text, reason
+
+
+def parse_fields(text: str) -> dict[str, Any]:
     """Fields of the quantizer that ``text`` spells.
 
     Raises:
-        ValueError: for an unknown or repeated token; says which, and what was probably meant.
+        UnknownPartError: for an unknown format or token.
+        ValueError: for a repeated token, and for numbers out of range.
 
-    >>> parse_fields("int8:channel")
-    {'format': Integer(name='int8', bits=8, bounds='narrow'), 'granularity': Channel(axis=0)}
+    >>> parse_fields("e4m3:channel")["granularity"]
+    Channel(axis=0)
     """
-    name, *tokens = text.strip().split(":")
-    if any(spec.partition(":")[0] == name for spec in others):
-        raise _unknown("format", name, text, others)
+    name, *tokens = text.split(":")
     fields: dict[str, Any] = {}
     for token in tokens:
-        if (found := _token(token)) is None:
-            raise _unknown("token", token, text, others)
-        slot, value = found
+        slot, value = parse_token(token)
         if slot in fields:
             raise ValueError(f"spec {text!r} gives its {slot.replace('_', ' ')} twice: the second is {token!r}")
         fields[slot] = value
-    try:
-        fmt: Format = formats.parse(name)
-    except KeyError:
-        raise _unknown("format", name, text, others) from None
+    fmt = _format(name)
     if bounds := fields.pop("bounds", None):
         if not isinstance(fmt, Integer):
             raise ValueError(f"spec {text!r}: bounds {bounds!r} go with integer formats, not with {name}")
@@ -54,71 +64,54 @@ def parse_fields(text: str, others: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"format": fmt, **fields}
 
 
-def _token(token: str) -> tuple[str, Any] | None:
+def _format(name: str) -> Format:
+    try:
+        return formats.parse(name)
+    except KeyError as unknown:
+        _, _, reason = str(unknown.args[0]).partition(": ")
+        raise UnknownPartError("format", name, reason or None) from None
+
+
+def parse_token(token: str) -> tuple[str, Any]:
+    """The field that a token after the format sets, and its value.
+
+    Raises:
+        UnknownPartError: if it is no token.
+        ValueError: if its number is out of range.
+
+    >>> parse_token("p99.9"), parse_token("block64@1-")
+    (('calibration', Percentile(p=99.9)), ('granularity', Block(size=64, axis=1, onward=True)))
+    """
     if token in _CALIBRATIONS:
         return "calibration", _CALIBRATIONS[token]
-    if token in _SCALE_FORMATS or (re.fullmatch(r"e\d+m\d+", token) and _is_format(token)):
-        return "scale_format", formats.parse(token)
     if token in _BOUNDS:
         return "bounds", token
     if token in ROUNDINGS:
         return "rounding", token
-    if token == "tensor":
-        return "granularity", Tensor()
-    if m := re.fullmatch(r"channel(?:@(-?\d+))?", token):
-        return "granularity", Channel(int(m[1] or 0))
-    if m := re.fullmatch(r"block(\d+)(?:@(-?\d+))?", token):
-        return "granularity", Block(int(m[1]), int(m[2] or -1))
+    if granularity := _granularity(token):
+        return "granularity", granularity
     if m := re.fullmatch(r"clip(\d*\.?\d+)", token):
         return "calibration", Clip(float(m[1]))
     if m := re.fullmatch(r"p(\d+(?:\.\d+)?)", token):
         return "calibration", Percentile(float(m[1]))
+    if token in _SCALE_FORMATS:
+        return "scale_format", formats.parse(token)
+    if re.fullmatch(r"e\d+m\d+", token):
+        try:
+            return "scale_format", formats.parse(token)
+        except KeyError as unknown:
+            raise UnknownPartError("token", token, str(unknown.args[0]).partition(": ")[2]) from None
+    raise UnknownPartError("token", token)
+
+
+def _granularity(token: str) -> Granularity | None:
+    if token == "tensor":
+        return Tensor()
+    if m := re.fullmatch(r"channel(?:@(-?\d+))?", token):
+        return Channel(int(m[1] or 0))
+    if m := re.fullmatch(r"block(\d+)(?:@(-?\d+)(-?))?", token):
+        return Block(int(m[1]), int(m[2] or -1), onward=bool(m[3]))
     return None
-
-
-def _nearest(token: str, words: tuple[str, ...]) -> str | None:
-    """The known word nearest to the letters of ``token``, with its number kept where the word takes one."""
-    if token in words:
-        return token
-    letters, number = re.fullmatch(r"(.*?)([\d.]*)", token, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    if near := get_close_matches(token, words, 1, 0.6):
-        return near[0] + (number or "32") * (near[0] == "block")
-    near = get_close_matches(letters, ("block", "channel", "tensor"), 1, 0.6)
-    return (near[0] + (number or "32") * (near[0] == "block")) if near else None
-
-
-def _known(token: str) -> bool:
-    try:
-        return _token(token) is not None
-    except ValueError:
-        return False
-
-
-def _unknown(what: str, token: str, text: str, others: tuple[str, ...]) -> ValueError:
-    """What is wrong, what was probably meant, and what is known; ``others``: specs of the block formats."""
-    name, *tokens = text.strip().split(":")
-    options = [spec.partition(":")[2] for spec in others if spec.partition(":")[0] == name]
-    if options and what == "format":  # a block format with a token that it does not take
-        takes = ", ".join(o for o in options if o) or "no options"
-        near = get_close_matches(text.strip(), [s for s in others if s.partition(":")[0] == name], 1, 0)
-        return ValueError(f"spec {text!r}: {name} takes {takes}; did you mean {near[0]!r}?")
-    words = tuple(formats.FORMATS) + (() if tokens else others)
-    meant = [name if _is_format(name) else _nearest(name, words)]
-    meant += [t if t and t != token and _known(t) else _nearest(t, _WORDS) for t in tokens]
-    known = (
-        ", ".join((*formats.FORMATS, "any ExMy", *others))
-        if what == "format"
-        else ", ".join(_WORDS).replace("block, p, clip,", "blockN, pN, clipR,")
-    )
-    hint = f"; did you mean {':'.join(map(str, meant))!r}?" if all(meant) else "."
-    return ValueError(f"unknown {what} {token!r} in spec {text!r}{hint} Known: {known}")
-
-
-def _is_format(name: str) -> bool:
-    try:
-        return bool(formats.parse(name))
-    except KeyError:
-        return False
 
 
 def spell(fmt: Format, granularity: Granularity | None, calibration: Calibration, scale: Format, rounding: str) -> str:
@@ -141,7 +134,7 @@ def _spell_granularity(g: Granularity) -> str:
         return "tensor"
     if isinstance(g, Channel):
         return "channel" + f"@{g.axis}" * (g.axis != 0)
-    return f"block{g.size}" + f"@{g.axis}" * (g.axis != -1)
+    return f"block{g.size}" + f"@{g.axis}" * (g.axis != -1) + "-" * g.onward
 
 
 def _spell_calibration(rule: Calibration) -> str:

@@ -4,22 +4,27 @@
 traced or not, back in. Two quantizers of one structure run through one compiled program.
 """
 
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
+from jaxtyping import Float as Floats
 
-from quantsim import formats
-from quantsim.calibration import RMS, Clip
-from quantsim.formats import Grid, Integer, Traced
+from quantsim._types import Number
+from quantsim.formats import SPECIALS, Bounds, Float, Format, Grid, Integer, Traced, bounds, grid, reach
 from quantsim.populations.structure import Structure
-from quantsim.quantizer.face import AbstractQuantizer
-from quantsim.quantizer.scaled import Quantizer
+
+#: The numbers of a quantizer, in the order of its structure.
+Numbers: TypeAlias = Floats[Array | np.ndarray, " k"]
+#: Takes the next of the numbers that a structure was parted from.
+Take: TypeAlias = Callable[[], Any]
 
 
-def split_quantizer(q: AbstractQuantizer) -> tuple[Structure, tuple[float, ...]]:
+def split_quantizer(q: Any) -> tuple[Structure, tuple[Number, ...]]:
     """Structure and numbers of a quantizer: bits, exponents and range of its elements and scales, and clip ratio.
 
     Codebooks, formats with the exponent of float32 and block formats are static as a whole, and so is ``rms``, whose
@@ -31,49 +36,59 @@ def split_quantizer(q: AbstractQuantizer) -> tuple[Structure, tuple[float, ...]]
     >>> split_quantizer(parse("e4m3:block32"))[0] == split_quantizer(parse("e5m2:block32"))[0]
     True
     """
-    if not isinstance(q, Quantizer) or not _has_grid(q.format) or isinstance(q.calibration, RMS):
-        return Structure(q), ()
-    integer = isinstance(q.format, Integer)
-    numbers = [*(_facts(q.format)[2:] if integer else _facts(q.format)), formats.reach(q.format)]
-    scale = q.scale_format
-    if _has_grid(scale):
-        numbers += _facts(scale)
-    if isinstance(q.calibration, Clip):
-        numbers.append(q.calibration.ratio)
-    parts = {
-        "granularity": q.granularity,
-        "calibration": Clip if isinstance(q.calibration, Clip) else q.calibration,
-        "scale_format": ... if _has_grid(scale) else scale,
-        "rounding": q.rounding,
-        "bounds": formats.bounds(q.format),
-    }
-    return Structure(Quantizer, tuple(parts.items())), tuple(float(v) for v in numbers)
+    return q._split()
 
 
-def _has_grid(fmt: Any) -> bool:
-    return isinstance(fmt, Integer) or getattr(fmt, "exponent_bits", 8) < 8
-
-
-def _facts(fmt: Any) -> tuple[float | int, ...]:
-    return tuple(formats.grid(fmt))
-
-
-def rebuild_quantizer(structure: Structure, numbers: Float[Array, " k"]) -> AbstractQuantizer:
+def rebuild_quantizer(structure: Structure, numbers: Numbers) -> Any:
     """The quantizer of a structure and a vector of numbers, which may be traced."""
     if not isinstance(structure.kind, type):
         return structure.kind
-    parts, given = dict(structure.parts), iter(numbers)
-    take = partial(next, given)
+    given = iter(jnp.asarray(numbers))
+    return structure.kind._rebuilt(dict(structure.parts), lambda: next(given))
 
-    def grid() -> Grid:
-        return Grid(take().astype(jnp.int32), take().astype(jnp.int32), take(), take())
 
-    bounds = parts.pop("bounds")
-    # of an integer the rounding kernel reads the range only
-    elements = Grid(0, 0, take(), take()) if bounds else grid()
-    parts["format"] = Traced(elements, take(), bounds)
-    if parts["scale_format"] is ...:
-        parts["scale_format"] = Traced(grid(), np.nan)
-    if parts["calibration"] is Clip:
-        parts["calibration"] = Clip(take())
-    return structure.kind(**parts)
+def parted(q: Any) -> tuple[Structure, Numbers]:
+    """Structure of a quantizer, and its numbers as the float32 vector that a program takes, traced if one is."""
+    structure, numbers = split_quantizer(q)
+    if any(isinstance(v, jax.Array) for v in numbers):
+        return structure, jnp.stack([jnp.asarray(v, jnp.float32) for v in numbers])
+    return structure, np.array(numbers, np.float32)
+
+
+# --- element formats ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What of a format stays static when its facts are numbers: the convention of an integer, None of a float."""
+
+    bounds: Bounds | None
+
+
+def has_numbers(fmt: Format | Traced) -> bool:
+    """Whether one arithmetic kernel rounds it: an integer, or a float of fewer than eight exponent bits with a -0."""
+    if isinstance(fmt, Float):
+        return fmt.exponent_bits < 8 and fmt.specials != "fnuz"
+    return isinstance(fmt, Integer | Traced)
+
+
+def numbers_of(fmt: Any) -> tuple[Number, ...]:
+    """The facts of an integer or small float that programs take as numbers, in the order in which ``traced`` does."""
+    facts = grid(fmt)
+    if bounds(fmt) is not None:  # of an integer the rounding kernel reads the range only
+        return (facts.low, facts.high, reach(fmt))
+    if isinstance(fmt, Traced):
+        return (*facts, fmt.reach, fmt.exponent_bits, fmt.specials)
+    return (*map(float, facts), reach(fmt), float(fmt.exponent_bits), float(SPECIALS.index(fmt.specials)))
+
+
+def traced(kind: Kind, take: Take) -> Traced:
+    """The format of a kind whose facts are the next numbers."""
+    if kind.bounds is not None:
+        return Traced(Grid(0, 0, take(), take()), take(), kind.bounds)
+    facts = Grid(_whole(take()), _whole(take()), take(), take())
+    return Traced(facts, take(), None, _whole(take()), _whole(take()))
+
+
+def _whole(number: Any) -> Any:
+    return number.astype(jnp.int32)
