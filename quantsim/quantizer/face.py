@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from quantsim._types import ArrayLike, Codes, PRNGKey, Scale, Shape, Weights, ZeroPoint
+from quantsim.numerics.meshes import placed_like
 from quantsim.theory.scheme import NoTheoryError, Scheme
 
 
@@ -204,18 +205,18 @@ def known_true(fact: Bool[Array, ""]) -> bool:
 
 @partial(jax.jit, static_argnums=0)
 def _quantize(q: AbstractQuantizer, w: Weights, key: PRNGKey | None) -> QuantizedArray:
-    return q._encode(w, key)
+    return placed_like(w, q._encode, w, key)
 
 
 @jax.jit
 def _dequantize(qw: QuantizedArray) -> Weights:
-    return qw.quantizer._decode(qw)
+    return placed_like(qw.codes, qw.quantizer._decode, qw)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def _roundtrip(w: Weights, q: AbstractQuantizer, key: PRNGKey | None) -> Weights:
-    return q._approximate(w, key)
+    return placed_like(w, q._approximate, w, key)
 
 
 @_roundtrip.defjvp
@@ -226,7 +227,7 @@ def _roundtrip_jvp(q: AbstractQuantizer, primals: tuple, tangents: tuple) -> tup
 
 @partial(jax.jit, static_argnums=0)
 def _clipped(q: AbstractQuantizer, w: Weights) -> Bool[Array, "..."]:
-    return q._outside(w)
+    return placed_like(w, q._outside, w)
 
 
 def beyond(x: Float[Array, "..."], ends: tuple[Float[Array, "..."] | float, ...] | np.ndarray) -> Bool[Array, "..."]:
