@@ -5,6 +5,7 @@ Products that serve as a reference run in float32 with the highest precision (GP
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,18 +55,43 @@ def product(x: Activations, w: Matrix) -> Float[Array, "batch out"]:
     return lax.dot_general(x, w, contract, precision=lax.Precision.HIGHEST)
 
 
+class OutputSums(NamedTuple):
+    """Sums over the rows of x, one for each output, of the errors dy = x eᵀ and of what they are compared with.
+
+    Attributes:
+        squared_errors: sum of dy^2.
+        squared_outputs: sum of y^2.
+        errors: sum of |dy|.
+        bounds: sum of |x| |e|ᵀ, what |dy| would be if no two errors cancelled.
+        white: sum of x^2 times sum of e^2 over the fan-in, what dy^2 would be of white errors.
+        rows: how many rows.
+    """
+
+    squared_errors: Float[Array, " out"]
+    squared_outputs: Float[Array, " out"]
+    errors: Float[Array, " out"]
+    bounds: Float[Array, " out"]
+    white: Float[Array, " out"]
+    rows: Float[Array, " out"]
+
+
 @jax.jit
-def output_sums(w: Matrix, w_hat: Matrix, x: Activations) -> Float[Array, "6 out"]:
-    """For each output the sums over the rows of x of dy^2, y^2, |dy|, |x| |e|ᵀ, and the parts of x^2 and e^2.
+def output_sums(w: Matrix, w_hat: Matrix, x: Activations) -> OutputSums:
+    """What is summed for each output.
 
     The error of the product is computed as a product of the error: no difference of two large numbers.
     """
     e = error(w, w_hat)
     dy, y = product(x, e), product(x, w)
-    bound = product(jnp.abs(x), jnp.abs(e))
     white = jnp.sum(x * x) * jnp.sum(e * e, axis=-1) / x.shape[-1]
-    columns = (dy * dy, y * y, jnp.abs(dy), bound)
-    return jnp.stack([*(jnp.sum(c, axis=0) for c in columns), white, jnp.full_like(white, x.shape[0])])
+    return OutputSums(
+        squared_errors=jnp.sum(dy * dy, axis=0),
+        squared_outputs=jnp.sum(y * y, axis=0),
+        errors=jnp.sum(jnp.abs(dy), axis=0),
+        bounds=jnp.sum(product(jnp.abs(x), jnp.abs(e)), axis=0),
+        white=white,
+        rows=jnp.full_like(white, x.shape[0]),
+    )
 
 
 def output_error(w: ArrayLike, q: AbstractQuantizer, x: ArrayLike) -> OutputError:
@@ -92,12 +118,13 @@ def output_error(w: ArrayLike, q: AbstractQuantizer, x: ArrayLike) -> OutputErro
     return summarize(output_sums(w32, q.roundtrip(w32), x32), x32.shape[1])
 
 
-def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
+def summarize(sums: OutputSums, fan_in: int) -> OutputError:
     """Ratios and standard errors of ``output_sums``, the outputs being the independent units."""
-    dy2, y2, dy, bound, white, rows = np.asarray(sums, np.float64)
-    relative, absolute, to_bound = root_ratio(dy2, y2), root_ratio(dy2, rows), ratio(dy, bound)
+    squared_errors, squared_outputs, errors, bounds, white, rows = (np.asarray(v, np.float64) for v in sums)
+    relative, absolute = root_ratio(squared_errors, squared_outputs), root_ratio(squared_errors, rows)
+    to_bound = ratio(errors, bounds)
     with np.errstate(divide="ignore", invalid="ignore"):
-        predicted = np.sqrt(white.sum() / y2.sum())
+        predicted = np.sqrt(white.sum() / squared_outputs.sum())
     return OutputError(
         rel_rms=relative.value,
         rel_rms_se=relative.se,
