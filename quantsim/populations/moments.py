@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
-from quantsim.populations.base import F64, Population, is_static
+from quantsim.populations.parameters import F64, is_static
+from quantsim.populations.population import Population
 
 _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(24)
 
