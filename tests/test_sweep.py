@@ -207,9 +207,9 @@ def test_traced_parameters_compile_once():
     structures = {split_population(Normal(std=float(n[0])))[0] for n in numbers}
     assert len(structures) == 1
     draw = drawing(structures.pop(), layout)
-    first = draw(numbers[0], stream, np.uint32(0))[1]
+    first = draw(numbers[0], stream, np.uint32(0), None)[1]
     with counting() as warm:
-        others = [draw(n, stream, np.uint32(0))[1] for n in numbers[1:]]
+        others = [draw(n, stream, np.uint32(0), None)[1] for n in numbers[1:]]
     assert warm == NOTHING
     squares = [np.asarray(s.sums)[:, 0, 1] for s in (first, *others)]
     np.testing.assert_array_equal(np.array(squares[1:]) / squares[0], [[4.0] * 4, [16.0] * 4])
