@@ -5,7 +5,7 @@ import numpy as np
 from quantsim._types import Shape
 from quantsim.formats import Integer
 from quantsim.populations import Normal, Population
-from quantsim.populations.population import NoDistributionError
+from quantsim.populations.law import NoDistributionError
 from quantsim.theory.scheme import HasScheme, MinMaxScale, NoTheoryError, RmsScale, Scheme
 
 #: Bits of minmax integers from which the places of minimum and maximum are taken as uniform within a step.
