@@ -82,7 +82,7 @@ def _codes(blocks: Blocks, d: Float[Array, "blocks #size"]) -> UInt8[Array, "blo
     magnitude, index = jnp.abs(blocks), jnp.zeros_like(blocks)
     for middle in _MIDDLES:
         index = index + (magnitude > middle * d).astype(jnp.float32)
-    sign = jnp.where(blocks < 0, 8.0, 0.0)
+    sign = 8.0 * (blocks < 0).astype(jnp.float32)
     return jnp.where((d == 0) | (index == 0), 0.0, index + sign).astype(jnp.uint8)
 
 

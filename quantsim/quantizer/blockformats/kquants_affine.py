@@ -1,4 +1,4 @@
-"""q2_k, q4_k and q5_k: a scale and a minimum for each sub-block, small integers in units of a float16 for 256 weights."""
+"""q2_k, q4_k and q5_k: a scale and a minimum for each sub-block, integers in units of a float16 for 256 weights."""
 
 from dataclasses import dataclass
 

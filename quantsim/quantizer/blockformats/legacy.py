@@ -60,7 +60,7 @@ class Symmetric(Coding):
             return Stored(codes.astype(jnp.uint8), (stored_f16(d),))
         d = ieee.divide(extreme(blocks), -float(self.half))
         units = ieee.unfused(blocks * reciprocal(d), blocks) + (self.half + 0.5)
-        return Stored(jnp.minimum(units, 2.0 * self.half - 1).astype(jnp.uint8), (stored_f16(d),))
+        return Stored(_whole(jnp.minimum(units, 2.0 * self.half - 1)), (stored_f16(d),))
 
     def values(self, stored: Stored) -> Blocks:
         """``(code - half) d``."""
@@ -90,7 +90,7 @@ class Affine(Coding):
         low, high = ends(blocks)
         d = ieee.divide(jnp.minimum(high - low, np.finfo(np.float32).max), float(top))
         units = ieee.unfused((blocks - low) * reciprocal(d), blocks) + 0.5
-        return Stored(jnp.minimum(units, top).astype(jnp.uint8), (stored_f16(d), stored_f16(low)))
+        return Stored(_whole(jnp.minimum(units, top)), (stored_f16(d), stored_f16(low)))
 
     def values(self, stored: Stored) -> Blocks:
         """``code d + min``."""
@@ -129,6 +129,11 @@ class Absmax(Coding):
     def from_bytes(self, data: UInt8[Array, "blocks 34"]) -> Stored:
         """And back."""
         return Stored(lax.bitcast_convert_type(data[:, 2:], jnp.int8), (bytes_f16(data[:, :2]),))
+
+
+def _whole(units: Blocks) -> UInt8[Array, "blocks size"]:
+    """Codes below. XLA drops a cast to integers and back where it fuses both, so the cast may not be what truncates."""
+    return jnp.trunc(units).astype(jnp.uint8)
 
 
 def _weights(blocks: Blocks, importance: Importance) -> Blocks:

@@ -42,8 +42,8 @@ class Microscaling(AbstractQuantizer):
     gives them, in which a zero keeps its sign. Those of mxint8 are -127 … 127 and mean code / 64: the largest magnitude
     is 1 63/64, and -128 (-2) stays unused, as the specification allows (5.3.4) and microxcaling has it. A block that
     holds a NaN or an infinity has the scale NaN and codes 0 and dequantizes to NaN, and no other block does. Float32
-    subnormals count as zero and results below 2^-126 are zero, as everywhere in XLA on CPU. Weights are rounded to float32
-    first, the type that the specification converts from: float64 just past a midpoint may so become a tie.
+    subnormals count as zero and results below 2^-126 are zero, as everywhere in XLA on CPU. Weights are rounded to
+    float32 first, from which the specification converts: float64 just past a midpoint may so become a tie.
 
     Source: OCP Microscaling Formats (MX) Specification 1.0, 2023; Rouhani et al., arXiv:2310.10537; NVIDIA,
     "Pretraining Large Language Models with NVFP4", arXiv:2509.25149.
@@ -93,7 +93,8 @@ class Microscaling(AbstractQuantizer):
         return self._weights(snap(units, self.element), scales, w.shape)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
-        outside = beyond(self._units(w)[0], formats.ends(self.element))
+        ends = tuple(float(level) for level in formats.ends(self.element))
+        outside = beyond(self._units(w)[0], ends)
         return from_blocks(outside, Block(self.size), w.shape)
 
     def _units(self, w: Weights) -> tuple[Blocks, Scales]:
