@@ -196,7 +196,7 @@ def decode(codes: Codes, fmt: Format) -> Float[Array, "..."]:
     value = fraction * ieee.power_of_two(jnp.maximum(field, 1) - 1 + int(grid(fmt).min_exponent) - m)
     top = field == 2**fmt.exponent_bits - 1
     if fmt.specials == "ieee":
-        value = jnp.where(top, jnp.where(mantissa == 0, jnp.inf, jnp.nan), value)
+        value = jnp.where(top, jnp.where(mantissa == 0, jnp.float32(jnp.inf), jnp.nan), value)
     if fmt.specials == "fn":
         value = jnp.where(top & (mantissa == 2**m - 1), jnp.nan, value)
     return jnp.where((c >> (fmt.bits - 1)) & 1 == 1, -value, value)

@@ -169,8 +169,16 @@ class QuantizedArray:
         return self.quantizer._nbytes(self.shape)
 
 
-def as_weights(w: ArrayLike, nonfinite: str = "raise", what: str = "weights") -> Weights:
+def as_weights(
+    w: ArrayLike,
+    nonfinite: str = "raise",
+    what: str = "weights",
+    *,
+    remedy: str = 'mend the input, or pass nonfinite="propagate"',
+) -> Weights:
     """``w`` as a float32 array, checked where its values are known (not under a transformation).
+
+    ``remedy`` is what the caller of the public function can do about a NaN or infinity.
 
     Raises:
         TypeError: if it is not numeric.
@@ -189,8 +197,7 @@ def as_weights(w: ArrayLike, nonfinite: str = "raise", what: str = "weights") ->
         bad = np.argwhere(~np.isfinite(np.asarray(w32)))
         at = tuple(int(i) for i in bad[0])
         raise ValueError(
-            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; "
-            'mend the input, or pass nonfinite="propagate"'
+            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; " + remedy
         )
     return w32
 

@@ -78,7 +78,8 @@ class BlockFormat(AbstractQuantizer):
             TypeError: if ``w`` is not numeric.
             ValueError: for a NaN or infinity, for rows that are not whole blocks, for an imatrix that does not fit.
         """
-        return self._quantized(self._checked(w, nonfinite), imatrix)
+        w32 = self._checked(w, nonfinite)
+        return _quantize(self, w32, self._importance(imatrix, w32.shape))
 
     def roundtrip(
         self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
@@ -94,7 +95,7 @@ class BlockFormat(AbstractQuantizer):
     def _checked(self, w: ArrayLike, nonfinite: str) -> Weights:
         if nonfinite == "propagate" and not self.has_nan:
             raise ValueError(f"{self} has no code for NaN: mend the input")
-        w32 = as_weights(w, nonfinite)
+        w32 = as_weights(w, nonfinite) if self.has_nan else as_weights(w, nonfinite, remedy="mend the input")
         self._blocks_in_row(w32.shape)
         return w32
 
@@ -109,7 +110,7 @@ class BlockFormat(AbstractQuantizer):
             return None
         if not self.takes_imatrix:
             raise ValueError(f"{self} takes no imatrix: its codes follow from the weights alone")
-        importance = as_weights(imatrix, what="importances")
+        importance = as_weights(imatrix, what="importances", remedy="mend them")
         if importance.shape != shape[-1:]:
             raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
         if known_true((importance < 0).any()):
@@ -118,8 +119,11 @@ class BlockFormat(AbstractQuantizer):
 
     # --- to bytes and back ------------------------------------------------------------------------------------------
 
-    def _quantized(self, w: Weights, imatrix: ArrayLike | None) -> QuantizedArray:
-        return _quantize(self, w, self._importance(imatrix, w.shape))
+    def pack(self, w: ArrayLike, imatrix: ArrayLike | None = None) -> UInt8[Array, "... bytes"]:
+        """``quantize(w).codes``, as ``gguf.pack`` has it: whatever is not finite is refused."""
+        w32 = as_weights(w, remedy="mend the input")
+        self._blocks_in_row(w32.shape)
+        return _quantize(self, w32, self._importance(imatrix, w32.shape)).codes
 
     def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
         def encode(blocks: Blocks, importance: Importance | None) -> UInt8[Array, "blocks nbytes"]:
