@@ -28,7 +28,8 @@ from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate, columns
 from quantsim.measure.statistics import ErrorStats, error, fold, init
 from quantsim.measure.tallies import Tally, tally
-from quantsim.outputs.products import OutputSums, output_sums, product, summarize
+from quantsim.outputs.output_errors import OutputSums, output_sums, summarize
+from quantsim.outputs.products import product
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
