@@ -49,7 +49,7 @@ def round_integer(
     if key is None:
         raise ValueError("stochastic rounding needs a key: pass key=jax.random.key(seed)")
     below = jnp.floor(x)
-    return below + (jax.random.uniform(key, x.shape) < x - below)
+    return below + (jax.random.uniform(key, x.shape, x.dtype) < x - below).astype(x.dtype)
 
 
 def round_to_grid(
@@ -81,7 +81,7 @@ def _round_bits(
     if rounding == "stochastic":
         if key is None:
             raise ValueError("stochastic rounding needs a key: pass key=jax.random.key(seed)")
-        up = (jax.random.bits(key, x.shape) >> (32 - drop)).astype(jnp.int32)
+        up = (jax.random.bits(key, x.shape, jnp.uint32) >> (32 - drop)).astype(jnp.int32)
     else:
         half = 1 << (drop - 1)
         up = {"even": half - 1 + ((magnitude >> drop) & 1), "away": half, "truncate": 0}[rounding]

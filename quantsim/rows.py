@@ -63,16 +63,18 @@ class Rows(list[dict[str, Any]]):
         return found
 
     def grid(self, *, x: str, y: str, value: str) -> "Grid":
-        """A column as a matrix over two others, one row of it for each distinct ``y``; NaN where no row is.
+        """A column as a matrix over two others, one row of it for each distinct ``y``; NaN, or "", where no row is.
 
         >>> rows = Rows({"rate": r, "size": s, "error": r * s} for s in (1, 10) for r in (2, 3, 4))
         >>> rows.grid(x="rate", y="size", value="error").values.tolist()
         [[2.0, 3.0, 4.0], [20.0, 30.0, 40.0]]
         """
         xs, ys = self.values(x), self.values(y)
-        values = np.full((len(ys), len(xs)), np.nan)
+        texts = any(isinstance(r[value], str) for r in self)
+        values = np.full((len(ys), len(xs)), "" if texts else np.nan, object if texts else float)
         for r in self:
-            values[ys.index(r[y]), xs.index(r[x])] = np.nan if r[value] is None else r[value]
+            if r[value] is not None:
+                values[ys.index(r[y]), xs.index(r[x])] = r[value]
         return Grid(xs, ys, values)
 
     def to_pandas(self) -> Any:

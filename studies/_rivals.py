@@ -70,9 +70,12 @@ def can_pack(kind: str) -> bool:
 
 
 _TYPES = {
-    "bf16": ml_dtypes.bfloat16, "f16": np.float16, "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2,
+    "bf16": ml_dtypes.bfloat16,
+    "f16": np.float16,
+    "e4m3": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
     "e2m1": ml_dtypes.float4_e2m1fn,
-}  # fmt: skip
+}
 _TOP = {name: float(ml_dtypes.finfo(t).max) for name, t in _TYPES.items()}
 
 
@@ -81,16 +84,24 @@ def _cast(name: str, x: F32) -> F32:
     return np.clip(x, -top, top).astype(_TYPES[name]).astype(np.float32)
 
 
+def _integer(top: float, x: F32) -> F32:
+    return np.clip(np.rint(x), -top, top)
+
+
+def _nearest(values: F32, x: F32) -> F32:
+    middles = (values[1:] + values[:-1]) / 2
+    return values[np.searchsorted(middles, x)]
+
+
 def _element(name: str) -> tuple[float, Round]:
     """Largest level of a format, and rounding to its levels."""
     if name in _TYPES:
         return _TOP[name], partial(_cast, name)
     if name.startswith("int"):
         top = 2.0 ** (int(name[3:]) - 1) - 1
-        return top, lambda x: np.clip(np.rint(x), -top, top)
+        return top, partial(_integer, top)
     values = levels(FORMATS[name]).astype(np.float32)
-    middles = (values[1:] + values[:-1]) / 2
-    return float(values[-1]), lambda x: values[np.searchsorted(middles, x)]
+    return float(values[-1]), partial(_nearest, values)
 
 
 def _rows(granularity: str, w: F32) -> F32:
@@ -126,15 +137,23 @@ def _nvfp4(w: F32) -> F32:
     return (_cast("e2m1", b / scale) * scale).reshape(w.shape)
 
 
+def _mxint8(x: F32) -> F32:
+    return np.clip(np.rint(x * 64), -127, 127) / 64
+
+
+def _through_bytes(kind: str, w: F32) -> F32:
+    return unpacked(kind, packed(kind, w))
+
+
 def roundtrip(spec: str) -> Round:
     """What a quantizer makes of a matrix; no row or block of it may be all zeros."""
     name, granularity, calibration, *_ = (*spec.split(":"), "", "")
     if name in ("q8_0", "q4_0"):
-        return lambda w: unpacked(name, packed(name, w))
+        return partial(_through_bytes, name)
     if name == "nvfp4":
         return _nvfp4
     if name == "mxint8":
-        return partial(_microscaling, lambda x: np.clip(np.rint(x * 64), -127, 127) / 64, 0)
+        return partial(_microscaling, _mxint8, 0)
     if name.startswith("mxfp"):
         element = {"mxfp4": "e2m1"}.get(name) or name.split("_")[1]
         return partial(_microscaling, partial(_cast, element), int(np.frexp(_TOP[element])[1]) - 1)

@@ -1,13 +1,15 @@
 """What does each convention that papers leave unsaid change in an error, and in its sign?
 
-One convention at a time is changed on the same arrays: the bounds of integers, the rounding, what the scale is stored
-in, the scale rule of MX formats. Effects are ratios of paired squared errors. Row j of an array has the standard
-deviation 2^(j / 8), so that no power of two is favoured; errors count relative to it. Expected, from errors uniform in
-a step: truncation -6.02 dB and half a step toward zero; stochastic rounding -3.01 dB and no bias; half away from zero
-nothing, except where weights of few digits tie, and there a bias only; a step of absmax / 127.5 or 128 gains 20 log10
-of the ratio, but the extreme is no longer exact: it errs by half a step, or by one where it clips, which costs more in
-a block of 32; a power of two as scale costs up to an octave, and clips where it is too small. Refuted where an effect
-is off its exact prediction by over four standard errors (that of the bias is a numerical one, good to 0.001 of a step).
+Method. One convention at a time is changed on the same arrays: the bounds of integers, the rounding, what the scale is
+stored in, the scale rule of MX formats. Effects are ratios of paired squared errors. Row j of an array has the standard
+deviation 2^(j / 8), so that no power of two is favoured; errors count relative to it.
+Expected, from errors uniform in a step: truncation -6.02 dB and half a step toward zero; stochastic rounding -3.01 dB
+and no bias; half away from zero nothing, except where weights of few digits tie, and there a bias only; a step of
+absmax / 127.5 or 128 gains 20 log10 of the ratio, but the extreme is no longer exact: it errs by half a step, or by one
+where it clips, which costs more in a block of 32; a power of two as scale costs up to an octave, and clips where it is
+too small.
+Refuted where an effect is off its exact prediction by over four standard errors (that of the bias is a numerical one,
+good to 0.001 of a step).
 """
 
 from collections.abc import Iterator
@@ -17,43 +19,74 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from quantsim import formats, theory
 from quantsim._types import Matrix, PRNGKey
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, share_of_cases
+from quantsim.lab.claims import Claim, share, share_of_cases
+from quantsim.lab.plotting import Axes
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import ratio as ratio_of_sums
+from quantsim.measure.ratios import Estimate, columns, decibels
 from quantsim.measure.statistics import error
 from quantsim.numerics import ieee
-from quantsim.populations import Population
 from quantsim.populations import parse as population
+from quantsim.populations import samples
 from quantsim.quantizer import Quantizer, parse
-from quantsim.quantizer.blockformats.microscaling import E8M0, Microscaling
 from quantsim.rows import Rows
-from quantsim.sweep import population_key
+from quantsim.sweep import array_keys, population_key
 
-PHASES = 2.0 ** (np.arange(8) / 8)
-LOWEST = -7.0  # dB that the figure shows
-MX = ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4")
-ROUNDED = (("int8", ":block32"), ("int4", ":block32"), ("e4m3", ":block32"), ("bf16", ""))
-# group: (label, usual, other)
-GROUPS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "bounds": tuple((f"{i} {b}", f"{i}:block32", f"{i}:block32:absmax:{b}") for i in ("int8", "int4")
-                    for b in ("half", "full", "signed")),
-    "rounding": tuple((f"{f} {r}", f"{f}{g}", f"{f}{g}:{r}") for f, g in ROUNDED
-                      for r in ("away", "truncate", "stochastic")),
-    "ties": (("bf16 → e4m3 away", "e4m3", "e4m3:away"),),  # weights of few digits, which do tie
-    "scale": (*((f"{i} {s}", f"{i}:block32", f"{i}:block32:absmax:{s}") for i in ("int8", "int4")
-                for s in ("f16", "bf16", "e7m0")),  # e7m0: the nearest power of two
-              *((f"{i} → {m}", f"{i}:block32", m) for i, m in
-                (("int8", "mxint8"), ("e4m3", "mxfp8_e4m3"), ("e2m1", "mxfp4")))),
-    "rule": tuple((f"{m.rpartition('_')[2]} {r}", m, f"{m}:{r}") for m in MX for r in ("ceil", "even", "rceil")),
-}  # fmt: skip
-TITLES = {"bounds": "instead of narrow bounds", "rounding": "instead of half to even",
-          "scale": "instead of a float32 scale", "rule": "instead of the MX rule floor"}  # fmt: skip
+from ._bias import SIZES, expected_outward
+
+ROUNDING = 0x5EED  # stream of an array's key for stochastic rounding
+BLOCK = 32
+LOWEST_SHOWN = -7.0  # dB
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A quantizer with one convention changed, and the usual one that it is held against."""
+
+    label: str
+    usual: str
+    changed: str
+
+
+def bounds() -> Iterator[Convention]:
+    for integer in ("int8", "int4"):
+        for name in ("half", "full", "signed"):
+            yield Convention(f"{integer} {name}", f"{integer}:block32", f"{integer}:block32:absmax:{name}")
+
+
+def roundings() -> Iterator[Convention]:
+    for usual in ("int8:block32", "int4:block32", "e4m3:block32", "bf16"):
+        for name in ("away", "truncate", "stochastic"):
+            yield Convention(f"{usual.removesuffix(':block32')} {name}", usual, f"{usual}:{name}")
+
+
+def scales() -> Iterator[Convention]:
+    for integer in ("int8", "int4"):
+        for name in ("f16", "bf16", "e7m0"):  # e7m0: the nearest power of two
+            yield Convention(f"{integer} {name}", f"{integer}:block32", f"{integer}:block32:absmax:{name}")
+    for element, mx in (("int8", "mxint8"), ("e4m3", "mxfp8_e4m3"), ("e2m1", "mxfp4")):
+        yield Convention(f"{element} → {mx}", f"{element}:block32", mx)
+
+
+def rules() -> Iterator[Convention]:
+    for mx in ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4"):
+        for name in ("ceil", "even", "rceil"):
+            yield Convention(f"{mx.rpartition('_')[2]} {name}", mx, f"{mx}:{name}")
+
+
+GROUPS = {
+    "bounds": tuple(bounds()),
+    "rounding": tuple(roundings()),
+    "ties": (Convention("bf16 → e4m3 away", "e4m3", "e4m3:away"),),  # of weights in bf16: few digits, which do tie
+    "scale": tuple(scales()),
+    "rule": tuple(rules()),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +95,7 @@ class Config:
     populations: tuple[str, ...] = ("normal", "laplace", "t5")
     shape: tuple[int, int] = (256, 1024)
     arrays: int = 16
-    phases: int = 8  # of the exact mse
+    phases: int = 8  # of the sizes, for the exact mse
     points: int = 196418  # of the numerical expectation of the bias
 
     @classmethod
@@ -71,189 +104,229 @@ class Config:
 
 
 def measure(config: Config) -> Iterator[Cell]:
-    for group in GROUPS:
-        yield group, lambda group=group: [r for name in config.populations for r in _effects(config, name, group)]
-    yield "codes", lambda: [_codes(config, name) for name in ("absmax", "half", "full", "signed", "minmax")]
+    for name in config.populations:
+        for group in GROUPS:
+            yield f"{group}, {name}", partial(effects, config, name, group)
+    yield "codes", partial(codes_in_use, config)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _sums(specs: tuple[str, ...], coarse: bool, w: Matrix, key: PRNGKey) -> jax.Array:
-    """For each row the sums of e^2, of e and of e sign(w) under each quantizer."""
-    size = jnp.asarray(np.resize(PHASES, len(w)), jnp.float32)[:, None]
-    w = w * size
-    w = w.astype(jnp.bfloat16).astype(jnp.float32) if coarse else w
-    keys = [jax.random.fold_in(key, i) for i in range(len(specs))]
-    e = jnp.stack([error(w, parse(s).roundtrip(w, key=k)) for s, k in zip(specs, keys, strict=True)]) / size
-    return ieee.ordered_sum(jnp.concatenate([ieee.square(e), e, e * jnp.sign(w)]))[..., 0]
+# --- measured -------------------------------------------------------------------------------------------------------
 
 
-def _effects(config: Config, name: str, group: str) -> list[dict]:
-    """What each convention of a group changes, all measured on the same arrays; bias in usual steps."""
-    base, found = population_key(config.seed, name), []
-    specs = tuple(dict.fromkeys(s for _, *pair in GROUPS[group] for s in pair))
-    for k in range(config.arrays):
-        key = jax.random.fold_in(base, k)
-        w = population(name).sample(key, config.shape)
-        found.append(np.asarray(_sums(specs, group == "ties", w, jax.random.fold_in(key, 0x5EED)), np.float64))
-    sums = np.array(found).mean(axis=-1).T  # over rows, of which each array has one number
-    e2, e, outward = (dict(zip(specs, part / config.shape[1], strict=True)) for part in np.split(sums, 3))
+@partial(jax.tree_util.register_dataclass, data_fields=["squared", "signed", "outward"], meta_fields=[])
+@dataclass(frozen=True)
+class RowSums:
+    """Sums over each row, relative to its size, of e^2, of e, and of e sign(w), positive away from zero."""
+
+    squared: Float[Array, " rows"]
+    signed: Float[Array, " rows"]
+    outward: Float[Array, " rows"]
+
+
+@jax.jit
+def row_sums(w: Matrix, w_hat: Matrix, sizes: Float[Array, "rows 1"]) -> RowSums:
+    e = error(w, w_hat) / sizes
+    sums = (ieee.ordered_sum(values)[:, 0] for values in (ieee.square(e), e, e * jnp.sign(w)))
+    return RowSums(*sums)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean of e^2, of e and of e sign(w) over each array."""
+
+    squared: NDArray[np.float64]
+    signed: NDArray[np.float64]
+    outward: NDArray[np.float64]
+
+
+def effects(config: Config, name: str, group: str) -> list[dict[str, Any]]:
+    """What each convention of a group changes, all measured on the same arrays."""
+    specs = dict.fromkeys(spec for c in GROUPS[group] for spec in (c.usual, c.changed))
+    arrays, keys = weights(config, name), array_keys(config.seed, name, config.arrays)
+    if group == "ties":
+        arrays = arrays.astype(jnp.bfloat16).astype(jnp.float32)
+    found = {spec: errors_of(arrays, keys, spec, stream) for stream, spec in enumerate(specs)}
     rows = []
-    for label, usual, other in GROUPS[group]:
-        row = {"kind": group, "population": name, "label": label, "usual": usual, "spec": other}
-        ratio, se = ratio_of_sums(e2[other], e2[usual])
-        row |= {"effect_db": -10 * np.log10(ratio), "effect_db_se": 10 / np.log(10) * se / ratio}
-        row |= _in_steps("mean", e[other], e2[usual]) | _in_steps("outward", outward[other], e2[usual])
-        row |= {} if group == "ties" else _predictions(config, name, usual, other)
-        rows.append(row | {"closed_db": _closed(group, other)})
+    for c in GROUPS[group]:
+        usual, changed = found[c.usual], found[c.changed]
+        row = {"kind": group, "population": name, "label": c.label, "usual": c.usual, "spec": c.changed}
+        row |= columns(
+            effect_db=decibels(usual.squared, changed.squared),
+            mean_steps=in_steps(changed.signed, usual.squared),
+            outward_steps=in_steps(changed.outward, usual.squared),
+        )
+        if group != "ties":
+            row |= predictions(config, name, c)
+        rows.append(row | {"closed_db": closed_form(group, c.changed)})
     return rows
 
 
-def _codes(config: Config, name: str) -> dict:
-    """Codes that a symmetric sample uses under one convention of int8: of each weight also the negative."""
+@lru_cache(1)
+def weights(config: Config, name: str) -> Float[Array, "arrays rows columns"]:
+    arrays = samples(population(name), array_keys(config.seed, name, config.arrays), config.shape)
+    return arrays * sizes_of_rows(config.shape[0])
+
+
+def sizes_of_rows(rows: int) -> Float[NDArray[np.float32], "rows 1"]:
+    return np.resize(SIZES, rows).astype(np.float32)[:, None]
+
+
+def errors_of(arrays: Any, keys: PRNGKey, spec: str, stream: int) -> Errors:
+    """Errors of a quantizer on each array; of stochastic rounding with random numbers of its own."""
+    q, (_, rows, columns_) = parse(spec), arrays.shape
+    sums = []
+    for w, key in zip(arrays, keys, strict=True):
+        w_hat = q.roundtrip(w, key=jax.random.fold_in(jax.random.fold_in(key, ROUNDING), stream))
+        sums.append(row_sums(w, w_hat, sizes_of_rows(rows)))
+    stacked = jax.tree.map(lambda *leaves: np.array(leaves, np.float64).mean(axis=1) / columns_, *sums)
+    return Errors(stacked.squared, stacked.signed, stacked.outward)
+
+
+def in_steps(bias: NDArray[np.float64], squared: NDArray[np.float64]) -> Estimate:
+    """Mean error over the step sqrt(12 E[e^2]) of a uniform quantizer with this squared error, by the delta method."""
+    step = np.sqrt(12 * squared.mean())
+    value = bias.mean() / step
+    each = bias / step - value * squared / squared.mean() / 2
+    return Estimate(float(value), float(each.std(ddof=1) / np.sqrt(each.size)))
+
+
+def codes_in_use(config: Config) -> list[dict[str, Any]]:
+    """First and last code of five conventions of int8 on a symmetric sample: of each weight also the negative."""
     w = population("uniform").sample(population_key(config.seed, "uniform"), config.shape)
-    codes = np.asarray(parse(f"int8:tensor:{name}").quantize(jnp.concatenate([w, -w])).codes, np.int32)
-    codes -= 128 * (name == "minmax")
-    return {"kind": "codes", "name": name, "ends": [int(codes.min()), int(codes.max())]}
+    rows = []
+    for name in ("absmax", "half", "full", "signed", "minmax"):
+        codes = np.asarray(parse(f"int8:tensor:{name}").quantize(jnp.concatenate([w, -w])).codes, np.int32)
+        if name == "minmax":  # 0 … 255, shifted as hardware does
+            codes = codes - 128
+        rows.append({"kind": "codes", "name": name, "ends": [int(codes.min()), int(codes.max())]})
+    return rows
 
 
-def _in_steps(name: str, bias: np.ndarray, e2: np.ndarray) -> dict[str, float]:
-    """Mean error over the step of a uniform quantizer with this squared error, sqrt(12) rms; delta method."""
-    step = np.sqrt(12 * e2.mean())
-    value, each = bias.mean() / step, bias / step - bias.mean() / step * e2 / e2.mean() / 2
-    return {f"{name}_steps": float(value), f"{name}_steps_se": float(each.std(ddof=1) / each.size**0.5)}
+# --- predicted ------------------------------------------------------------------------------------------------------
 
 
-def _predictions(config: Config, name: str, usual: str, other: str) -> dict[str, float]:
-    base, e2 = (_mse(name, s, config.phases) for s in (usual, other))
-    outward = _outward(population(name), other, config.points) / np.sqrt(12 * base)
-    return {"predicted_effect_db": -10 * np.log10(e2 / base), "predicted_outward_steps": outward}
+def predictions(config: Config, name: str, convention: Convention) -> dict[str, float]:
+    usual, changed = (exact_mse(name, spec, config.phases) for spec in (convention.usual, convention.changed))
+    outward = expected_outward(population(name), convention.changed, config.points)
+    return {
+        "predicted_effect_db": -10 * np.log10(changed / usual),
+        "predicted_outward_steps": outward / np.sqrt(12 * usual),
+    }
 
 
 @lru_cache(None)
-def _mse(name: str, spec: str, phases: int) -> float:
-    """Exact relative mse, mean over rows of all sizes."""
-    sizes = PHASES[:: len(PHASES) // phases].tolist()
-    return float(np.mean([theory.weight_rel_mse(population(f"{name}(std={s!r})"), parse(spec)) for s in sizes]))
-
-
-@lru_cache
-def _outward(pop: Population, spec: str, points: int) -> float:
-    """Numerical expectation of e sign(w) over blocks of rows of all sizes."""
+def exact_mse(name: str, spec: str, phases: int) -> float:
+    """Relative mse, mean over rows of all sizes; of those of size 1 where a float32 scale makes it the same for all."""
     q = parse(spec)
-    assert isinstance(q, Quantizer | Microscaling)
-    fmt, rounding = (q.format, q.rounding) if isinstance(q, Quantizer) else (q.element, "even")
-    block = 1 if isinstance(q, Quantizer) and q.granularity is None else 32
-
-    def outward(x: Any, top: Any) -> Any:
-        size = np.resize(np.repeat(PHASES, 2), len(x))  # in pairs, as every other extreme is negative
-        x, top = np.float32(x * size), np.float32(top * size)
-        scale = _scale(q, top) if block > 1 else np.float32(1)
-        # the quotient is one of float32: whether that of the extreme is whole decides about a step where it truncates
-        return _mean_error(np.float64(x / scale), fmt, rounding) * np.sign(x) * scale / size
-
-    return theory.block_mean(pop, block, outward, points=points)
+    sizes = [1.0] if follows_any_size(q) else SIZES[:: len(SIZES) // phases].tolist()
+    return float(np.mean([theory.weight_rel_mse(population(f"{name}(std={size!r})"), q) for size in sizes]))
 
 
-def _scale(q: Quantizer | Microscaling, top: Any) -> Any:
-    """Scale of a block with this extreme, as it is stored, such that integers are whole numbers."""
-    if isinstance(q, Microscaling):
-        assert isinstance(q.scaling, E8M0)
-        unit = 2.0 ** (q.element.bits - 2) if isinstance(q.element, formats.Integer) else 1.0
-        return np.float32(
-            _power_of_two(np.abs(top), q.scaling.rule, formats.largest(q.element) / unit, q.element) / unit
-        )
-    signed = isinstance(q.format, formats.Integer) and q.format.bounds == "signed"
-    scale = (-top if signed else np.abs(top)) / np.float32(formats.reach(q.format))
-    if q.scale_format.name == "e7m0":
-        mantissa, exponent = np.frexp(scale)
-        return np.ldexp(np.float32(1), exponent - (mantissa < 0.75))
-    stored = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}[q.scale_format.name]
-    return np.float32(scale.astype(stored))
+def follows_any_size(q: Any) -> bool:
+    """Not where it truncates: whether a quotient of float32 falls short of a whole number depends on the size."""
+    scaled = isinstance(q, Quantizer) and q.granularity is not None
+    return scaled and q.scale_format.name == "f32" and q.rounding != "truncate"
 
 
-def _power_of_two(top: Any, rule: str, largest: float, element: formats.Format) -> Any:
-    mantissa, exponent = np.frexp(top)  # from 1/2 to 1, so that the floor of the logarithm is one less
-    digits = element.mantissa_bits if isinstance(element, formats.Float) else element.bits - 2
-    up = {"floor": 0, "ceil": mantissa > 0.5, "even": mantissa >= 1 - 2.0 ** -(digits + 2),
-          "rceil": mantissa > np.frexp(largest)[0]}[rule]  # fmt: skip
-    return np.ldexp(1.0, exponent + up - np.frexp(largest)[1])
-
-
-def _mean_error(u: Any, fmt: formats.Format, rounding: str) -> Any:
-    """Mean error of rounding ``u``, which of stochastic rounding is only that of what is clipped."""
-    assert not isinstance(fmt, formats.Codebook)
-    g = formats.grid(fmt)
-    inside = np.clip(u, g.low, g.high)
-    if rounding == "stochastic":
-        return inside - u
-    quantum = np.ldexp(1.0, np.maximum(np.frexp(inside)[1] - 1, int(g.min_exponent)) - int(g.mantissa_bits))
-    v = inside / quantum
-    whole = {"even": np.rint, "away": lambda v: np.trunc(v + np.copysign(0.5, v)), "truncate": np.trunc}[rounding](v)
-    return whole * quantum - u
-
-
-def _closed(group: str, spec: str) -> float | None:
+def closed_form(group: str, spec: str) -> float | None:
     """Effect in dB where errors are uniform in a step, on blocks of 32: the extreme's own error counts."""
-    name = spec.rpartition(":")[2]
-    if group == "rounding" and name in ("truncate", "stochastic"):
-        return float(-20 * np.log10(2)) / (1 if name == "truncate" else 2)
+    name, half_the_error = spec.rpartition(":")[2], float(-20 * np.log10(2))
+    if group == "rounding":
+        return {"truncate": half_the_error, "stochastic": half_the_error / 2}.get(name)
     if group == "bounds":
-        fmt = parse(spec).format  # pyright: ignore[reportAttributeAccessIssue]
-        extreme = {"half": 1 / 4, "full": 1 / 2, "signed": 0.0}[name]  # squared error in steps, mean of both signs
-        ratio = formats.reach(fmt) / (2 ** (fmt.bits - 1) - 1)
-        return float(20 * np.log10(ratio) - 10 * np.log10((31 / 12 + extreme) / (31 / 12)))
+        return closed_form_of_bounds(parse(spec).format, name)  # pyright: ignore[reportAttributeAccessIssue]
     if spec == "mxint8":  # E[1 / m^2] = 3 / (8 ln 2), as the mantissa m of the extreme is equally likely in octaves
-        return float(-10 * np.log10((127 / 64) ** 2 * 3 / (8 * np.log(2)) * 32 / 31))
-    return float(-20 * np.log10(2)) if spec == "mxint8:ceil" else None
+        return float(-10 * np.log10((127 / 64) ** 2 * 3 / (8 * np.log(2)) * BLOCK / (BLOCK - 1)))
+    return half_the_error if spec == "mxint8:ceil" else None
+
+
+def closed_form_of_bounds(element: formats.Integer, name: str) -> float:
+    """A finer step for 31 weights of a block, and an error of the extreme, which has none in narrow bounds."""
+    extreme = {"half": 1 / 4, "full": 1 / 2, "signed": 0.0}[name]  # squared error in steps^2, mean of both signs
+    finer = formats.reach(element) / (2 ** (element.bits - 1) - 1)
+    others = (BLOCK - 1) / 12
+    return float(20 * np.log10(finer) - 10 * np.log10((others + extreme) / others))
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+TITLES = {
+    "bounds": "instead of narrow bounds",
+    "rounding": "instead of half to even",
+    "scale": "instead of a float32 scale",
+    "rule": "instead of the MX rule floor",
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
     ratios = {"height_ratios": (6, 13, 9), "width_ratios": (1.2, 0.8, 1.2)}
-    fig, axes = plotting.mosaic("abg;cdg;efg", height=5.5, **ratios)
-    panels = (("ab", ("bounds",)), ("cd", ("rounding", "ties")), ("ef", ("scale",)), ("g", ("rule",)))
-    for names, groups in panels:
-        found = Rows(r for r in rows if r["kind"] in groups)
-        for name, column in zip(names, ("effect_db", "outward_steps"), strict=False):
-            _dots(axes[name], found, column)
-        if len(names) > 1:
-            axes[names[1]].set(yticklabels=[], xlim=(-0.6, 0.1))
-        axes[names[0]].set_title(TITLES[groups[0]], fontsize=7)
-    for name in "eg":
-        axes[name].set(xlabel="effect on SQNR (dB)")
-    axes["f"].set(xlabel="outward error (steps)")
-    axes["g"].legend(loc="center left", bbox_to_anchor=(0.0, 0.72))
-    plotting.letter(axes[k] for k in sorted(axes))
-    return fig
+    figure, panels = plotting.mosaic("abg;cdg;efg", height=5.5, **ratios)
+    for of_effect, of_bias, groups in (
+        ("a", "b", ("bounds",)),
+        ("c", "d", ("rounding", "ties")),
+        ("e", "f", ("scale",)),
+    ):
+        shown = Rows(r for r in rows if r["kind"] in groups)
+        effect_on_sqnr(panels[of_effect], shown)
+        panels[of_effect].set_title(TITLES[groups[0]], fontsize=7)
+        outward_error(panels[of_bias], shown)
+    effect_on_sqnr(panels["g"], rows.where(kind="rule"))
+    panels["g"].set_title(TITLES["rule"], fontsize=7)
+    panels["g"].legend(loc="center left", bbox_to_anchor=(0.0, 0.72))
+    panels["a"].text(0.98, 0.8, "A10: narrow\nhas no −128", fontsize=6, ha="right", transform=panels["a"].transAxes)
+    for letter in "eg":
+        panels[letter].set_xlabel("effect on SQNR (dB)")
+    panels["f"].set_xlabel("outward error (steps)")
+    plotting.letter(panels[letter] for letter in "abcdefg")
+    return figure
 
 
-def _dots(ax: plotting.Axes, rows: Rows, column: str) -> None:
-    """One line a convention, one dot a population, with its interval and its prediction."""
+def effect_on_sqnr(ax: Axes, rows: Rows) -> None:
+    labels = one_line_a_convention(ax, rows, "effect_db")
+    for r in rows.where(population=rows[0]["population"]):
+        place = labels.index(r["label"])
+        if r["effect_db"] < LOWEST_SHOWN:
+            plotting.note(ax, LOWEST_SHOWN + 0.2, place - 0.3, f"← {r['effect_db']:.0f} dB", fontsize=6)
+        if r["closed_db"] is not None:
+            ax.plot(r["closed_db"], place, "x", color="0.25", ms=3)
+    ax.plot([], [], "|", color="0.25", ms=8, label="predicted")
+    ax.plot([], [], "x", color="0.25", ms=3, label="errors uniform in a step")
+    ax.set_xlim(left=max(ax.get_xlim()[0], LOWEST_SHOWN))
+
+
+def outward_error(ax: Axes, rows: Rows) -> None:
+    one_line_a_convention(ax, rows, "outward_steps")
+    ax.set(yticklabels=[], xlim=(-0.6, 0.1))
+
+
+def one_line_a_convention(ax: Axes, rows: Rows, column: str) -> list[str]:
+    """One dot for each population, with its interval and its prediction; the labels, from below."""
     labels = rows.values("label")[::-1]
-    for at, pop in enumerate(rows.values("population")):
-        r = Rows(row | {"at": labels.index(row["label"]) + 0.25 * (1 - at)} for row in rows.where(population=pop))
-        style = {"marker": plotting.MARKERS[at], "color": plotting.COLORS[at], "linestyle": "none", "ms": 2.4}
-        ax.errorbar(r.column(column), r.column("at"), xerr=1.96 * r.column(f"{column}_se"), label=pop, lw=0.8, **style)
-        style = {"linestyle": "none", "marker": "|", "ms": 4, "lw": 0.6, "label": "predicted" if at == 2 else None}
-        plotting.prediction(ax, r.column(f"predicted_{column}"), r.column("at"), **style)
-    if column == "effect_db":
-        r = rows.where(population=rows.values("population")[0])
-        at = [labels.index(label) for label in r.values("label")]
-        style = {"linestyle": "none", "marker": "x", "ms": 3, "label": "errors uniform in a step"}
-        plotting.prediction(ax, r.column("closed_db"), at, **style)
-        for row in r:
-            if row["kind"] == "bounds" and row["label"] == labels[-1]:
-                ax.text(0.98, 0.8, "A10: narrow\nhas no −128", fontsize=6, ha="right", transform=ax.transAxes)
-            if row[column] < LOWEST:
-                ax.text(LOWEST + 0.2, labels.index(row["label"]) - 0.3, f"← {row[column]:.0f} dB", fontsize=6)
-        ax.set_xlim(left=max(ax.get_xlim()[0], LOWEST))
+    for k, (name, style) in enumerate(plotting.styles(rows.values("population")).items()):
+        found = rows.where(population=name)
+        places = [labels.index(r["label"]) + 0.25 * (1 - k) for r in found]
+        plotting.dots(ax, found, column, places, series=style, ms=2.4, lw=0.8)
     ax.axvline(0, color="0.1", lw=0.8)
     ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(-0.6, len(labels) - 0.4))
     ax.tick_params(axis="y", labelsize=6)
+    return labels
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def use_every_code(rows: Rows) -> float:
+    """Share of the conventions whose codes on a symmetric sample run from -128 to 127."""
+    return share(r["ends"] == [-128, 127] for r in rows.where(kind="codes"))
 
 
 CLAIMS = (
-    Claim("A10", "share of five int8 conventions",
-          lambda rows: float(np.mean([r["ends"] == [-128, 127] for r in rows.where(kind="codes")])),
-          share_of_cases("it uses all of −128 … 127 on weights that reach ±absmax"),
-          "the usual symmetric one, absmax / 127, never uses −128; 0 … 255 is uint8"),
-)  # fmt: skip
+    Claim(
+        "A10",
+        statement="int8 covers −128…127 or 0…255",
+        definition="share of five int8 conventions",
+        number=use_every_code,
+        rule=share_of_cases("it uses all of −128 … 127 on weights that reach ±absmax"),
+        reading="the usual symmetric one, absmax / 127, never uses −128; 0 … 255 is uint8",
+    ),
+)

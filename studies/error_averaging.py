@@ -1,36 +1,45 @@
 """Do int8's weight errors average out in the outputs, and relative to what?
 
-Normal weights, int8 per channel, through real products with a fan-in of 16 to 65,536. The inputs are zero-mean,
-mean-shifted, rectified, or matched to the weights of each output (coherent: all terms of the signal have one sign).
-White errors add up like sqrt(fan-in), and so does the signal unless it is coherent. So expected: the absolute error
-grows, the relative error stays that of the weights, only its ratio to the no-cancellation bound falls; coherent signals
-gain 1/sqrt(fan-in), but not if weights are truncated instead of rounded. Refuted if the relative error of zero-mean
-inputs falls.
+Method. Normal weights, int8 per channel, go through real products with a fan-in of 16 to 65,536. The inputs are
+zero-mean, mean-shifted, rectified, or matched to the weights of each output (coherent: every term of the output has one
+sign). Beside it one map is the mean of k quantized copies, equal ones or with deviations that add up to nothing.
+Expected. White errors add up like sqrt(fan-in), and so does the signal unless it is coherent: the absolute error grows,
+the relative error stays that of the weights, and only its ratio to the bound without cancellation falls. Coherent
+signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
+Refuted if the relative error of zero-mean inputs falls.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from quantsim import theory
 from quantsim._types import Activations, Matrix
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, at_least, share_of_cases
+from quantsim.lab.claims import Claim, at_least, share, share_of_cases, value_of
+from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
-from quantsim.measure.statistics import error, error_stats
-from quantsim.outputs.products import output_sums, product, summarize
+from quantsim.measure.ratios import Estimate, columns
+from quantsim.measure.statistics import ErrorStats, error, fold, init
+from quantsim.measure.tallies import Tally, tally
+from quantsim.outputs.output_errors import OutputSums, output_sums, summarize
+from quantsim.outputs.products import product
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import population_key
 
-SPECS = {"even": "int8:channel", "truncate": "int8:channel:absmax:truncate"}
+ROUNDINGS = {"even": parse("int8:channel"), "truncate": parse("int8:channel:absmax:truncate")}
+INT8 = ROUNDINGS["even"]
 INPUTS = ("zero-mean", "mean-shifted", "rectified", "coherent")
-AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
+JUDGED_AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
+REDUNDANT_FAN_IN = 1024
 
 
 @dataclass(frozen=True)
@@ -52,110 +61,200 @@ class Config:
 def measure(config: Config) -> Iterator[Cell]:
     """One cell a fan-in, one for the redundancy."""
     for fan_in in config.fan_ins:
-        yield f"fan-in {fan_in}", partial(_products, config, fan_in)
-    yield "redundancy", partial(_redundancy, config)
+        yield f"fan-in {fan_in}", partial(by_inputs, config, fan_in)
+    yield "redundancy", partial(redundancy, config)
 
 
-def _inputs(name: str, config: Config, w: Matrix) -> Activations:
-    if name == "coherent":
-        return w
-    x = Normal().sample(population_key(config.seed, f"x {w.shape[1]}"), (config.batch, w.shape[1]))
-    return {"zero-mean": x, "mean-shifted": x + 1.0, "rectified": jax.nn.relu(x)}[name]
+def by_inputs(config: Config, fan_in: int) -> list[dict]:
+    """One row for each rounding and kind of inputs, on the same weights."""
+    w = Normal().sample(population_key(config.seed, f"w {fan_in}"), (config.outputs, fan_in))
+    x = Normal().sample(population_key(config.seed, f"x {fan_in}"), (config.batch, fan_in))
+    rows = []
+    for rounding, found in products(w, x).items():
+        about = {"kind": "product", "fan_in": fan_in, "rounding": rounding}
+        about |= weight_columns(fold(init(), found.weights))
+        for inputs in INPUTS:
+            outputs = asdict(summarize(found.outputs[inputs], fan_in))
+            rows.append(about | {"inputs": inputs, "input_rms": float(found.input_rms[inputs])} | outputs)
+    return rows
+
+
+class Found(NamedTuple):
+    """What a rounding does to the weights, and to the outputs for each kind of inputs."""
+
+    weights: Tally
+    outputs: dict[str, OutputSums]
+    input_rms: dict[str, Array]
 
 
 @jax.jit
-def _matched_sums(w: Matrix, w_hat: Matrix) -> jax.Array:
+def products(w: Matrix, x: Activations) -> dict[str, Found]:
+    """Sums of weight and output errors, by rounding."""
+    inputs = {"zero-mean": x, "mean-shifted": x + 1.0, "rectified": jax.nn.relu(x)}
+    input_rms = {name: jnp.sqrt(jnp.mean(v * v)) for name, v in (inputs | {"coherent": w}).items()}
+    found = {}
+    for rounding, quantizer in ROUNDINGS.items():
+        w_hat = quantizer.roundtrip(w)
+        outputs = {name: output_sums(w, w_hat, v) for name, v in inputs.items()}
+        outputs["coherent"] = matched_sums(w, w_hat)
+        found[rounding] = Found(tally(w, w_hat), outputs, input_rms)
+    return found
+
+
+def matched_sums(w: Matrix, w_hat: Matrix) -> OutputSums:
     """``output_sums`` where each output has one input, its own weights: the diagonal of the products only."""
     e = error(w, w_hat)
-    diagonal = jax.vmap(lambda a, b: product(a[None], b[None])[0, 0])
-    dy, y, bound = diagonal(w, e), diagonal(w, w), diagonal(jnp.abs(w), jnp.abs(e))
-    white = jnp.sum(w * w, axis=-1) * jnp.sum(e * e, axis=-1) / w.shape[-1]
-    return jnp.stack([dy * dy, y * y, jnp.abs(dy), bound, white, jnp.ones_like(y)])
+
+    def diagonal(a: Matrix, b: Matrix) -> Float[Array, " out"]:
+        return jax.vmap(lambda row, column: product(row[None], column[None])[0, 0])(a, b)
+
+    dy, y = diagonal(w, e), diagonal(w, w)
+    return OutputSums(
+        squared_errors=dy * dy,
+        squared_outputs=y * y,
+        errors=jnp.abs(dy),
+        bounds=diagonal(jnp.abs(w), jnp.abs(e)),
+        white=jnp.sum(w * w, axis=-1) * jnp.sum(e * e, axis=-1) / w.shape[-1],
+        rows=jnp.ones_like(y),
+    )
 
 
-def _products(config: Config, fan_in: int) -> list[dict]:
-    w = Normal().sample(population_key(config.seed, f"w {fan_in}"), (config.outputs, fan_in))
-    rows = []
-    for rounding, spec in SPECS.items():
-        w_hat = parse(spec).roundtrip(w)
-        weights = error_stats(w, w_hat)
-        about = {"fan_in": fan_in, "rounding": rounding, "weight_max_abs": weights.max_abs}
-        about |= {f"weight_{m}": getattr(weights, m) for m in ("rel_rms", "rel_rms_se", "mse", "bias", "gain")}
-        # share of the squared error that the weight itself explains: bias and gain
-        about["systematic"] = (weights.bias**2 + (weights.gain - 1) ** 2) / weights.mse
-        about["systematic_se"] = 2 * abs(weights.gain - 1) * weights.gain_se / weights.mse
-        for name in INPUTS:
-            x = _inputs(name, config, w)
-            sums = _matched_sums(w, w_hat) if name == "coherent" else output_sums(w, w_hat, x)
-            found = asdict(summarize(sums, fan_in)) | {"input_rms": float(jnp.sqrt(jnp.mean(x * x)))}
-            rows.append({"kind": "product", "inputs": name} | about | found)
-    return rows
+def weight_columns(weights: ErrorStats) -> dict[str, float]:
+    """Errors of the weights, and the share of their mse that the weight itself explains.
+
+    Of e = bias + (gain − 1) w + noise, with weights of variance 1, that share is (bias² + (gain − 1)²) / mse.
+    """
+    shrinks = weights.gain - 1
+    systematic = Estimate(
+        (weights.bias**2 + shrinks**2) / weights.mse, 2 * abs(shrinks) * weights.gain_se / weights.mse
+    )
+    return {
+        "weight_max_abs": weights.max_abs,
+        "weight_rel_rms": weights.rel_rms,
+        "weight_rel_rms_se": weights.rel_rms_se,
+        "weight_mse": weights.mse,
+        "weight_bias": weights.bias,
+        "weight_gain": weights.gain,
+    } | columns(systematic=systematic)
 
 
-def _redundancy(config: Config) -> list[dict]:
+def redundancy(config: Config) -> list[dict]:
     """One map W as the mean of k quantized copies: equal ones, or W plus deviations that add up to zero."""
-    fan_in = 1024
-    w = Normal().sample(population_key(config.seed, "redundant"), (config.outputs, fan_in))
-    x = Normal().sample(population_key(config.seed, "redundant x"), (config.batch, fan_in))
-    q, rows = parse(SPECS["even"]), []
+    w = Normal().sample(population_key(config.seed, "redundant"), (config.outputs, REDUNDANT_FAN_IN))
+    x = Normal().sample(population_key(config.seed, "redundant x"), (config.batch, REDUNDANT_FAN_IN))
+    most, rows = max(config.copies), []
     for k in config.copies:
-        deviation = Normal().sample(population_key(config.seed, f"deviation {k}"), (k, *w.shape))
-        deviation = deviation - deviation.mean(axis=0, keepdims=True)
-        for name, copies in (("equal", jnp.broadcast_to(w, deviation.shape)), ("independent", w[None] + deviation)):
-            w_hat = jnp.mean(jax.lax.map(q.roundtrip, copies), axis=0)
-            found = asdict(summarize(output_sums(w, w_hat, x), fan_in))
-            rows.append({"kind": "redundancy", "copies": k, "copies_are": name} | found)
+        # of all draws the first k are used: drawn so, every k shares one program
+        deviations = Normal().sample(population_key(config.seed, f"deviation {k}"), (most, *w.shape))
+        for name, sums in copied_sums(w, x, deviations, jnp.int32(k)).items():
+            outputs = asdict(summarize(sums, REDUNDANT_FAN_IN))
+            rows.append({"kind": "redundancy", "copies": k, "copies_are": name} | outputs)
     return rows
+
+
+@jax.jit
+def copied_sums(w: Matrix, x: Activations, deviations: Float[Array, "most out in"], k: Array) -> dict[str, OutputSums]:
+    """Sums of the output errors of k equal copies, and of k copies with deviations, whose mean is W."""
+    counted = (jnp.arange(len(deviations)) < k)[:, None, None]
+    mean_deviation = jnp.sum(deviations, axis=0, where=counted) / k
+
+    def add(total: Matrix, copy: tuple[Matrix, Array]) -> tuple[Matrix, None]:
+        deviation, counts = copy
+        return total + jnp.where(counts, INT8.roundtrip(w + (deviation - mean_deviation)), 0.0), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(w), (deviations, counted))
+    means = {"equal": INT8.roundtrip(w), "independent": total / k}
+    return {name: output_sums(w, w_hat, x) for name, w_hat in means.items()}
+
+
+STYLES = plotting.styles(INPUTS) | {"truncated": Style(plotting.BLACK, "X", "coherent, truncated")}
+COPIES = plotting.styles({"equal": "equal copies", "independent": "independent copies"})
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Absolute error, error relative to the output, error relative to the bound, redundancy."""
     fig, axes = plotting.figure(2, 2, height=4.8)
-    zero = rows.where(kind="product", rounding="even", inputs="zero-mean")
-    n = zero.column("fan_in")
-    weights = np.sqrt([theory.weight_rel_mse(Normal(), parse(SPECS["even"]), (1, int(m))) for m in n])
-    truncated = np.array([_truncated(int(m)) for m in n])
-    _panel(axes[0, 0], rows, "rms", "output error, rms (output units)")
-    for input_rms in (1.0, 2**0.5, 0.5**0.5):  # alone, shifted, rectified
-        rms = [theory.output_rms(a, input_rms, int(m)) for a, m in zip(weights, n, strict=True)]
-        plotting.prediction(axes[0, 0], n, rms)
-    plotting.prediction(axes[0, 0], n, truncated * n)
-    axes[0, 0].plot(n, zero.column("weight_max_abs"), color="0.4", lw=0.9, ls=":")
-    axes[0, 0].annotate("largest error of a weight (A15)", (3e2, 6e-3), fontsize=6.5)
-    axes[0, 0].set_ylim(bottom=4e-3)
-    _panel(axes[0, 1], rows, "rel_rms", "output error / output, rms")
-    plotting.prediction(axes[0, 1], n, weights)
-    plotting.prediction(axes[0, 1], n, truncated)
-    plotting.prediction(axes[0, 1], n, weights / np.sqrt(n), label="predicted")
-    axes[0, 1].fill_between(n, weights / 100, weights / 10, color="0.9", lw=0)
-    axes[0, 1].annotate("B19 says: here", (20, 1.2e-4), fontsize=6.5)
-    _panel(axes[1, 0], rows, "to_bound", "output error / bound without cancellation")
-    plotting.prediction(axes[1, 0], n, [theory.cancellation(int(m)) for m in n])
-    plotting.prediction(axes[1, 0], n, [theory.cancellation(int(m), np.pi**-0.5) for m in n])  # rectified
-    _copies(axes[1, 1], rows.where(kind="redundancy"))
+    products = rows.where(kind="product")
+    absolute(axes[0, 0], products)
+    relative(axes[0, 1], products)
+    relative_to_bound(axes[1, 0], products)
+    redundant_copies(axes[1, 1], rows.where(kind="redundancy"))
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes.ravel())
     return fig
 
 
-def _truncated(n: int) -> float:
-    """Relative error of a coherent output: all weights but the largest lose half a step."""
-    step = theory.rms_crest(Normal(), n) / 127
-    return step / 2 * float((2 / np.pi) ** 0.5 - theory.expected_absmax(Normal(), n) / n)
+def by_fan_in(ax: plotting.Axes, rows: Rows, column: str) -> None:
+    """A column against the fan-in: weights rounded to even under every kind of inputs, and truncated ones."""
+    cases = [(STYLES[inputs], rows.where(rounding="even", inputs=inputs)) for inputs in INPUTS]
+    cases.append((STYLES["truncated"], rows.where(rounding="truncate", inputs="coherent")))
+    for style, found in cases:
+        x, y, se = (found.column(name) for name in ("fan_in", column, f"{column}_se"))
+        plotting.curve(ax, x, y, se=se, series=style)
+    ax.set(xscale="log", yscale="log", xlabel="fan-in n")
 
 
-def _panel(ax: plotting.Axes, rows: Rows, column: str, label: str) -> None:
-    cases = [(at, name, "even", name) for at, name in enumerate(INPUTS)]
-    for at, name, rounding, shown in [*cases, (7, "coherent", "truncate", "coherent, truncated")]:
-        c = rows.where(kind="product", rounding=rounding, inputs=name)
-        plotting.curve(ax, c.column("fan_in"), c.column(column), se=c.column(f"{column}_se"), series=at, label=shown)
-    ax.set(xscale="log", yscale="log", xlabel="fan-in n", ylabel=label)
+def absolute(ax: plotting.Axes, rows: Rows) -> None:
+    """Error of the outputs, which grows like sqrt(n), or like n where weights are truncated and inputs coherent."""
+    by_fan_in(ax, rows, "rms")
+    zero_mean = rows.where(rounding="even", inputs="zero-mean")
+    n, weights = zero_mean.column("fan_in"), predicted_weight_error(zero_mean)
+    for input_rms in (1.0, 2**0.5, 0.5**0.5):  # zero-mean; shifted by 1; rectified
+        rms = [theory.output_rms(e, input_rms, int(m)) for e, m in zip(weights, n, strict=True)]
+        plotting.prediction(ax, n, rms)
+    plotting.prediction(ax, n, predicted_truncated(zero_mean) * n)  # each output is the sum of n squares, about n
+    ax.plot(n, zero_mean.column("weight_max_abs"), color="0.4", lw=0.9, ls=":")
+    plotting.note(ax, 3e2, 6e-3, "largest error of a weight (A15)")
+    ax.set(ylabel="output error, rms (output units)")
+    ax.set_ylim(bottom=4e-3)
 
 
-def _copies(ax: plotting.Axes, rows: Rows) -> None:
-    for at, name in enumerate(("equal", "independent")):
-        c, shown = rows.where(copies_are=name), f"{name} copies"
-        plotting.curve(ax, c.column("copies"), c.column("rel_rms"), se=c.column("rel_rms_se"), series=at, label=shown)
+def relative(ax: plotting.Axes, rows: Rows) -> None:
+    """Error relative to the output: that of the weights, or, for coherent signals, that over sqrt(n)."""
+    by_fan_in(ax, rows, "rel_rms")
+    zero_mean = rows.where(rounding="even", inputs="zero-mean")
+    n, weights = zero_mean.column("fan_in"), predicted_weight_error(zero_mean)
+    plotting.prediction(ax, n, weights)
+    plotting.prediction(ax, n, predicted_truncated(zero_mean))
+    plotting.prediction(ax, n, weights / np.sqrt(n), label="predicted")
+    ax.fill_between(n, weights / 100, weights / 10, color="0.9", lw=0)
+    plotting.note(ax, 20, 1.2e-4, "B19 says: here")
+    ax.set(ylabel="output error / output, rms")
+
+
+def relative_to_bound(ax: plotting.Axes, rows: Rows) -> None:
+    """Error relative to what it would be if no two errors cancelled."""
+    by_fan_in(ax, rows, "to_bound")
+    n = rows.where(rounding="even", inputs="zero-mean").column("fan_in")
+    plotting.prediction(ax, n, [theory.cancellation(int(m)) for m in n])
+    plotting.prediction(ax, n, [theory.cancellation(int(m), np.pi**-0.5) for m in n])  # rectified inputs
+    ax.set(ylabel="output error / bound without cancellation")
+
+
+def predicted_weight_error(rows: Rows) -> np.ndarray:
+    """rms e / rms w of normal weights with a scale for each fan-in."""
+    shapes = [(1, int(n)) for n in rows.column("fan_in")]
+    return np.sqrt([theory.weight_rel_mse(Normal(), INT8, shape) for shape in shapes])
+
+
+def predicted_truncated(rows: Rows) -> np.ndarray:
+    """Relative error of a coherent output: all weights but the largest lose half a step of their magnitude.
+
+    The output is Σ w², about n, its error Σ |w| step / 2 over all weights but the largest: E|w| = sqrt(2 / π).
+    """
+    errors = []
+    for n in rows.column("fan_in").astype(int):
+        step = theory.rms_crest(Normal(), n) / 127
+        errors.append(step / 2 * float((2 / np.pi) ** 0.5 - theory.expected_absmax(Normal(), n) / n))
+    return np.array(errors)
+
+
+def redundant_copies(ax: plotting.Axes, rows: Rows) -> None:
+    """Error relative to the output against the number of copies."""
+    for name, style in COPIES.items():
+        found = rows.where(copies_are=name)
+        x, y, se = (found.column(column) for column in ("copies", "rel_rms", "rel_rms_se"))
+        plotting.curve(ax, x, y, se=se, series=style)
     k, one = rows.where(copies_are="equal").column("copies"), rows.where(copies_are="equal", copies=1).one("rel_rms")
     # k - 1 of k deviations are free: a copy has variance 2 - 1/k, and its scale and error grow with it
     plotting.prediction(ax, k, one * np.sqrt((2 - 1 / k) / k), label="√((2 − 1/k) / k)")
@@ -163,38 +262,62 @@ def _copies(ax: plotting.Axes, rows: Rows) -> None:
     ax.legend()
 
 
-def _at(column: str, inputs: str = "zero-mean", rounding: str = "even") -> Callable[[Rows], float]:
-    return lambda rows: rows.where(kind="product", fan_in=AT, inputs=inputs, rounding=rounding).one(column)
+def judged(column: str, inputs: str = "zero-mean") -> Callable[[Rows], Estimate]:
+    """A column at the fan-in of 4096, weights rounded to even."""
+    return value_of(column, kind="product", fan_in=JUDGED_AT, rounding="even", inputs=inputs)
 
 
-def _systematic(rows: Rows) -> tuple[float, float]:
-    return _at("systematic")(rows), _at("systematic_se")(rows)
+def redundancy_helps(rows: Rows) -> float:
+    """Share of the kinds of copies of which the largest number has less than half the error of one."""
+    kinds = [rows.where(kind="redundancy", copies_are=name).column("rel_rms") for name in COPIES]
+    return share(error[-1] < 0.5 * error[0] for error in kinds)
 
 
-def _redundancy_helps(rows: Rows) -> float:
-    kinds = [rows.where(kind="redundancy", copies_are=name) for name in ("equal", "independent")]
-    return float(np.mean([c[-1]["rel_rms"] < 0.5 * c[0]["rel_rms"] for c in kinds]))
+def cancels_and_is_below(rows: Rows) -> float:
+    """Share of two parts that are true: mean |dy| < bound / 10; rms dy < largest |e| of a weight / 10."""
+    to_bound, rms, largest = (judged(column)(rows).value for column in ("to_bound", "rms", "weight_max_abs"))
+    return share([to_bound < 0.1, rms < 0.1 * largest])
 
 
-def _cancels_and_is_below(rows: Rows) -> float:
-    return float(np.mean([_at("to_bound")(rows) < 0.1, _at("rms")(rows) < 0.1 * _at("weight_max_abs")(rows)]))
-
-
-def _orders_below(rows: Rows) -> float:
-    ratios = [_at("rel_rms", name)(rows) / _at("weight_rel_rms", name)(rows) for name in INPUTS]
-    return float(np.mean([0.01 <= r <= 0.1 for r in ratios]))
+def orders_below(rows: Rows) -> float:
+    """Share of the kinds of inputs whose relative output error is a hundredth to a tenth of that of the weights."""
+    ratios = [judged("rel_rms", name)(rows).value / judged("weight_rel_rms", name)(rows).value for name in INPUTS]
+    return share(0.01 <= ratio <= 0.1 for ratio in ratios)
 
 
 CLAIMS = (
-    Claim("A13", "share of mse that bias and gain explain, int8:channel, normal weights", _systematic, at_least(0.5),
-          "small, but not systematic: rounding errors are independent of the weight; truncation would be systematic"),
-    Claim("A14", "share of two kinds of redundancy that more than halve the relative output error", _redundancy_helps,
-          share_of_cases("the largest number of copies has less than half the error of one"),
-          "copies with independent errors average, equal copies do not: width alone gives nothing"),
-    Claim("A15", "share of two parts true at a fan-in of 4096: mean |dy| < bound / 10; rms dy < max |e| / 10",
-          _cancels_and_is_below, share_of_cases("the part holds for zero-mean inputs of unit variance"),
-          "errors do cancel against their bound, but the output error is far larger than any weight's"),
-    Claim("B19", "share of four kinds of inputs with (‖dy‖/‖y‖) / (‖e‖/‖w‖) between 1/100 and 1/10 at a fan-in of 4096",
-          _orders_below, share_of_cases("the ratio lies one to two orders below 1"),
-          "only where every term of the output has the same sign; otherwise the ratio is 1"),
-)  # fmt: skip
+    Claim(
+        "A13",
+        statement='quantization error is "small, systematic noise"',
+        definition="share of mse that bias and gain explain, int8:channel, normal weights",
+        number=judged("systematic"),
+        rule=at_least(0.5),
+        reading="small, but not systematic: rounding errors are independent of the weight; truncation would be "
+        "systematic",
+    ),
+    Claim(
+        "A14",
+        statement="over-parameterization (many weights) gives the robustness",
+        definition="share of two kinds of redundancy that more than halve the relative output error",
+        number=redundancy_helps,
+        rule=share_of_cases("the largest number of copies has less than half the error of one"),
+        reading="copies with independent errors average, equal copies do not: width alone gives nothing",
+    ),
+    Claim(
+        "A15",
+        statement="± errors cancel in the sum, so the output error ≪ the single-weight max error",
+        definition="share of two parts true at a fan-in of 4096: mean |dy| < bound / 10; rms dy < max |e| / 10",
+        number=cancels_and_is_below,
+        rule=share_of_cases("the part holds for zero-mean inputs of unit variance"),
+        reading="errors do cancel against their bound, but the output error is far larger than any weight's",
+    ),
+    Claim(
+        "B19",
+        statement="model output error is 1–2 orders below weight error",
+        definition="share of four kinds of inputs with (‖dy‖/‖y‖) / (‖e‖/‖w‖) between 1/100 and 1/10 at a fan-in of "
+        "4096",
+        number=orders_below,
+        rule=share_of_cases("the ratio lies one to two orders below 1"),
+        reading="only where every term of the output has the same sign; otherwise the ratio is 1",
+    ),
+)

@@ -1,60 +1,75 @@
 """Which format wins at each bit budget, and how far is it from what its bits allow?
 
-Every format goes over the same arrays of five populations, its SQNR against the bits it really stores. Above lies
-Shannon's lower bound on the error, for the normal the Gaussian R(D): 6.02 dB a bit; between, the best fixed codebook
-(Lloyd-Max) of each whole number of bits, its scale known and free. A budget's winner has the most SQNR of those that
-fit; what no paired difference tells from it within three standard errors shares the place. Int8 with its largest tenth
-in bf16, charged for codes, values and a bitmap, is set against integers of as many bits in blocks of 32. Expected:
-searched two-level formats (K-quants, iq4) win below 7 bits, iq4 on bells, those with a minimum on uniform weights;
-powers of two as scales lose 1 to 3 dB; under heavy tails small blocks beat even Lloyd-Max. Refuted if a format lies
-above the bound, or if MX or a scale per tensor wins below 7 bits. (Wrong in one point: at 4.5 bits the minimum of q4_k
-beats the bell-shaped levels of iq4_nl everywhere. Under t3 the intervals of a scale per tensor say little, and theory
-counts weights that no sample here holds: one in 2e8 exceeds 448, where e4m3 ends, which takes 3.6 dB off its cast.)
+Method. Every format goes over the same arrays of five populations; its SQNR stands against the bits that it really
+stores. Above lies Shannon's lower bound on the error, for the normal the Gaussian R(D): 6.02 dB a bit; between, the
+best fixed codebook (Lloyd-Max) of each whole number of bits, its scale known and free. The winner of a budget has the
+least squared error of those that fit; what no paired difference tells from it within three standard errors shares the
+place. Scales of a whole tensor are noisier than the others and see more arrays.
+Expected. Searched two-level formats (K-quants, iq4) win below 7 bits, iq4 on bells, those with a minimum on uniform
+weights; powers of two as scales lose 1 to 3 dB; under heavy tails small blocks beat even Lloyd-Max. Wrong in one point:
+at 4.5 bits the minimum of q4_k beats the bell-shaped levels of iq4_nl everywhere.
+Refuted if a format lies above the bound, or if MX or a scale per tensor wins below 7 bits. (Under t3 the intervals of a
+scale per tensor say little, and theory counts weights that no sample here holds: one in 2e8 exceeds 448, where e4m3
+ends, which takes 3.6 dB off its cast.)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import product
-from math import ceil, gcd, log2, prod
+from functools import partial
+from math import prod
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
-from quantsim import quantizer, theory
-from quantsim.formats import FORMATS, levels
+from quantsim import theory
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, Rule, share_of_cases, stated
+from quantsim.lab.claims import Claim, Rule, Verdict, share, share_of_cases, stated
+from quantsim.lab.plotting import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
-from quantsim.measure import statistics
-from quantsim.measure.ratios import ratio as ratio_of_sums
-from quantsim.populations import parse
+from quantsim.measure.ratios import CLEARLY, Estimate, columns, decibels, difference
+from quantsim.measure.squares import Squares, squares
+from quantsim.populations import Population, parse, samples
+from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
-from quantsim.sweep import population_key, predicted_sqnr_db
+from quantsim.sweep import array_keys, predicted_sqnr_db
 
 FAMILIES = {
-    "casts": "bf16 f16 e4m3 e5m2",
-    "integers": "int8:tensor int8:channel int8:channel:minmax int8:tensor:p99.9 int4:tensor:rms int4:block128:mse "
-                "int4:block32 int4:block32:absmax:f16",
-    "floats, codebooks": "e4m3:tensor e2m1:block16 nf4:block64 af4:block64 fp4:block64",
-    "MX, NVFP4": "mxfp4 mxfp6_e2m3 mxfp6_e3m2 mxfp8_e4m3 mxfp8_e5m2 mxint8 nvfp4 nvfp4:single",
-    "GGUF q_0, q_1": "q4_0 q4_1 q5_0 q5_1 q8_0",
-    "GGUF K": "q2_k q3_k q4_k q5_k q6_k",
-    "GGUF iq4, tq": "iq4_nl iq4_xs tq1_0 tq2_0",
-}  # fmt: skip
-FAMILY = {s: name for name, specs in FAMILIES.items() for s in specs.split()}
-ONE_SCALE = tuple(s for s in FAMILY if ":tensor" in s)  # cheap, and noisier than the others
-OTHERS = tuple(s for s in FAMILY if s not in ONE_SCALE)
-GROUPS = (ONE_SCALE, *(OTHERS[k : k + 3] for k in range(0, len(OTHERS), 3)))  # a program each: they compile slowly
-BUDGETS = (2.1, 2.7, 3.5, 4.3, 4.5, 5.0, 5.6, 6.6, 8.1, 8.3, 8.5, 16.0)
+    "casts": ("bf16", "f16", "e4m3", "e5m2"),
+    "integers": (
+        "int8:tensor",
+        "int8:channel",
+        "int8:channel:minmax",
+        "int8:tensor:p99.9",
+        "int4:tensor:rms",
+        "int4:block128:mse",
+        "int4:block32",
+        "int4:block32:absmax:f16",
+    ),
+    "floats, codebooks": ("e4m3:tensor", "e2m1:block16", "nf4:block64", "af4:block64", "fp4:block64"),
+    "MX, NVFP4": (
+        "mxfp4",
+        "mxfp6_e2m3",
+        "mxfp6_e3m2",
+        "mxfp8_e4m3",
+        "mxfp8_e5m2",
+        "mxint8",
+        "nvfp4",
+        "nvfp4:single",
+    ),
+    "GGUF q_0, q_1": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
+    "GGUF K": ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
+    "GGUF iq4, tq": ("iq4_nl", "iq4_xs", "tq1_0", "tq2_0"),
+}
+FAMILY_OF = {spec: family for family, specs in FAMILIES.items() for spec in specs}
+OF_A_TENSOR = tuple(spec for spec in FAMILY_OF if ":tensor" in spec)  # one scale for all: noisier than the others
+BUDGETS = (2.1, 2.7, 3.5, 4.3, 4.5, 5.0, 5.6, 6.6, 8.1, 8.3, 8.5, 16.0)  # bits a weight
 INT8 = ("int8:tensor", "int8:channel", "int8:channel:minmax", "mxint8", "q8_0")
 INT4 = ("int4:tensor:rms", "int4:block32:absmax:f16", "int4:block128:mse", "q4_0", "q4_k")
-TAILED = "t5+outliers(rate=0.001,magnitude=30,values=spread)"
-ENOUGH_DB, BATCH, MATRIX, ONE_BIT = 0.05, 16, (4096, 4096), 20 * np.log10(2)
+ENOUGH_DB = 0.05  # standard error at which scales of a tensor have seen enough arrays
+MATRIX = (4096, 4096)  # whose bytes are counted
+ONE_BIT_DB = 20 * np.log10(2)
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,8 @@ class Config:
     seed: int = 0
     populations: tuple[str, ...] = ("normal", "laplace", "t5", "t3", "uniform")
     shape: tuple[int, int] = (256, 1024)
-    batches: int = 32  # of 16 arrays, at most, for a scale per tensor
-    kept: tuple[float, ...] = (0.0, 0.01, 0.1)
+    batch: int = 16  # arrays that every format sees
+    batches: int = 32  # at most, for a scale per tensor
 
     @classmethod
     def small(cls) -> "Config":
@@ -71,228 +86,260 @@ class Config:
 
 
 def measure(config: Config) -> Iterator[Cell]:
-    for specs, name in product(GROUPS, config.populations):
-        yield f"{specs[0]} … {name}", partial(_measured, config, name, specs)
     for name in config.populations:
-        yield f"winners {name}", partial(_winners, config, name)
-        yield f"codebooks {name}", lambda name=name: [_codebook(name, bits) for bits in range(1, 9)]
-    for name in (*config.populations, TAILED):
-        yield f"kept {name}", partial(_kept, config, name)
-    stored = {s: quantizer.parse(s).bits_per_weight(MATRIX) for s in FAMILY}
-    facts = [{"kind": "memory", "family": FAMILY[s], "spec": s, "bits_per_weight": b} for s, b in stored.items()]
-    yield "memory", lambda: [row | {"of_f16": row["bits_per_weight"] / 16} for row in facts]
+        yield name, partial(every_format, config, name)
+        yield f"codebooks {name}", partial(best_codebooks, name)
+    yield "memory", bytes_stored
 
 
-@lru_cache(1)
-def _arrays(config: Config, name: str, batch: int) -> Array:
-    """Arrays 16 batch … 16 batch + 15 of a population, as ``sweep.measure`` draws them."""
-    base, pop = population_key(config.seed, name), parse(name)
-    return jnp.stack([pop.sample(jax.random.fold_in(base, BATCH * batch + k), config.shape) for k in range(BATCH)])
+def every_format(config: Config, name: str) -> list[dict[str, Any]]:
+    """The SQNR of every format on one population, then who wins at each budget."""
+    found = squares_of_every_format(config, name)
+    rows = []
+    for spec, squares_of_spec in found.items():
+        q = quantizer(spec)
+        row = {"kind": "sqnr", "population": name, "family": FAMILY_OF[spec], "spec": spec}
+        row |= {"weights": squares_of_spec.error.size * prod(config.shape)}
+        predicted = predicted_sqnr_db(parse(name), q, config.shape)
+        rows.append(row | below_bound(name, q.bits_per_weight(config.shape), squares_of_spec.sqnr_db, predicted))
+    return [*rows, *winners(config, name, found)]
 
 
-@partial(jax.jit, static_argnums=1)
-def _sums(arrays: Array, specs: tuple[str, ...]) -> Array:
-    """Tile sums for each array and quantizer; the arrays are shared out to the devices."""
-
-    def one(w: Array) -> Array:
-        return jnp.stack([statistics.tally(w, quantizer.parse(s).roundtrip(w)).sums for s in specs])
-
-    devices, along = jax.local_devices()[: gcd(len(arrays), jax.local_device_count())], PartitionSpec("arrays")
-    mesh = jax.make_mesh((len(devices),), ("arrays",), (AxisType.Auto,), devices=devices)
-    return jax.shard_map(partial(lax.map, one), mesh=mesh, in_specs=along, out_specs=along, check_vma=False)(arrays)
-
-
-@lru_cache(None)
-def _powers(config: Config, name: str, specs: tuple[str, ...]) -> np.ndarray:
-    """Sums of w^2 and e^2, (quantizers, 2, arrays); batches of arrays are added until every SQNR is sure enough."""
-    found = np.zeros((len(specs), 2, 0))
-    for batch in range(config.batches if specs == ONE_SCALE else 1):
-        sums = np.asarray(_sums(_arrays(config, name, batch), specs), np.float64).sum(axis=2)
-        found = np.append(found, np.moveaxis(sums[..., [4, 3]], 0, 2), axis=2)
-        if max(_db("sqnr_db", *p)["sqnr_db_se"] for p in found) <= ENOUGH_DB:
+def squares_of_every_format(config: Config, name: str) -> dict[str, Squares]:
+    """Batches of arrays are added for the scales of a tensor until the SQNR of each of them is sure enough."""
+    arrays = batch(config, name, 0)
+    found = {spec: squares(arrays, quantizer(spec)) for spec in FAMILY_OF}
+    for number in range(1, config.batches):
+        if all(found[spec].sqnr_db.se <= ENOUGH_DB for spec in OF_A_TENSOR):
             break
+        arrays = batch(config, name, number)
+        for spec in OF_A_TENSOR:
+            found[spec] = found[spec].and_more(squares(arrays, quantizer(spec)))
     return found
 
 
-def _db(name: str, of: np.ndarray, over: np.ndarray) -> dict[str, float]:
-    """10 log10 of sum of / sum over, arrays being the units of its standard error."""
-    r, se = ratio_of_sums(of, over)
-    return {name: float(10 * np.log10(r)), f"{name}_se": float(10 / np.log(10) * se / r)}
+def batch(config: Config, name: str, number: int) -> Float[Array, "arrays rows columns"]:
+    """Independent arrays of a population; array k of all batches is a function of seed, name and k alone."""
+    keys = array_keys(config.seed, name, config.batches * config.batch).reshape(config.batches, config.batch)
+    return samples(parse(name), keys[number], config.shape)
 
 
-def _sqnr(name: str, mse: Any) -> float:
-    return float(-10 * np.log10(mse / parse(name).moment(2)))
+def below_bound(name: str, bits: float, sqnr_db: Estimate, predicted_db: float | None) -> dict[str, Any]:
+    """Columns of an SQNR at so many bits: how far it lies below what Shannon's bound allows."""
+    pop = parse(name)
+    bound_db = sqnr_of(pop, theory.shannon_lower_bound(pop, bits))
+    return {
+        "bits_per_weight": bits,
+        "bound_db": bound_db,
+        **columns(sqnr_db=sqnr_db, below_bound_db=sqnr_db.times(-1).plus(bound_db)),
+        "predicted_sqnr_db": predicted_db,
+        "predicted_below_bound_db": None if predicted_db is None else bound_db - predicted_db,
+    }
 
 
-def _row(kind: str, name: str, bits: float, **more: Any) -> dict:
-    bound = _sqnr(name, theory.shannon_lower_bound(parse(name), bits))
-    return {"kind": kind, "population": name, "bits_per_weight": bits, "bound_db": bound} | more
+def sqnr_of(pop: Population, mse: Any) -> float:
+    """10 log10(E[w^2] / E[e^2]) in decibels."""
+    return float(-10 * np.log10(mse / pop.moment(2)))
 
 
-def _measured(config: Config, name: str, specs: tuple[str, ...]) -> list[dict]:
+def best_codebooks(name: str) -> list[dict[str, Any]]:
+    pop, rows = parse(name), []
+    for bits in range(1, 9):
+        sqnr_db = sqnr_of(pop, theory.levels_mse(pop, theory.lloyd_max(pop, 2**bits)))
+        rows.append({"kind": "codebook", "population": name} | below_bound(name, bits, Estimate(sqnr_db), None))
+    return rows
+
+
+def winners(config: Config, name: str, found: dict[str, Squares]) -> list[dict[str, Any]]:
+    """Of each budget the format of the least squared error, with those that it does not clearly beat."""
+    common = {spec: squares_of_spec.error[: config.batch] for spec, squares_of_spec in found.items()}
+    bits = {spec: round(quantizer(spec).bits_per_weight(config.shape), 2) for spec in found}
     rows = []
-    for s, p in zip(specs, _powers(config, name, specs), strict=True):
-        q = quantizer.parse(s)
-        row = _row("sqnr", name, q.bits_per_weight(config.shape), family=FAMILY[s], spec=s)
-        row |= {"weights": p[0].size * prod(config.shape)} | _db("sqnr_db", *p)
-        rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(parse(name), q, config.shape)})
-    return rows
-
-
-def _codebook(name: str, bits: int) -> dict:
-    mse = theory.levels_mse(parse(name), theory.lloyd_max(parse(name), 2**bits))
-    return _row("codebook", name, bits, sqnr_db=_sqnr(name, mse))
-
-
-def _winners(config: Config, name: str) -> list[dict]:
-    powers = {s: p for specs in GROUPS for s, p in zip(specs, _powers(config, name, specs), strict=True)}
-    common, rows = {s: p[1, :BATCH] for s, p in powers.items()}, []  # on the same arrays
-    bits = {s: round(quantizer.parse(s).bits_per_weight(config.shape), 2) for s in FAMILY}
     for budget in BUDGETS:
-        fit = [s for s in sorted(bits, key=lambda s: bits[s]) if bits[s] <= budget]
-        best = min(fit, key=lambda s: common[s].sum())
-        behind = [_db("db", common[s], common[best]) for s in fit]
-        specs = " = ".join(s for s, d in zip(fit, behind, strict=True) if d["db"] <= 3 * d["db_se"])
-        row = {"kind": "winner", "population": name, "budget": budget, "specs": specs}
-        rows.append(row | _db("sqnr_db", *powers[best]))
+        fitting = sorted((spec for spec in bits if bits[spec] <= budget), key=bits.__getitem__)
+        best = min(fitting, key=lambda spec: common[spec].sum())
+        shared = [spec for spec in fitting if not decibels(common[spec], common[best]).clearly_above(0)]
+        row = {"kind": "winner", "population": name, "budget": budget, "specs": " = ".join(shared), "first": shared[0]}
+        rows.append(row | columns(sqnr_db=found[best].sqnr_db))
     return rows
 
 
-def _kept(config: Config, name: str) -> list[dict]:
-    """Int8 that keeps its largest weights in bf16, against plain int8 and against finer integers in blocks of 32."""
-    w, n, rows, plain = _arrays(config, name, 0)[:8], prod(config.shape), [], np.zeros(0)
-    ascending = np.sort(np.abs(w).reshape(len(w), n))
-    for count in (round(share * n) for share in config.kept):
-        large = np.abs(w) > ascending[:, n - count - 1, None, None]
-        rest = jax.vmap(quantizer.parse("int8:tensor").roundtrip)(jnp.where(large, 0.0, w))
-        e = statistics.error(w, jnp.where(large, quantizer.parse("bf16").roundtrip(w), rest))
-        w2, e2 = ((np.asarray(v, np.float64) ** 2).sum(axis=(1, 2)) for v in (w, e))
-        plain = plain if count else e2
-        bits = (8 * n + 8 * count + min(n, count * ceil(log2(n))) + 32) / n  # a bitmap, or an index each
-        block = theory.absmax_int_mse(parse(name), 32, bits - 0.5)  # pyright: ignore[reportArgumentType]
-        row = _row("kept", name, bits, share=round(count / n, 3), block_db=_sqnr(name, block))
-        row["predicted_sqnr_db"] = _kept_prediction(config, name, count / n)
-        rows.append(row | _db("sqnr_db", w2, e2) | _db("gain_db", plain, e2))
-    return rows
-
-
-def _kept_prediction(config: Config, name: str, share: float) -> float | None:
-    """SQNR of the levels of int8 up to the quantile of the share, and of those of bf16 beyond."""
-    if not share:
-        return predicted_sqnr_db(parse(name), quantizer.parse("int8:tensor"), config.shape)
-    top, beyond = -float(parse(name).quantile(share / 2)), levels(FORMATS["bf16"])
-    both = np.append(levels(FORMATS["int8"]) * top / 127, beyond[abs(beyond) > top])
-    return _sqnr(name, theory.levels_mse(parse(name), np.sort(both)))
+def bytes_stored() -> list[dict[str, Any]]:
+    """Bits a weight of a 4096 × 4096 matrix, and what part they are of those of float16."""
+    stored = {spec: quantizer(spec).bits_per_weight(MATRIX) for spec in FAMILY_OF}
+    return [
+        {"kind": "memory", "family": FAMILY_OF[spec], "spec": spec, "bits_per_weight": bits, "of_f16": bits / 16}
+        for spec, bits in stored.items()
+    ]
 
 
 def summary(rows: Rows) -> str:
     """One sentence: which format wins at each budget of bits on each population."""
-    texts: dict[str, list[str]] = {}
-    for budget in rows.where(kind="winner").values("budget"):
-        won = rows.where(kind="winner", budget=budget)
-        on = {s: ", ".join(won.where(specs=s).values("population")) for s in won.values("specs")}
-        text = " and ".join(s + f" on {names}" * (len(on) > 1) for s, names in on.items())
-        texts.setdefault(text, []).append(f"{budget:g}")
-    parts = (f"{text} within {' to '.join(dict.fromkeys((b[0], b[-1])))}" for text, b in texts.items())
+    budgets_of: dict[str, list[float]] = {}
+    for (budget,), won in rows.where(kind="winner").groups("budget").items():
+        budgets_of.setdefault(said_of(won), []).append(budget)
+    parts = (f"{winner} within {span(budgets)}" for winner, budgets in budgets_of.items())
     return f"Most SQNR for the bits per weight: {'; '.join(parts)}."
 
 
-STYLE = dict(zip(FAMILIES, zip((7, 0, 4, 2, 3, 1, 5), "xosD^v*", strict=True), strict=True))
+def said_of(won: Rows) -> str:
+    """The winner at one budget, or each winner with the populations on which it wins."""
+    on = {specs: ", ".join(won.where(specs=specs).values("population")) for specs in won.values("specs")}
+    if len(on) == 1:
+        return next(iter(on))
+    return " and ".join(f"{specs} on {names}" for specs, names in on.items())
+
+
+def span(budgets: list[float]) -> str:
+    return f"{budgets[0]:g}" if len(budgets) == 1 else f"{budgets[0]:g} to {budgets[-1]:g}"
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+STYLES = {
+    "casts": Style(BLACK, "x", "casts"),
+    "integers": Style(BLUE, "o", "integers"),
+    "floats, codebooks": Style(ORANGE, "s", "floats, codebooks"),
+    "MX, NVFP4": Style(GREEN, "D", "MX, NVFP4"),
+    "GGUF q_0, q_1": Style(PURPLE, "^", "GGUF q_0, q_1"),
+    "GGUF K": Style(VERMILION, "v", "GGUF K"),
+    "GGUF iq4, tq": Style(SKY, "*", "GGUF iq4, tq"),
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    fig, axes = plotting.mosaic("acd;bef;bgl", height=5.5)
-    _against_bits(axes["a"], rows.where(population="normal"))
-    _memory(axes["b"], rows.where(kind="memory"))
-    for key, name in zip("cdefg", rows.where(kind="winner").values("population"), strict=True):
-        _below_bound(axes[key], rows.where(population=name))
-        labels = {"ylabel": "dB below the bound" * (key in "ceg"), "xlabel": "true bits per weight" * (key in "fg")}
-        axes[key].set(title=name, **labels)
-    style = {"loc": "center", "labelspacing": 0.3, "borderpad": 0, "title_fontsize": 6.5}
-    axes["l"].legend(*axes["c"].get_legend_handles_labels(), title="i = int8:channel:minmax", **style)
-    axes["l"].axis("off")
-    plotting.letter(axes[k] for k in "abcdefg")
-    return fig
+    figure, panels = plotting.mosaic("acd;bef;bgl", height=5.5)
+    sqnr_against_bits(panels["a"], rows.where(population="normal"))
+    bytes_of_each_size(panels["b"], rows.where(kind="memory"))
+    for letter, name in zip("cdefg", rows.where(kind="winner").values("population"), strict=True):
+        below_the_bound(panels[letter], rows.where(population=name))
+        panels[letter].set_title(name)
+    for letter in "ceg":
+        panels[letter].set_ylabel("dB below the bound")
+    for letter in "fg":
+        panels[letter].set_xlabel("true bits per weight")
+    look = {"loc": "center", "labelspacing": 0.3, "borderpad": 0, "title_fontsize": 6.5}
+    panels["l"].legend(*panels["c"].get_legend_handles_labels(), title="i = int8:channel:minmax", **look)
+    panels["l"].axis("off")
+    plotting.letter(panels[letter] for letter in "abcdefg")
+    return figure
 
 
-def _points(ax: plotting.Axes, rows: Rows, y: str) -> None:
-    for family, (color, marker) in STYLE.items():
-        style = {"color": plotting.COLORS[color], "marker": marker, "ms": 3, "mew": 0.6, "label": family}
-        plotting.points(ax, rows.where(family=family), "bits_per_weight", y, **style)
+def each_family(ax: Axes, rows: Rows, y: str) -> None:
+    for family, style in STYLES.items():
+        plotting.points(ax, rows.where(family=family), "bits_per_weight", y, series=style, ms=3, mew=0.6)
 
 
-def _line(ax: plotting.Axes, rows: Rows, y: str, **style: Any) -> None:
-    plotting.prediction(ax, rows.column("bits_per_weight"), rows.column(y), **style)
+def line(ax: Axes, rows: Rows, y: str, **look: Any) -> None:
+    plotting.prediction(ax, rows.column("bits_per_weight"), rows.column(y).astype(float), **look)
 
 
-def _against_bits(ax: plotting.Axes, rows: Rows) -> None:
-    plotting.prediction(ax, [0, 16.5], [0, 16.5 * ONE_BIT], linestyle="-", color="0.1")
-    _line(ax, rows.where(kind="codebook"), "sqnr_db")
-    _points(ax, rows.where(kind="sqnr"), "sqnr_db")
-    for x, y, text in ((15.6, 47, "A61: bf16"), (10.2, 9, "A62: int4"), (9.8, 76, "rate–distortion:\n6.02 dB a bit")):
-        ax.text(x, y, text, fontsize=6.5, ha="right")
+def sqnr_against_bits(ax: Axes, rows: Rows) -> None:
+    plotting.prediction(ax, [0, 16.5], [0, 16.5 * ONE_BIT_DB], linestyle="-", color="0.1")
+    line(ax, rows.where(kind="codebook"), "sqnr_db")
+    each_family(ax, rows.where(kind="sqnr"), "sqnr_db")
+    plotting.note(ax, 15.6, 47, "A61: bf16", ha="right")
+    plotting.note(ax, 10.2, 9, "A62: int4", ha="right")
+    plotting.note(ax, 9.8, 76, "rate–distortion:\n6.02 dB a bit", ha="right")
     ax.set(xlabel="true bits per weight", ylabel="SQNR, normal (dB)", ylim=(0, 100), xlim=(0, 17))
 
 
-def _memory(ax: plotting.Axes, rows: Rows) -> None:
-    ranked = sorted(rows, key=lambda r: (r["family"] != "casts", -len(r["spec"]), r["spec"]))
-    sizes = sorted({round(r["of_f16"], 2): (r["spec"], r["family"]) for r in ranked}.items())
-    for k, (size, (_, family)) in enumerate(sizes):
-        ax.barh(k, 100 * size, color=plotting.COLORS[STYLE[family][0]], height=0.75)
-        ax.text(2, k, f"{100 * size:.0f}", fontsize=6, va="center", color="w")
-    same = [round(r["of_f16"], 2) for r in rows]
-    names = [s + f" + {same.count(v) - 1}" * (same.count(v) > 1) for v, (s, _) in sizes]
-    ax.set_yticks(range(len(sizes)), names, fontsize=6)
-    plotting.mark_claim(ax, 50, len(sizes) - 4, "A31: half", offset=(6, -2))
-    ax.set(xlabel="bytes (% of f16)", ylim=(-0.6, len(sizes) - 0.4))
+def bytes_of_each_size(ax: Axes, rows: Rows) -> None:
+    """A bar for each size, with the shortest name of those that have it and how many others there are."""
+    sized = Rows(r | {"size": round(100 * r["of_f16"])} for r in rows)
+    labels = []
+    for place, ((size,), same) in enumerate(sorted(sized.groups("size").items())):
+        named = min(same, key=lambda r: (r["family"] == "casts", len(r["spec"])))
+        labels.append(named["spec"] + (f" + {len(same) - 1}" if len(same) > 1 else ""))
+        ax.barh(place, size, color=STYLES[named["family"]].color, height=0.75)
+        plotting.note(ax, 2, place, str(size), fontsize=6, va="center", color="w")
+    ax.set_yticks(range(len(labels)), labels, fontsize=6)
+    plotting.mark_claim(ax, 50, len(labels) - 4, "A31: half", offset=(6, -2))
+    ax.set(xlabel="bytes (% of f16)", ylim=(-0.6, len(labels) - 0.4))
 
 
-def _below_bound(ax: plotting.Axes, rows: Rows) -> None:
-    columns = {"y": "sqnr_db", "theory": "predicted_sqnr_db", "block": "block_db"}
-    far = Rows(r | {k: r["bound_db"] - (r.get(v) or np.nan) for k, v in columns.items()} | {"y_se": r.get("sqnr_db_se")}
-               for r in rows if "bound_db" in r)  # fmt: skip
-    seen, winners = far.where(kind="sqnr"), [r["specs"] for r in rows.where(kind="winner") if r["budget"] < 16]
-    won = Rows(r for s in dict.fromkeys(w.split(" = ")[0] for w in winners) for r in seen.where(spec=s))
+def below_the_bound(ax: Axes, rows: Rows) -> None:
+    seen = rows.where(kind="sqnr")
+    first = Rows(r for r in rows.where(kind="winner") if r["budget"] < 16).values("first")
+    won = Rows(seen.where(spec=spec)[0] for spec in first)
     plotting.prediction(ax, [0, 12], [0, 0], linestyle="-", color="0.1", label="Shannon's bound")
-    _line(ax, far.where(kind="codebook"), "y", label="best codebook (Lloyd–Max)")
-    _line(ax, won, "y", linestyle="-", color="0.6", label="winners")
-    _points(ax, seen, "y")
-    _line(ax, far, "theory", linestyle="none", marker="_", ms=5, mew=0.6, label="theory")
-    style = {"marker": "P", "mfc": "w", "mew": 0.6, "color": "0.1", "label": "int8, 0, 1, 10 % bf16 (B66)"}
-    plotting.points(ax, far.where(kind="kept"), "bits_per_weight", "y", **style)
-    _line(ax, far.where(kind="kept"), "block", linestyle=":", label="integers in blocks of 32")
-    x = won.column("bits_per_weight")  # of the names, which move apart
+    line(ax, rows.where(kind="codebook"), "below_bound_db", label="best codebook (Lloyd–Max)")
+    line(ax, won, "below_bound_db", linestyle="-", color="0.6", label="winners")
+    each_family(ax, seen, "below_bound_db")
+    line(ax, seen, "predicted_below_bound_db", linestyle="none", marker="_", ms=5, mew=0.6, label="theory")
+    for x, r in zip(moved_apart(won.column("bits_per_weight"), 0.55), won, strict=True):
+        name = "i" if "minmax" in r["spec"] else r["spec"]
+        plotting.note(ax, x, -0.8, name, fontsize=6, rotation=90, ha="center", va="bottom")
+    if seen.where(spec="int8:tensor").one("below_bound_db") > 27:
+        plotting.note(ax, 7.8, 26, "int8:tensor ↓", fontsize=6, ha="right")
+    ax.set(xlim=(1.2, 9.2), ylim=(27, -10), yticks=(0, 10, 20))
+
+
+def moved_apart(x: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Increasing places pushed aside, a little at a time, until none is nearer to its neighbour than ``least``."""
     for _ in range(40):
-        push = np.maximum(0.55 - np.diff(x), 0) / 2
+        push = np.maximum(least - np.diff(x), 0) / 2
         x = x - np.append(push, 0) + np.append(0, push)
-    for at, s in zip(x, won.values("spec"), strict=True):
-        ax.text(at, -0.8, "i" if "minmax" in s else s, fontsize=6, rotation=90, ha="center", va="bottom")
-    ax.text(7.8, 26, "int8:tensor ↓" * (seen.where(spec="int8:tensor").one("y") > 27), fontsize=6, ha="right")
-    ax.set(xlim=(1.2, 10.2), ylim=(27, -10), yticks=(0, 10, 20))
+    return x
 
 
-def _above_q8_0(rows: Rows, *specs: str) -> list[tuple[float, float]]:
-    """SQNR less that of q8_0, and its standard error, for every population and spec, the largest last."""
-    at = {(r["population"], r["spec"]): (r["sqnr_db"], r["sqnr_db_se"]) for r in rows.where(kind="sqnr")}
-    pairs = ((at[name, s], at[name, "q8_0"]) for name, s in at if s in specs)
-    return sorted((a - b, float(np.hypot(a_se, b_se))) for (a, a_se), (b, b_se) in pairs)
+# --- the verdicts ---------------------------------------------------------------------------------------------------
 
 
-OPPOSITE = Rule("contradicts itself if negative: listed under 'higher precision', it has more error; holds otherwise",
-                lambda value, se: "self-contradiction" if value < -3 * se else "holds")  # fmt: skip
+def least_saving(rows: Rows) -> float:
+    """Smallest part of the bytes of float16 that one of five int8 formats saves."""
+    return min(1 - r["of_f16"] for r in rows.where(kind="memory") if r["spec"] in INT8)
+
+
+def above_q8_0(rows: Rows, specs: tuple[str, ...]) -> list[Estimate]:
+    """SQNR less that of q8_0, in dB, for each population and format."""
+    found = []
+    for seen in rows.where(kind="sqnr").groups("population").values():
+        at = {r["spec"]: Estimate(r["sqnr_db"], r["sqnr_db_se"]) for r in seen}
+        found += [difference(at[spec], at["q8_0"]) for spec in specs]
+    return found
+
+
+def one_bit_above_q8_0(rows: Rows) -> float:
+    """Share of populations × (f16, bf16) at least 6.02 dB above q8_0."""
+    return share(gain.value >= ONE_BIT_DB for gain in above_q8_0(rows, ("f16", "bf16")))
+
+
+def best_of_int4(rows: Rows) -> Estimate:
+    """What the best of populations × int4 formats has more than q8_0."""
+    return max(above_q8_0(rows, INT4))
+
+
+def opposite(value: float, se: float) -> Verdict:
+    return "self-contradiction" if value < -CLEARLY * se else "holds"
+
+
 CLAIMS = (
-    Claim("A31", "smallest saving of five int8 formats in bytes of a 4096 × 4096 matrix, against f16",
-          lambda r: min(1 - m["of_f16"] for m in r.where(kind="memory") if m["spec"] in INT8), stated(0.5, 0.05),
-          "{value:.1%} in q8_0, which stores a scale for 32 weights, 49.9 % with a scale a row"),
-    Claim("A61", "share of populations × (f16, bf16)",
-          lambda r: float(np.mean([d >= ONE_BIT for d, _ in _above_q8_0(r, "f16", "bf16")])),
-          share_of_cases("its SQNR is at least one bit, 6.02 dB, above that of q8_0"),
-          "for 7.5 bits more, which finer codes would turn into 45 dB: bf16 into 7 to 14, f16 into 25 to 32"),
-    Claim("A62", "SQNR (dB) of int4 less that of q8_0, in the best of populations × five int4 formats",
-          lambda r: _above_q8_0(r, *INT4)[-1], OPPOSITE, "{value:.1f} dB at best, under 'higher precision'"),
-    Claim("B66", "share of populations (one with outliers) × (halves the error of plain int8, has less than "
-          "integers in blocks of 32 of as many bits)", lambda r: float(np.mean([
-              [k["gain_db"] >= ONE_BIT, k["sqnr_db"] > k["block_db"]] for k in r.where(kind="kept", share=0.1)])),
-          share_of_cases("int8 with its largest 10 % in bf16, charged with a bitmap, does"),
-          "its 1.8 bits buy more in finer codes unless tails are heavy; keeping 1 % beats them on all"),
-)  # fmt: skip
+    Claim(
+        "A31",
+        statement="memory −50 %",
+        definition="smallest saving of five int8 formats in bytes of a 4096 × 4096 matrix, against f16",
+        number=least_saving,
+        rule=stated(0.5, 0.05),
+        reading="{value:.1%} in q8_0, which stores a scale for 32 weights, 49.9 % with a scale a row",
+    ),
+    Claim(
+        "A61",
+        statement="mitigation: stay at FP16/BF16",
+        definition="share of populations × (f16, bf16)",
+        number=one_bit_above_q8_0,
+        rule=share_of_cases("its SQNR is at least one bit, 6.02 dB, above that of q8_0"),
+        reading="for 7.5 bits more, which finer codes would turn into 45 dB: bf16 into 7 to 14, f16 into 25 to 32",
+    ),
+    Claim(
+        "A62",
+        statement='mitigation: "or try INT4"',
+        definition="SQNR (dB) of int4 less that of q8_0, in the best of populations × five int4 formats",
+        number=best_of_int4,
+        rule=Rule(
+            "contradicts itself if negative: listed under 'higher precision', it has more error; holds otherwise",
+            opposite,
+        ),
+        reading="{value:.1f} dB at best, under 'higher precision'",
+    ),
+)

@@ -1,47 +1,41 @@
-"""How many weights should share one int8 scale, and which ones?
+"""How many weights should share one int8 scale?
 
-The same weights are cut into blocks of 8 … 4096, rows, and one tensor. Rows of n weights with a scale each are nothing
-but blocks of n, so q8_0 should beat per channel at every fan-in above 32. Then weights whose rows or columns differ in
-size by a lognormal factor are cut along both axes. Theory predicts every SQNR: that of blocks of equal weights exactly,
-that of unequal ones from errors uniform within a step and E absmax^2. Expected: the SQNR falls with each doubling of
-the block; a scale per output helps most against unequal rows, a scale per input against unequal columns, blocks against
-both. Refuted if a coarser cut of the same weights has less error.
+Method. The same weights are cut into blocks of 8 ... 4096, into rows and not at all, with float16 scales, and a scale a
+row or one for the tensor is set against q8_0, which has one for 32 weights, in matrices of fan-in 64 to 8192; also with
+rows whose sizes differ by a lognormal factor of one octave. A row of n weights with a scale of its own is nothing but a
+block of n, so q8_0 should beat per channel at every fan-in above 32. Theory predicts every SQNR.
+Expected. The SQNR falls with each doubling of the block, the more the heavier the tails, and the finer cut wins.
+Refuted if a coarser cut of the same weights has less error.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import product
 from math import prod
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from quantsim import theory
-from quantsim._types import ArrayLike, Matrix, Shape
-from quantsim.granularity import Block, scale_shape, to_blocks
+from quantsim._types import Shape
+from quantsim.granularity import scale_shape
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, at_least, share_of_cases
+from quantsim.lab.claims import Claim, at_least, share, share_of_cases
+from quantsim.lab.plotting import VERMILION, Axes
 from quantsim.lab.study import Cell
-from quantsim.measure.statistics import error
-from quantsim.numerics import ieee
-from quantsim.populations import Normal, parse
-from quantsim.quantizer import Quantizer
+from quantsim.measure.ratios import Estimate, columns, decibels
+from quantsim.measure.squares import squares
+from quantsim.populations import parse, samples
 from quantsim.quantizer import parse as quantizer
 from quantsim.quantizer.blockformats import BlockFormat
 from quantsim.rows import Rows
-from quantsim.sweep import population_key, predicted_sqnr_db
+from quantsim.sweep import array_keys, predicted_sqnr_db
 
 TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "q8_0"
-PER_INPUT = "int8:channel@1"
-CUTS = {TENSOR: "tensor", CHANNEL: "per output", PER_INPUT: "per input", Q8_0: "32 inputs (q8_0)",
-        "int8:block32@0:absmax:f16": "32 outputs"}  # fmt: skip
-STORED = {"weights": 32, "code_of_zero": 0, "bytes": 34}  # of a block, as the statement has it
-STRUCTURES = {"equal": "all equal", "rows": "rows unequal", "columns": "columns unequal"}
+STATED = {"weights": 32, "code_of_zero": 0, "bytes": 34}  # of a block of q8_0
 
 
 @dataclass(frozen=True)
@@ -50,237 +44,190 @@ class Config:
     populations: tuple[str, ...] = ("uniform", "normal", "laplace", "t5", "t3")
     weights: int = 2**20  # of an array
     arrays: int = 8
-    blocks: tuple[int, ...] = tuple(2**k for k in range(3, 13))
+    blocks: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+    row: int = 8192  # weights of a row where blocks are cut
     fan_ins: tuple[int, ...] = (64, 256, 1024, 4096, 8192)
-    side: int = 1024  # rows and columns of the unequal matrices
-    octaves: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(weights=2**17, arrays=2, side=256, blocks=(8, 32, 256, 4096), fan_ins=(64, 1024, 8192))
+        return cls(weights=2**17, arrays=2, blocks=(8, 32, 256, 4096), fan_ins=(64, 1024, 8192))
 
 
 def measure(config: Config) -> Iterator[Cell]:
     for name in config.populations:
-        yield f"blocks {name}", partial(_blocks, config, name)
-        yield f"fan-ins {name}", partial(_fan_ins, config, name)
-        yield f"structures {name}", lambda n=name: [r for s in STRUCTURES for r in _unequal(config, n, s, 1.0)]
-    yield "spread", lambda: [r for octaves in config.octaves for r in _spread(config, octaves)]
-    yield "sizes", lambda: _by_size(config, octaves=1.5)
-    yield "format", lambda: [_format()]
+        yield f"{name} blocks", partial(blocks_of_all_sizes, config, name)
+        for fan_in in config.fan_ins:
+            yield f"{name} fan-in {fan_in}", partial(against_q8_0, config, name, fan_in)
+    yield "bytes of q8_0", bytes_of_q8_0
 
 
-@partial(jax.jit, static_argnums=2)
-def _row_sums(w: Matrix, factor: Matrix, specs: tuple[str, ...]) -> list[Any]:
-    """For each row the sums of w^2, and of e^2 under every quantizer."""
-    w = w * factor
-    errors = [error(w, quantizer(s).roundtrip(w)) for s in specs]
-    return [ieee.ordered_sum(ieee.square(v))[:, 0] for v in (w, *errors)]
+@lru_cache(1)
+def drawn(config: Config, name: str) -> Float[Array, "arrays weights"]:
+    return samples(parse(name), array_keys(config.seed, name, config.arrays), (config.weights,))
 
 
-@lru_cache(2)
-def _arrays(config: Config, name: str) -> list[Array]:
-    base = population_key(config.seed, name)
-    return [parse(name).sample(jax.random.fold_in(base, k), (config.weights,)) for k in range(config.arrays)]
-
-
-def _cut(config: Config, name: str, shape: Shape, specs: tuple[str, ...], factor: ArrayLike = 1.0) -> np.ndarray:
-    """Row sums (1 + quantizers, arrays, rows) of arrays of a population times ``factor``, in float64."""
-    factor = jnp.broadcast_to(jnp.asarray(factor, jnp.float32), shape)
-    draws = (flat[: prod(shape)].reshape(shape) for flat in _arrays(config, name))
-    return np.stack([np.array(_row_sums(w, factor, specs), np.float64) for w in draws], axis=1)
-
-
-def _db(name: str, of: np.ndarray, over: np.ndarray) -> dict[str, float]:
-    """10 log10 of sum of / sum over, arrays being the units of its standard error (delta method)."""
-    a, b = of.sum(axis=-1), over.sum(axis=-1)
-    r, n = a.sum() / b.sum(), a.size
-    se = np.sqrt(((a - r * b) ** 2).sum() * n / (n - 1)) / b.sum() / r
-    return {name: float(10 * np.log10(r)), f"{name}_se": float(10 / np.log(10) * se)}
-
-
-def _blocks(config: Config, name: str) -> list[dict]:
-    shape = (config.weights // config.fan_ins[-1], config.fan_ins[-1])
-    specs = tuple(f"int8:{cut}:absmax:f16" for cut in (*(f"block{n}" for n in config.blocks), "channel", "tensor"))
-    w2, *e2 = _cut(config, name, shape, specs)
-    rows = []
-    for s, e in zip(specs, e2, strict=True):
-        q = quantizer(s)
-        assert isinstance(q, Quantizer)
-        assert q.granularity
-        n = config.weights // prod(scale_shape(q.granularity, shape))
-        row = {"kind": "block", "population": name, "spec": s, "per_scale": n, "weights": w2.size * shape[1]}
-        row["extra_bits"] = q.bits_per_weight(shape) - 8
-        row["predicted_sqnr_db"] = predicted_sqnr_db(parse(name), q, shape)
-        rows.append(row | _db("sqnr_db", w2, e) | _db("lost_db", e, e2[0]))  # against the smallest block
+def blocks_of_all_sizes(config: Config, name: str) -> list[dict[str, Any]]:
+    shape = (config.weights // config.row, config.row)
+    arrays = drawn(config, name).reshape(-1, *shape)
+    cuts = [*(f"block{size}" for size in config.blocks), "channel", "tensor"]
+    rows, errors_of_smallest = [], None
+    for q in (quantizer(f"int8:{cut}:absmax:f16") for cut in cuts):
+        found = squares(arrays, q)
+        errors_of_smallest = found.error if errors_of_smallest is None else errors_of_smallest
+        row = {"kind": "block", "population": name, "spec": str(q), "per_scale": weights_per_scale(q, shape)}
+        row |= {"weights": arrays.size, "extra_bits": q.bits_per_weight(shape) - 8}
+        row |= columns(sqnr_db=found.sqnr_db, lost_db=decibels(found.error, errors_of_smallest))
+        rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(parse(name), q, shape)})
     return rows
 
 
-def _factors(count: int, octaves: float) -> np.ndarray:
-    """Lognormal sizes with this standard deviation of log2, 64 quantiles in random order, mean square 1."""
+def weights_per_scale(q: Any, shape: Shape) -> int:
+    return prod(shape) // prod(scale_shape(q.granularity, shape))
+
+
+def against_q8_0(config: Config, name: str, fan_in: int) -> list[dict[str, Any]]:
+    """How much finer than q8_0 a scale a row, or one for the tensor, is: 10 log10 of their squared errors' ratio."""
+    pop, shape = parse(name), (config.weights // fan_in, fan_in)
+    arrays = drawn(config, name).reshape(-1, *shape)
+    rows = []
+    for octaves in (0.0, 1.0):
+        sizes = lognormal_sizes(shape[0], octaves).astype(np.float32)
+        scaled = arrays * sizes[:, None]
+        of_q8_0 = squares(flat(scaled), quantizer(Q8_0)).error
+        for spec in (CHANNEL, TENSOR):
+            error = squares(scaled if spec == CHANNEL else flat(scaled), quantizer(spec)).error
+            row = {"kind": "fan_in", "population": name, "fan_in": fan_in, "octaves": octaves, "spec": spec}
+            row |= columns(finer_db=decibels(of_q8_0, error))
+            if spec == CHANNEL or octaves == 0:  # a scale for unequal rows has no theory here
+                ratio = theory.weight_rel_mse(pop, quantizer(Q8_0)) / theory.weight_rel_mse(pop, quantizer(spec), shape)
+                row["predicted_finer_db"] = 10 * np.log10(ratio)
+            rows.append(row)
+    return rows
+
+
+def flat(matrices: Float[Array, "arrays rows columns"]) -> Float[Array, "arrays weights"]:
+    """Each matrix as one row: a scale for all, and blocks of 32, do not see where a row of the matrix ends."""
+    return matrices.reshape(len(matrices), -1)
+
+
+def lognormal_sizes(count: int, octaves: float) -> NDArray[np.float64]:
+    """Sizes with this standard deviation of log2: 64 quantiles in random order, repeated, of mean square 1."""
     sizes = 2.0 ** (octaves * ndtri((np.arange(64) + 0.5) / 64))
     return np.random.default_rng(0).permutation(np.resize(sizes / np.sqrt(np.mean(sizes**2)), count))
 
 
-def _fan_ins(config: Config, name: str) -> list[dict]:
-    """How much finer than q8_0 (in dB) a scale per output, or one for the tensor, is."""
-    rows, mse = [], partial(theory.weight_rel_mse, parse(name))
-    for n, octaves in product(config.fan_ins, (0.0, 1.0)):
-        shape = (config.weights // n, n)
-        _, *e2, q8_0 = _cut(config, name, shape, (CHANNEL, TENSOR, Q8_0), _factors(shape[0], octaves)[:, None])
-        for s, e in zip((CHANNEL, TENSOR), e2, strict=True):
-            row = {"kind": "fan_in", "population": name, "fan_in": n, "octaves": octaves, "spec": s}
-            if s == CHANNEL or not octaves:
-                row["predicted_finer_db"] = 10 * np.log10(mse(quantizer(Q8_0)) / mse(quantizer(s), shape))
-            rows.append(row | _db("finer_db", q8_0, e))
-    return rows
-
-
-def _unequal(config: Config, name: str, structure: str, octaves: float) -> list[dict]:
-    shape, f = (config.side, config.side), _factors(config.side, octaves)
-    factor = np.broadcast_to({"equal": 1.0, "rows": f[:, None], "columns": f}[structure], shape)
-    w2, *e2 = _cut(config, name, shape, tuple(CUTS), factor)
-    rows = []
-    for s, e in zip(CUTS, e2, strict=True):
-        row = {"kind": "unequal", "population": name, "structure": structure, "octaves": octaves, "spec": s}
-        row["predicted_sqnr_db"] = _predicted(factor, s) if name == "normal" else None
-        rows.append(row | _db("sqnr_db", w2, e) | _db("gain_db", e2[0], e) | _db("finer_db", e2[3], e))
-    return rows
-
-
-def _spread(config: Config, octaves: float) -> list[dict]:
-    return [row | {"kind": "spread"} for row in _unequal(config, "normal", "columns", octaves)]
-
-
-def _predicted(factor: np.ndarray, s: str) -> float:
-    """SQNR of normal weights times ``factor``; blocks of the same relative sizes need one quadrature."""
-    granularity, powers = getattr(quantizer(s), "granularity", Block(32)), {}  # q8_0 has blocks of 32
-    blocks = np.sort(np.asarray(to_blocks(jnp.asarray(factor), granularity), np.float64), axis=1)
-    top, n = blocks[:, -1], blocks.shape[1]
-    relative = (blocks / top[:, None]).round(6)
-    for kind in relative:
-        if kind.tobytes() not in powers:
-            powers[kind.tobytes()] = theory.unequal_absmax_power(Normal(), kind, 2)
-    top2 = np.array([powers[kind.tobytes()] for kind in relative]) * top**2
-    return float(-10 * np.log10(top2.mean() / 127**2 / 12 * (n - 1) / n / (factor**2).mean()))
-
-
-def _by_size(config: Config, octaves: float) -> list[dict]:
-    """SQNR of single rows, small and large, of one matrix."""
-    shape, f, specs = (config.side, config.side), _factors(config.side, octaves), (TENSOR, CHANNEL, Q8_0)
-    w2, *e2 = _cut(config, "normal", shape, specs, f[:, None])
-    step = np.sqrt(theory.unequal_absmax_power(Normal(), np.repeat(f, config.side), 2)) / 127
-    rows = []
-    for size, (s, e) in product(np.unique(f)[::3], zip(specs, e2, strict=True)):
-        row = {"kind": "size", "population": "normal", "size": size, "spec": s}
-        row["predicted_sqnr_db"] = predicted_sqnr_db(Normal(size), quantizer(s), shape)
-        if s == TENSOR:
-            mse = theory.levels_mse(Normal(size), step * np.arange(-127, 128)) / size**2
-            row["predicted_sqnr_db"] = -10 * np.log10(mse)
-        rows.append(row | _db("sqnr_db", w2[:, f == size], e[:, f == size]))
-    return rows
-
-
-def _format() -> dict:
-    """What is stored of 64 weights, the last of them 0, in the blocks of q8_0: an f16 scale and a byte a weight."""
+def bytes_of_q8_0() -> list[dict[str, Any]]:
+    """What is stored of 64 weights, the last of them 0: for each block a float16 scale, then a byte a weight."""
     q = quantizer(Q8_0)
     assert isinstance(q, BlockFormat)
-    data = np.asarray(q.quantize(np.append(np.linspace(-1, 1, 63), 0.0)).codes)
-    return {
-        "kind": "format",
-        "weights": q.size,
-        "code_of_zero": int(data.view(np.int8)[-1]),
-        "bytes": data.size * q.size // 64,
-    }
+    stored = np.asarray(q.quantize(np.append(np.linspace(-1, 1, 63), 0.0)).codes)
+    code_of_zero = int(stored.view(np.int8)[-1])
+    return [{"kind": "format", "weights": q.size, "code_of_zero": code_of_zero, "bytes": stored.size * q.size // 64}]
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    fig, axes = plotting.mosaic("aaaabb;aaaacc;dddeee", height=5.5)
-    a, b, c, d, e = axes.values()
-    _against_bits(a, rows.where(kind="block"))
-    _against_fan_in(b, rows.where(kind="fan_in", spec=CHANNEL, octaves=0.0))
-    for at, (s, label) in enumerate(CUTS.items()):
-        for ax, kind, x in ((c, "spread", "octaves"), (d, "size", "size"), (e, "unequal", "at")):
-            found = enumerate(rows.where(kind=kind, population="normal", spec=s))
-            r = Rows(row | {"at": k + at / 9 - 0.2} for k, row in found)
-            plotting.points(ax, r, x, "sqnr_db", series=at, label=label)
-            style = {"linestyle": "none", "marker": "_", "ms": 9} if ax is e else {}
-            plotting.prediction(ax, r.column(x), r.column("predicted_sqnr_db"), series=at, **style)
-    c.set(xlabel="spread of column sizes (octaves)", ylabel="SQNR (dB)")
-    d.set(xscale="log", xlabel="size of a row / rms of all (spread 1.5 octaves)", ylabel="SQNR of the row (dB)")
-    e.set(xticks=range(3), xticklabels=STRUCTURES.values(), ylabel="SQNR (dB)", ylim=(14, 47))
-    e.legend(ncol=3, loc="lower left", columnspacing=0.8)
-    for ax, x, y, text in ((e, 1.35, 27, "A25"), (c, 0.02, 33, "A55")):
-        ax.text(x, y, text, fontsize=6.5)
-    plotting.letter(axes.values())
-    return fig
+    figure, panels = plotting.mosaic("aab", height=3.6)
+    styles = plotting.styles(rows.where(kind="block").values("population"))
+    sqnr_against_bits(panels["a"], rows.where(kind="block"), styles)
+    finer_against_fan_in(panels["b"], rows.where(kind="fan_in", spec=CHANNEL, octaves=0.0), styles)
+    plotting.letter(panels.values())
+    return figure
 
 
-def _against_bits(ax: plotting.Axes, rows: Rows) -> None:
-    for at, name in enumerate(rows.values("population")):
-        r = rows.where(population=name)
-        plotting.points(ax, r, "extra_bits", "sqnr_db", series=at, label=name, ms=3.5)
-        plotting.prediction(ax, r.column("extra_bits"), r.column("predicted_sqnr_db"), series=at)
-    x = np.geomspace(1.2e-5, 2.5, 50)
-    plotting.prediction(ax, x, 20 * np.log10(2) * (8 + x), linestyle=":", label="rate–distortion, normal")
-    for x, y, text in (
-        (2, 51, "8"), (0.5, 34, "32: q8_0\n(A52)"), (16 / 256, 51, "256"), (16 / 8192, 51, "8192: a row"),
-        (1.5e-5, 51, "tensor"), (3e-4, 44.5, "A53: a wider group loses precision"),
-    ):  # fmt: skip
-        ax.text(x, y, text, fontsize=6.5, ha="center")
+def sqnr_against_bits(ax: Axes, rows: Rows, styles: dict[str, plotting.Style]) -> None:
+    plotting.family(ax, rows, "extra_bits", "sqnr_db", by="population", styles=styles)
+    bits = np.geomspace(1.2e-5, 2.5, 50)
+    label = "rate–distortion, normal"
+    plotting.prediction(ax, bits, 20 * np.log10(2) * (8 + bits), linestyle=":", label=label)
+    for per_scale, text in ((8, "8"), (256, "256"), (8192, "8192: a row")):
+        plotting.note(ax, 16 / per_scale, 51, text, ha="center")
+    plotting.note(ax, 1.5e-5, 51, "tensor", ha="center")
+    plotting.note(ax, 16 / 32, 34, "32: q8_0\n(A52)", ha="center")
+    plotting.note(ax, 3e-4, 44.5, "A53: a wider group loses precision", ha="center")
     ax.set(xscale="log", xlabel="bits per weight − 8", ylabel="int8 SQNR (dB)", ylim=(8, 60))
     ax.legend(loc="lower right")
 
 
-def _against_fan_in(ax: plotting.Axes, rows: Rows) -> None:
-    for at, name in enumerate(rows.values("population")):
-        r = rows.where(population=name)
-        plotting.points(ax, r, "fan_in", "finer_db", series=at)
-        plotting.prediction(ax, r.column("fan_in"), r.column("predicted_finer_db"), series=at)
-    ax.axhspan(0, 6, color=plotting.COLORS[1], alpha=0.15, lw=0)
-    ax.text(70, 2, "stated: finer (A54, A63)", fontsize=6.5)
-    ax.set(xscale="log", ylim=(-19, 6), xlabel="fan-in", ylabel="per output − q8_0 (dB)")
+def finer_against_fan_in(ax: Axes, rows: Rows, styles: dict[str, plotting.Style]) -> None:
+    plotting.family(ax, rows, "fan_in", "finer_db", by="population", styles=styles)
+    ax.axhspan(0, 6, color=VERMILION, alpha=0.15, lw=0)
+    plotting.note(ax, 70, 2, "stated: finer (A54, A63)")
+    ax.set(xscale="log", ylim=(-19, 6), xlabel="fan-in", ylabel="SQNR per output − that of q8_0 (dB)")
 
 
-def _share(kind: str, test: Callable[[dict], Any], *specs: str) -> Callable[[Rows], float]:
-    return lambda rows: float(np.mean([test(r) for r in rows.where(kind=kind) if not specs or r["spec"] in specs]))
+# --- the verdicts ---------------------------------------------------------------------------------------------------
 
 
-def _slope(rows: Rows) -> tuple[float, float]:
-    """Mean loss (dB) for each doubling of the block, over the populations."""
-    blocks = [r for r in rows.where(kind="block") if "block" in r["spec"]]
-    last = Rows(r for r in blocks if r["per_scale"] == max(b["per_scale"] for b in blocks))
-    doublings = len(blocks) / len(last) - 1
-    loss, se = last.column("lost_db") / doublings, last.column("lost_db_se") / doublings
-    return float(loss.mean()), float(np.sqrt((se**2).sum()) / len(last))
+def stored_as_stated(rows: Rows) -> float:
+    """Share of (32 weights to a scale, zero point 0, 34 bytes a block) that the bytes of q8_0 show."""
+    return share(rows.where(kind="format").one(fact) == value for fact, value in STATED.items())
 
 
-def _best(rows: Rows) -> tuple[float, float]:
-    best = max(rows.where(kind="fan_in", spec=CHANNEL), key=lambda r: r["finer_db"])
-    return best["finer_db"], best["finer_db_se"]
+def lost_a_doubling(rows: Rows) -> Estimate:
+    """Mean over populations of what the largest block loses against the smallest, in dB for each doubling between."""
+    blocks = Rows(r for r in rows.where(kind="block") if "block" in r["spec"])
+    sizes = blocks.values("per_scale")
+    largest = blocks.where(per_scale=max(sizes))
+    doublings = len(sizes) - 1
+    loss = largest.column("lost_db").mean() / doublings
+    return Estimate(loss, float(np.sqrt((largest.column("lost_db_se") ** 2).sum())) / len(largest) / doublings)
 
 
-def _finer(r: dict) -> bool:
-    return r["finer_db"] > 3 * r["finer_db_se"]
+def finer_than_q8_0(rows: Rows, spec: str) -> float:
+    """Share of populations × fan-ins × (equal, unequal rows) in which a coarser cut clearly has less squared error."""
+    found = rows.where(kind="fan_in", spec=spec)
+    return share(Estimate(r["finer_db"], r["finer_db_se"]).clearly_above(0) for r in found)
 
 
+def best_of_channels(rows: Rows) -> Estimate:
+    """SQNR per output less that of q8_0 in the best case for a scale per output."""
+    return max(Estimate(r["finer_db"], r["finer_db_se"]) for r in rows.where(kind="fan_in", spec=CHANNEL))
+
+
+CASES = "populations × fan-ins × (equal, unequal rows)"
 CLAIMS = (
-    Claim("A25", "share of populations × (equal, unequal rows, unequal columns) × (output, input channels)",
-          _share("unequal", lambda r: r["gain_db"] >= 3, CHANNEL, PER_INPUT),
-          share_of_cases("scales per channel at least halve the squared error of one scale per tensor"),
-          "they gain most along the axis whose sizes differ, for equal sizes only as much as the tails are heavy"),
-    Claim("A52", "share of (32 weights to a scale, zero point 0, 34 bytes a block)",
-          lambda r: float(np.mean([r.where(kind="format").one(k) == v for k, v in STORED.items()])),
-          share_of_cases("it is so in the bytes of q8_0"), "34 bytes hold 32 codes and an f16 scale; 0 has code 0"),
-    Claim("A53", "dB of SQNR lost for each doubling of the block from 8 to 4096, mean over populations", _slope,
-          at_least(0.1), "{value:.2f} dB a doubling: next to nothing for uniform weights, most for heavy tails"),
-    Claim("A54", "share of populations × fan-ins × (equal, unequal rows)", _share("fan_in", _finer, CHANNEL),
-          share_of_cases("one scale per output has less squared error than one for 32 weights"),
-          "a row is a group of fan-in weights: 32 is the finer cut; only one scale per input can beat it, where "
-          "columns differ enough (of normal weights by over an octave)"),
-    Claim("A55", "share of populations × fan-ins × (equal, unequal rows)", _share("fan_in", _finer, TENSOR),
-          share_of_cases("one scale per tensor has less squared error than one for 32 weights"),
-          "one scale per tensor is the coarsest cut of all"),
-    Claim("A63", "SQNR (dB) per output less that of q8_0, in the best of populations × fan-ins × (equal, unequal rows)",
-          _best, at_least(1.0), "{value:.2f} dB in its best case: q8_0 is the finer of the two, for half a bit more"),
-)  # fmt: skip
+    Claim(
+        "A52",
+        statement="q8_0: 32 values share one scale d, zero point 0",
+        definition="share of (32 weights to a scale, zero point 0, 34 bytes a block)",
+        number=stored_as_stated,
+        rule=share_of_cases("it is so in the bytes of q8_0"),
+        reading="34 bytes hold 32 codes and an f16 scale; 0 has code 0",
+    ),
+    Claim(
+        "A53",
+        statement="sharing a scale makes wide groups lose precision",
+        definition="dB of SQNR lost for each doubling of the block from 8 to 4096, mean over populations",
+        number=lost_a_doubling,
+        rule=at_least(0.1),
+        reading="{value:.2f} dB a doubling: next to nothing for uniform weights, most for heavy tails",
+    ),
+    Claim(
+        "A54",
+        statement="group (q8_0) is coarser than per-channel → larger error",
+        definition=f"share of {CASES}",
+        number=partial(finer_than_q8_0, spec=CHANNEL),
+        rule=share_of_cases("one scale per output has less squared error than one for 32 weights"),
+        reading="a row is a group of fan-in weights: 32 is the finer cut; only one scale per input can beat it, where "
+        "columns differ enough (of normal weights by over an octave)",
+    ),
+    Claim(
+        "A55",
+        statement="even *per-layer* is finer than group",
+        definition=f"share of {CASES}",
+        number=partial(finer_than_q8_0, spec=TENSOR),
+        rule=share_of_cases("one scale per tensor has less squared error than one for 32 weights"),
+        reading="one scale per tensor is the coarsest cut of all",
+    ),
+    Claim(
+        "A63",
+        statement='per-channel, "much finer than q8_0"',
+        definition=f"SQNR (dB) per output less that of q8_0, in the best of {CASES}",
+        number=best_of_channels,
+        rule=at_least(1.0),
+        reading="{value:.2f} dB in its best case: q8_0 is the finer of the two, for half a bit more",
+    ),
+)

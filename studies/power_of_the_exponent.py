@@ -1,44 +1,48 @@
 """Which 8-bit format is best once its scale is best: int8, or how many exponent bits?
 
-After Kuzmin et al., FP8 Quantization: The Power of the Exponent, arXiv:2208.09225. Int8, e2m5, e3m4, e4m3 and e5m2 each
-get the scale with exactly the least squared error on the infinite population, so that only the spacing of the levels
-counts. Populations: uniform, normal, t8, and between and beyond them generalized normals (exponent 16 to 1/2) and
-Student's t (100 down to 2.2 degrees of freedom). A float of m mantissa bits has a relative step of 2^-m wherever it has
-range: 6 dB a mantissa bit, whatever the shape. So expected: each exponent bit costs 6 dB and pays only where tails
-outgrow the range of one less: int8 on uniform, e2m5 on normal weights, then one more exponent bit at a time. Published:
-the more outliers, the more exponent bits. Refuted if the winners from flat to heavy tails come in any other order, or
-if a simulation with these scales differs from the prediction. It does if drawn directly: the best scale clips weights
-so rare that few samples hold one, and these carry a share of the error (crosses: e3m4 on t5 looks 0.6 dB better than it
-is, with an interval of 0.01 dB). So weights beyond the last level are drawn apart, by importance.
+After Kuzmin et al., FP8 Quantization: The Power of the Exponent, arXiv:2208.09225, who found: the more outliers, the
+more exponent bits.
+Method. Int8, e2m5, e3m4, e4m3 and e5m2 each get the scale with exactly the least squared error on the infinite
+population, so that only the spacing of the levels counts. Populations: uniform, normal, t8, and between and beyond them
+generalized normals (exponent 16 to 1/2) and Student's t (100 down to 2.2 degrees of freedom).
+Expected. A float of m mantissa bits has a relative step of 2^-m wherever it has range: 6 dB a mantissa bit, whatever
+the shape. So each exponent bit costs 6 dB and pays only where tails outgrow the range of one less: int8 on uniform,
+e2m5 on normal weights, then one more exponent bit at a time.
+Refuted if the winners from flat to heavy tails come in any other order, or if a simulation with these scales differs
+from the prediction. It does if drawn directly: the best scale clips weights so rare that few samples hold one, and
+these carry a share of the error (crosses: e3m4 on t5 looks 0.6 dB better than it is, with an interval of 0.01 dB). So
+weights beyond the last level are drawn apart, by importance.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from quantsim import formats, theory
-from quantsim._types import PRNGKey, Shape
+from quantsim._types import Matrix, PRNGKey
 from quantsim.lab import plotting
+from quantsim.lab.plotting import BLACK, BLUE, GREEN, ORANGE, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
-from quantsim.measure import statistics
-from quantsim.measure.ratios import ratio as ratio_of_sums
-from quantsim.populations import GeneralizedNormal, Normal, Population, StudentT, Uniform
+from quantsim.measure.ratios import columns, decibels
+from quantsim.measure.squares import Squares, squares_of_pairs
+from quantsim.populations import GeneralizedNormal, Normal, Population, StudentT, Uniform, samples
 from quantsim.rounding import round_to_grid
 from quantsim.rows import Rows
-from quantsim.sweep import population_key
+from quantsim.sweep import array_keys
 
 FORMATS = ("int8", "e2m5", "e3m4", "e4m3", "e5m2")
 MAIN: dict[str, Population] = {"uniform": Uniform(), "normal": Normal(), "t8": StudentT(8.0)}
-AXES = {"gennorm": "exponent β of a generalized normal", "t": "degrees of freedom of Student's t"}
-ALONG = {"gennorm": lambda beta: -np.log2(beta), "t": lambda df: 1 / np.asarray(df)}
+FAMILIES = {"gennorm": GeneralizedNormal, "t": StudentT}
+BEYOND = 0x7A11  # stream of an array's key for weights beyond the last level
 
 
 @dataclass(frozen=True)
@@ -61,176 +65,228 @@ class Config:
 
 def measure(config: Config) -> Iterator[Cell]:
     """A cell for each measured population, one for each predicted family."""
-    for name in MAIN:
-        yield name, partial(_measured, config, "main", name, MAIN[name])
-    for family, values in (("gennorm", config.betas), ("t", config.dfs)):
-        for value in values:
-            yield f"{family} {value}", partial(_measured, config, family, value, _population(family, value))
-        yield f"{family} predicted", partial(_line, config, family, values)
+    for name, pop in MAIN.items():
+        yield name, partial(every_format, config, "main", name, pop)
+    for beta in config.betas:
+        yield f"gennorm {beta}", partial(every_format, config, "gennorm", beta, GeneralizedNormal(beta))
+    for df in config.dfs:
+        yield f"t {df}", partial(every_format, config, "t", df, StudentT(df))
+    # evenly on the axes of the figure: log beta, and 1 / df
+    betas = np.geomspace(max(config.betas), min(config.betas), config.fine)
+    dfs = 1 / np.linspace(1 / max(config.dfs), 1 / min(config.dfs), config.fine)
+    yield "gennorm predicted", partial(predicted_line, "gennorm", betas.tolist())
+    yield "t predicted", partial(predicted_line, "t", dfs.tolist())
 
 
-def _population(family: str, value: float) -> Population:
-    return {"gennorm": GeneralizedNormal, "t": StudentT}[family](value)
+# --- predicted ------------------------------------------------------------------------------------------------------
 
 
-def _best(pop: Population, name: str) -> tuple[float, float]:
-    """Scale with the least mean squared error, and its SQNR."""
+class Best(NamedTuple):
+    """The scale with the least mean squared error on a population, and its SQNR in decibels."""
+
+    scale: float
+    sqnr_db: float
+
+
+def best(pop: Population, name: str) -> Best:
     levels = formats.levels(formats.parse(name))
     scale = theory.best_reach(pop, levels)
-    return scale, float(-10 * np.log10(theory.levels_mse(pop, scale * levels) / pop.moment(2)))
+    return Best(scale, float(-10 * np.log10(theory.levels_mse(pop, scale * levels) / pop.moment(2))))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _sums(draw: Any, shape: Shape, value: Any, keys: PRNGKey, scales: Array, grids: formats.Grid) -> Array:
-    """Sums of w^2 and e^2, and of e^2 within the range, (arrays, formats, 3); one program for a family."""
-    pop = draw(value) if value is not None else draw
-
-    def one(key: PRNGKey) -> Array:
-        w = pop.sample(key, shape)
-
-        def each(at: tuple[Array, formats.Grid]) -> Array:
-            scale, grid = at
-            w_hat = round_to_grid(w / scale, grid) * scale
-            inside = jnp.abs(w) <= grid.high * scale
-            whole, part = statistics.tally(w, w_hat).sums, statistics.tally(w, jnp.where(inside, w_hat, w)).sums
-            return jnp.stack([whole[:, 4], whole[:, 3], part[:, 3]])
-
-        return lax.map(each, (scales, grids))
-
-    return lax.map(one, keys)
+def predicted_line(family: str, values: Iterable[float]) -> list[dict[str, Any]]:
+    rows = []
+    for value in values:
+        pop = FAMILIES[family](value)
+        for name in FORMATS:
+            row = {"kind": "line", "family": family, "value": value, "format": name}
+            rows.append(row | {"predicted_sqnr_db": best(pop, name).sqnr_db})
+    return rows
 
 
-def _beyond(pop: Population, reach: float, keys: PRNGKey, count: int) -> np.ndarray:
+# --- measured -------------------------------------------------------------------------------------------------------
+
+
+def every_format(config: Config, family: str, value: Any, pop: Population) -> list[dict[str, Any]]:
+    keys = array_keys(config.seed, str(pop), config.arrays)
+    arrays, rows = samples(pop, keys, config.shape), []
+    for name in FORMATS:
+        (scale, predicted), grid = best(pop, name), formats.grid(formats.parse(name))  # pyright: ignore
+        everywhere, inside = squares_at_scale(arrays, scale, grid)
+        mse = inside.error / prod(config.shape) + mse_beyond(pop, grid.high * scale, keys, config.beyond)
+        row = {"kind": "measured", "family": family, "value": value, "format": name, "scale": scale}
+        row |= columns(sqnr_db=decibels(pop.moment(2), mse), direct_sqnr_db=everywhere.sqnr_db)
+        rows.append(row | {"predicted_sqnr_db": predicted, "weights": arrays.size})
+    return rows
+
+
+def squares_at_scale(arrays: Float[Array, "arrays rows columns"], scale: float, grid: Any) -> tuple[Squares, Squares]:
+    """Squares of each array at this scale: of all weights, and with no error beyond the last level."""
+    traced = formats.Grid(
+        jnp.int32(grid.mantissa_bits), jnp.int32(grid.min_exponent), jnp.float32(grid.low), jnp.float32(grid.high)
+    )
+    rounded = [at_scale(w, jnp.float32(scale), traced) for w in arrays]
+    everywhere = squares_of_pairs((w, w_hat) for w, (w_hat, _) in zip(arrays, rounded, strict=True))
+    inside = squares_of_pairs((w, w_hat) for w, (_, w_hat) in zip(arrays, rounded, strict=True))
+    return everywhere, inside
+
+
+@jax.jit
+def at_scale(w: Matrix, scale: Float[Array, ""], grid: formats.Grid) -> tuple[Matrix, Matrix]:
+    """Weights rounded to ``scale`` times a format, and the same with those beyond its last level left as they are.
+
+    The format is an argument, not part of the program, so that one program rounds to all of them.
+    """
+    w_hat = round_to_grid(w / scale, grid) * scale
+    return w_hat, jnp.where(jnp.abs(w) <= grid.high * scale, w_hat, w)
+
+
+def mse_beyond(pop: Population, reach: float, keys: PRNGKey, count: int) -> NDArray[np.float64]:
     """E[(|x| - reach)^2; |x| > reach], one estimate for each key.
 
     Tail probabilities are P v^8 instead of P v, with weights 8 v^7, so that the variance is finite for t at df > 2.14.
     """
     share = float(pop.tail(reach))
-    v = 1 - np.asarray(
-        jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 0x7A11), (count,)))(keys), np.float64
-    )
+    v = 1 - np.asarray(uniforms(keys, count), np.float64)
     excess = np.maximum(-pop.quantile(share * v**8 / 2) - reach, 0.0) if share > 0 else 0.0 * v
     return share * np.mean(8 * v**7 * excess**2, axis=1)
 
 
-def _measured(config: Config, family: str, value: Any, pop: Population) -> list[dict]:
-    best = [_best(pop, name) for name in FORMATS]
-    grids = [formats.grid(formats.parse(name)) for name in FORMATS]  # pyright: ignore[reportArgumentType]
-    types = (jnp.int32, jnp.int32, jnp.float32, jnp.float32)
-    traced = formats.Grid(*(jnp.asarray(c, t) for c, t in zip(zip(*grids, strict=True), types, strict=True)))  # pyright: ignore
-    base = population_key(config.seed, str(pop))
-    keys = jax.vmap(lambda k: jax.random.fold_in(base, k))(jnp.arange(config.arrays))
-    draw, number = (pop, None) if family == "main" else (type(pop), jnp.float32(value))
-    sums = _sums(draw, config.shape, number, keys, jnp.asarray([s for s, _ in best], jnp.float32), traced)
-    powers, rows = np.moveaxis(np.asarray(sums, np.float64).sum(axis=-1), 0, 2), []
-    for name, grid, (scale, predicted), (w2, e2, inside) in zip(FORMATS, grids, best, powers, strict=True):
-        row = {"kind": "measured", "family": family, "value": value, "format": name, "scale": scale}
-        mse = inside / prod(config.shape) + _beyond(pop, grid.high * scale, keys, config.beyond)
-        row |= _db("sqnr_db", np.full(config.arrays, pop.moment(2)), mse) | _db("direct_sqnr_db", w2, e2)
-        rows.append(row | {"predicted_sqnr_db": predicted, "weights": config.arrays * prod(config.shape)})
-    return rows
+@partial(jax.jit, static_argnums=1)
+def uniforms(keys: PRNGKey, count: int) -> Float[Array, "arrays count"]:
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, BEYOND), (count,)))(keys)
 
 
-def _db(name: str, of: np.ndarray, over: np.ndarray) -> dict[str, float]:
-    """10 log10 of sum of / sum over, arrays being the units of its standard error."""
-    r, se = ratio_of_sums(of, over)
-    return {name: float(10 * np.log10(r)), f"{name}_se": float(10 / np.log(10) * se / r)}
+# --- who wins -------------------------------------------------------------------------------------------------------
 
 
-def _line(config: Config, family: str, values: tuple[float, ...]) -> list[dict]:
-    ends, t = (max(values), min(values)), family == "t"
-    fine = (1 / np.linspace(1 / ends[0], 1 / ends[1], config.fine) if t else np.geomspace(*ends, config.fine)).tolist()
-    about = [(v, name, _best(_population(family, v), name)[1]) for v in fine for name in FORMATS]
-    return [{"kind": "line", "family": family, "value": v, "format": f, "predicted_sqnr_db": p} for v, f, p in about]
+class Turn(NamedTuple):
+    """The value of a parameter at which one format draws level with another, and both formats."""
+
+    value: float
+    before: str
+    after: str
 
 
-def _winners(rows: Rows) -> list[tuple[Any, str]]:
-    """The format of the most predicted SQNR for each value."""
-    return [(v, max(rows.where(value=v), key=lambda r: r["predicted_sqnr_db"])["format"]) for v in rows.values("value")]
-
-
-def _turns(rows: Rows) -> list[tuple[float, str, str]]:
-    """Where the winner changes along a predicted line: the value at which both are equal, and both formats."""
-    found = []
-    for (a, before), (b, after) in pairwise(_winners(rows)):
-        if before != after:
-            ahead = [
-                rows.where(value=v, format=before).one("predicted_sqnr_db")
-                - rows.where(value=v, format=after).one("predicted_sqnr_db")
-                for v in (a, b)
-            ]
-            found.append((float(a * (b / a) ** (ahead[0] / (ahead[0] - ahead[1]))), before, after))
+def winners(rows: Rows) -> dict[Any, str]:
+    """The format of the most predicted SQNR for each value of the parameter."""
+    found = {}
+    for (value,), of_value in rows.groups("value").items():
+        sqnr_db = of_value.by("format", "predicted_sqnr_db")
+        found[value] = max(sqnr_db, key=sqnr_db.__getitem__)
     return found
+
+
+def turns(line: Rows) -> list[Turn]:
+    """Where the winner changes along a predicted line, between its points by geometric interpolation."""
+    found = []
+    for (a, before), (b, after) in pairwise(winners(line).items()):
+        if before != after:
+            at_a, at_b = (lead(line.where(value=value), before, after) for value in (a, b))
+            found.append(Turn(float(a * (b / a) ** (at_a / (at_a - at_b))), before, after))
+    return found
+
+
+def lead(rows: Rows, of: str, over: str) -> float:
+    """Predicted SQNR of one format less that of another."""
+    sqnr_db = rows.by("format", "predicted_sqnr_db")
+    return sqnr_db[of] - sqnr_db[over]
 
 
 def summary(rows: Rows) -> str:
     """Who wins where, by how much, and how well the prediction held."""
     seen, parts = rows.where(kind="measured"), []
     for name in MAIN:
-        first, second = sorted(seen.where(value=name), key=lambda r: -r["predicted_sqnr_db"])[:2]
-        lead = first["predicted_sqnr_db"] - second["predicted_sqnr_db"]
-        parts.append(f"{first['format']} wins on {name}, {lead:.1f} dB before {second['format']}")
+        sqnr_db = seen.where(value=name).by("format", "predicted_sqnr_db")
+        first, second, *_ = sorted(sqnr_db, key=sqnr_db.__getitem__, reverse=True)
+        parts.append(f"{first} wins on {name}, {sqnr_db[first] - sqnr_db[second]:.1f} dB before {second}")
     for family, symbol in (("gennorm", "β"), ("t", "df")):
-        turns = _turns(rows.where(kind="line", family=family))
-        parts += [f"{b} passes {a} at {symbol} = {v:.2g}" for v, a, b in turns]
-    z = [(r["sqnr_db"] - r["predicted_sqnr_db"]) / r["sqnr_db_se"] for r in seen]
-    worst = max(seen, key=lambda r: r["direct_sqnr_db"] - r["predicted_sqnr_db"])
-    parts.append(f"largest of {len(z)} residuals {max(np.abs(z)):.1f} standard errors, their rms {np.std(z):.2f}")
-    gap = worst["direct_sqnr_db"] - worst["predicted_sqnr_db"]
+        line = rows.where(kind="line", family=family)
+        parts += [f"{turn.after} passes {turn.before} at {symbol} = {turn.value:.2g}" for turn in turns(line)]
+    z = (seen.column("sqnr_db") - seen.column("predicted_sqnr_db")) / seen.column("sqnr_db_se")
+    parts.append(f"largest of {len(z)} residuals {np.abs(z).max():.1f} standard errors, their rms {np.std(z):.2f}")
+    worst = max(seen, key=too_good)
     where = f"{worst['format']} at {worst['family']} {worst['value']}"
-    return "; ".join([*parts, f"drawn directly, {where} is {gap:.1f} dB better than it is"]) + "."
+    return "; ".join([*parts, f"drawn directly, {where} is {too_good(worst):.1f} dB better than it is"]) + "."
 
 
-STYLE: dict[str, tuple[int, str]] = dict(zip(FORMATS, zip((7, 0, 2, 4, 1), "sov^D", strict=True), strict=True))
+def too_good(row: dict[str, Any]) -> float:
+    """By how many dB a row looks better if its weights are drawn directly."""
+    return row["direct_sqnr_db"] - row["predicted_sqnr_db"]
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+STYLES = {
+    "int8": Style(BLACK, "s"),
+    "e2m5": Style(BLUE, "o"),
+    "e3m4": Style(GREEN, "v"),
+    "e4m3": Style(ORANGE, "^"),
+    "e5m2": Style(VERMILION, "D"),
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Three populations; the way from flat to heavy tails."""
-    fig, axes = plotting.mosaic("abb;acc", height=4.4, width_ratios=(1.0, 1.0, 1.0))
-    _three(axes["a"], rows.where(family="main"))
-    for key, family in zip("bc", AXES, strict=True):
-        _along(axes[key], rows.where(family=family), family)
-    plotting.letter(axes[k] for k in "abc")
-    return fig
+    figure, panels = plotting.mosaic("abb;acc", height=4.4, width_ratios=(1.0, 1.0, 1.0))
+    three_populations(panels["a"], rows.where(family="main"))
+    along_family(panels["b"], rows.where(family="gennorm"), minus_log2)
+    panels["b"].set_xlabel("exponent β of a generalized normal")
+    along_family(panels["c"], rows.where(family="t"), reciprocal)
+    panels["c"].set_xlabel("degrees of freedom of Student's t")
+    words = "× drawn directly: too good, rare weights are missing"
+    panels["c"].text(0.02, 0.06, words, fontsize=6.5, transform=panels["c"].transAxes)
+    plotting.letter(panels[letter] for letter in "abc")
+    return figure
 
 
-def _three(ax: plotting.Axes, rows: Rows) -> None:
-    won = dict(_winners(rows))
+def minus_log2(beta: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -np.log2(beta)
+
+
+def reciprocal(df: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / df
+
+
+def three_populations(ax: Axes, rows: Rows) -> None:
+    won = winners(rows)
     for at, name in enumerate(MAIN):
-        for k, fmt in enumerate(FORMATS):
-            r = rows.where(value=name, format=fmt)
-            x, color = at + 0.16 * (k - 2), plotting.COLORS[STYLE[fmt][0]]
-            wins = won[name] == fmt
-            ax.bar(x, r.one("predicted_sqnr_db"), 0.14, color=color, alpha=1.0 if wins else 0.35, lw=0)
-            ax.text(x, 1.0, fmt, rotation=90, fontsize=6.5, ha="center", color="w" if wins else "0.1")
-            plotting.curve(ax, [x], r.column("sqnr_db"), se=r.column("sqnr_db_se"), color="0.1", marker=".", ms=3)
+        for k, (fmt, style) in enumerate(STYLES.items()):
+            r, x, wins = rows.where(value=name, format=fmt), at + 0.16 * (k - 2), won[name] == fmt
+            ax.bar(x, r.one("predicted_sqnr_db"), 0.14, color=style.color, alpha=1.0 if wins else 0.35, lw=0)
+            plotting.note(ax, x, 1.0, fmt, rotation=90, ha="center", color="w" if wins else "0.1")
+            plotting.curve(ax, [x], r.column("sqnr_db"), se=r.column("sqnr_db_se"), series=Style("0.1", "."), ms=3)
     ax.set(xticks=range(3), xticklabels=list(MAIN), ylabel="SQNR at the best scale (dB)", ylim=(0, 52))
     ax.grid(visible=False, axis="x")
 
 
-def _along(ax: plotting.Axes, rows: Rows, family: str) -> None:
-    to, line, seen = ALONG[family], rows.where(kind="line"), rows.where(kind="measured")
-    for fmt, (color, marker) in STYLE.items():
-        r, m, color = line.where(format=fmt), seen.where(format=fmt), plotting.COLORS[color]
-        plotting.prediction(ax, to(r.column("value")), r.column("predicted_sqnr_db"), color=color)
-        x, style = to(m.column("value")), {"color": color, "linestyle": "none", "marker": marker, "ms": 3}
-        plotting.curve(ax, x, m.column("sqnr_db"), se=m.column("sqnr_db_se"), series=0, **style)
-        far = m.column("direct_sqnr_db") > m.column("predicted_sqnr_db") + 0.3
-        ax.plot(x[far], m.column("direct_sqnr_db")[far], "x", color=color, ms=3.5, mew=0.8)
-    values, won = line.values("value"), list(dict.fromkeys(f for _, f in _winners(line)))
-    edges = to(np.array([values[0], *(v for v, _, _ in _turns(line)), values[-1]]))
-    for a, b, fmt in zip(edges[:-1], edges[1:], won, strict=True):
-        color = plotting.COLORS[STYLE[str(fmt)][0]]
-        ax.axvspan(a, b, color=color, alpha=0.13, lw=0, zorder=0)
-        ax.text((a + b) / 2, 50, fmt, fontsize=7, ha="center", va="center", color=color, fontweight="bold")
-    if family == "t":
-        ax.text(
-            0.02, 0.06, "× drawn directly: too good, rare weights are missing", fontsize=6.5, transform=ax.transAxes
-        )
-    margin = (edges[-1] - edges[0]) / 60
-    ax.set(xlim=(edges[0] - margin, edges[-1] + margin), ylim=(0, 54), xlabel=AXES[family], ylabel="SQNR (dB)")
-    ax.set_xticks(to(np.array(seen.values("value"))), [f"{v:g}" for v in seen.values("value")])
+def along_family(ax: Axes, rows: Rows, place: Any) -> None:
+    """Lines and points of each format, on a background of the winner's colour; ``place`` makes an axis of values."""
+    line, seen = rows.where(kind="line"), rows.where(kind="measured")
+    shade_winners(ax, line, place)
+    for fmt, style in STYLES.items():
+        of_line, of_seen = line.where(format=fmt), seen.where(format=fmt)
+        x = place(of_seen.column("value"))
+        plotting.prediction(ax, place(of_line.column("value")), of_line.column("predicted_sqnr_db"), series=style)
+        look = {"series": style, "linestyle": "none", "ms": 3}
+        plotting.curve(ax, x, of_seen.column("sqnr_db"), se=of_seen.column("sqnr_db_se"), **look)
+        far = np.array([too_good(r) > 0.3 for r in of_seen])
+        ax.plot(x[far], of_seen.column("direct_sqnr_db")[far], "x", color=style.color, ms=3.5, mew=0.8)
+    values = np.array(seen.values("value"))
+    ax.set_xticks(place(values), [f"{value:g}" for value in values])
+    ax.set(ylim=(0, 54), ylabel="SQNR (dB)")
     ax.grid(visible=False)
+
+
+def shade_winners(ax: Axes, line: Rows, place: Any) -> None:
+    values, won = line.values("value"), list(dict.fromkeys(winners(line).values()))
+    edges = place(np.array([values[0], *(turn.value for turn in turns(line)), values[-1]]))
+    for (a, b), fmt in zip(pairwise(edges), won, strict=True):
+        color = STYLES[fmt].color
+        ax.axvspan(a, b, color=color, alpha=0.13, lw=0, zorder=0)
+        plotting.note(ax, (a + b) / 2, 50, fmt, fontsize=7, ha="center", va="center", color=color, fontweight="bold")
+    margin = (edges[-1] - edges[0]) / 60
+    ax.set_xlim(edges[0] - margin, edges[-1] + margin)
 
 
 CLAIMS = ()

@@ -1,303 +1,393 @@
 """Which remedy against outliers lowers the output error most, and at what cost in bits?
 
-Normal weights with 0.01 to 5 % of outliers of 3 to 300 std (spread from half to three halves of that), and the given
-16×32 construction get symmetric and asymmetric scales, clipping at the 99.9th percentile or at the least squared error,
-scales per row or block, and bf16 copies of all beyond 3σ, each charged 16 bits and an index. Judged by real products
-with white inputs, error relative to the output. Expected: clipping destroys what the outliers carry, a zero point gains
-nothing, blocks and mixed precision win. Refuted if a single scale comes within one bit of the best method.
+Method. Of normal weights 0.01 to 5 % are outliers of 3 to 300 standard deviations (spread from half to three halves of
+that). Each remedy quantizes the same matrices; their products with white inputs tell the error of the outputs,
+relative to the outputs. A remedy is charged for all that it stores: a weight that it keeps in bf16 costs 16 bits and an
+index.
+Expected. Clipping destroys what the outliers carry, a zero point gains nothing, blocks and outliers kept apart win.
+Refuted if one scale for all comes within one bit of the best remedy where outliers reach beyond 3 standard deviations.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, log2, prod
-from typing import Any
+from math import ceil, inf, log2, prod
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
 
 from quantsim import theory
-from quantsim._types import Activations, Matrix, PRNGKey, Shape, Weights
+from quantsim._types import Matrix, Number, Shape, Weights
 from quantsim.formats import FORMATS, levels
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, at_least, share_of_cases, stated
+from quantsim.lab.claims import Claim, share, share_of_cases, within_factor
+from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import ratio as ratio_of_sums
-from quantsim.measure.ratios import root_ratio
+from quantsim.measure.ratios import columns, ratio, root_ratio
 from quantsim.measure.statistics import error
 from quantsim.outputs.products import product
-from quantsim.populations import Contaminated, Normal, Uniform
+from quantsim.populations import Contaminated, Normal, outlier_marks, samples
 from quantsim.quantizer import parse
+from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.rows import Rows
 from quantsim.sweep import population_key
 
-# Method: spec, and whether weights beyond 3σ are kept in bf16. Blocks of 32 weights, of 8 in the 16×32 matrix.
-METHODS = {
-    "tensor": ("int8:tensor", False), "asymmetric": ("int8:tensor:minmax", False),
-    "clip 99.9": ("int8:tensor:p99.9", False), "clip MSE": ("int8:tensor:mse", False), "row": ("int8:channel", False),
-    "block": ("int8:block{}:absmax:f16", False), "mixed": ("int8:tensor", True), "row+mixed": ("int8:channel", True),
-}  # fmt: skip
-LABELS = {"row": "row (B41)", "clip 99.9": "clip 99.9 (B38)", "mixed": "mixed (B69)"}
-SHOWN = ("tensor", "row", "block", "asymmetric", "clip 99.9", "mixed")
-ADVICE = {"B43": (0.0, 1e-3, "tensor"), "B44": (1e-3, 1e-2, "asymmetric"), "B45": (1e-2, 1.0, "row+mixed")}
-SUMS = ("dy2", "y2", "e2", "w2", "ratio", "n", "out_e2", "out_w2", "out_n", "found", "false")
-METRICS = {
-    "output": "dy2 y2 root", "bulk": "e2 w2 root", "mean_ratio": "ratio n", "outliers": "out_e2 out_w2 root",
-    "found": "found out_n", "false": "false n", "gain": "before dy2 root",
-}  # fmt: skip
-SHAPE, VALUE, BATCH, BF16 = (16, 32), 100.0, 64, parse("bf16")
-ONE_BIT, HELPS = 2.0, 0.9  # a bit halves the error; a remedy helps if it takes a tenth off
-FIVE = partial(Uniform(3**-0.5).with_outliers, count=5, value=VALUE)
-SPREAD = partial(Normal().with_outliers, magnitude=VALUE, values="spread")
+PerMatrix = Shaped[Array, " repeats"]
+
+BF16 = parse("bf16")
+INPUTS = 64  # activations that each matrix is multiplied with
+ONE_BIT = 2.0  # one bit more halves an error
+HELPS = 0.9  # a remedy helps if it takes a tenth off
+SHOWN = 100.0  # standard deviations of the outliers in the cut through the map
+
+
+class Remedied(NamedTuple):
+    """Matrices after a remedy, and which of their weights it kept in bf16."""
+
+    weights: Weights
+    kept: Bool[Array, "repeats out in"]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A quantizer, and beyond how many standard deviations weights are kept apart, in bf16 with an index each."""
+
+    name: str
+    quantizer: AbstractQuantizer
+    keep_beyond: float = inf
+
+    def apply(self, matrices: Weights) -> Remedied:
+        """A stack of matrices after the remedy."""
+        return remedied(self.quantizer, jnp.float32(self.keep_beyond), matrices)
+
+    def bits_per_weight(self, shape: Shape, share_kept: float) -> float:
+        """Stored bits: codes and scales, and for each weight that is kept its 16 bits and its place in the matrix."""
+        return self.quantizer.bits_per_weight(shape) + share_kept * (16 + ceil(log2(prod(shape))))
+
+
+@partial(jax.jit, static_argnums=0)
+def remedied(quantizer: AbstractQuantizer, keep_beyond: Number, matrices: Weights) -> Remedied:
+    """Each matrix W = W_normal + W_outlier: weights beyond so many standard deviations in bf16, the rest quantized."""
+
+    def one(w: Matrix) -> Remedied:
+        kept = jnp.abs(w - jnp.mean(w)) > keep_beyond * jnp.std(w)
+        return Remedied(jnp.where(kept, BF16.roundtrip(w), quantizer.roundtrip(jnp.where(kept, 0.0, w))), kept)
+
+    return jax.lax.map(one, matrices)
+
+
+ONE_SCALE = Remedy("one scale", parse("int8:tensor"))
+ZERO_POINT = Remedy("zero point", parse("int8:tensor:minmax"))
+CLIP_PERCENTILE = Remedy("clip at 99.9 %", parse("int8:tensor:p99.9"))
+CLIP_MSE = Remedy("clip, least error", parse("int8:tensor:mse"))
+ROWS = Remedy("scale a row", parse("int8:channel"))
+BLOCKS = Remedy("scale a block", parse("int8:block32:absmax:f16"))
+APART = Remedy("outliers apart", parse("int8:tensor"), keep_beyond=3.0)
+ROWS_APART = Remedy("apart, scale a row", parse("int8:channel"), keep_beyond=3.0)
+REMEDIES = (ONE_SCALE, ZERO_POINT, CLIP_PERCENTILE, CLIP_MSE, ROWS, BLOCKS, APART, ROWS_APART)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the document advises where the share of outliers lies in [low, high), and the claim that says so."""
+
+    claim: str
+    low: float
+    high: float
+    remedy: Remedy
+
+
+ADVICE = (
+    Advice("B43", 0.0, 1e-3, ONE_SCALE),
+    Advice("B44", 1e-3, 1e-2, ZERO_POINT),
+    Advice("B45", 1e-2, 1.0, ROWS_APART),
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = 42
-    matrices: int = 512  # of 16×32
-    repeats: int = 8  # of every point of the map
-    shape: tuple[int, int] = (64, 1024)
+    """The axes of the map, and what is drawn at each of its points."""
+
     rates: tuple[float, ...] = (1e-4, 3e-4, 7e-4, 2e-3, 4e-3, 8e-3, 1.5e-2, 2.2e-2, 3e-2, 5e-2)
     magnitudes: tuple[float, ...] = (3.0, 6.0, 10.0, 30.0, 100.0, 300.0)
-    layers: int = 8
+    shape: tuple[int, int] = (64, 1024)
+    repeats: int = 8
+    seed: int = 42
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(matrices=64, repeats=2, shape=(32, 256))
+        """Fewer and smaller matrices."""
+        return cls(repeats=2, shape=(32, 256))
 
 
 def measure(config: Config) -> Iterator[Cell]:
-    """The construction, a row of the map at a time, a stack of layers."""
-    for values in ("exact", "spread"):
-        yield values, partial(_constructed, config, values)
-    for m in config.magnitudes:
-        yield f"map {m:g}", lambda m=m: [row for r in config.rates for row in _mapped(config, r, m)]
-    yield "layers", lambda: _layers(config)
+    """A row of the map at a time."""
+    for magnitude in config.magnitudes:
+        yield f"magnitude {magnitude:g}", partial(row_of_the_map, config, magnitude)
 
 
-def _keys(config: Config, name: str, number: int) -> PRNGKey:
-    return jax.random.split(population_key(config.seed, name), number)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _drawn(pop: Contaminated, shape: Shape, keys: PRNGKey, traced: dict[str, jax.Array]) -> tuple:
-    """Matrices, which of their weights are outliers, and white inputs; the map's axes are traced: it compiles once."""
-    if traced:
-        pop = pop.bulk.with_outliers(values=pop.outliers.values, **traced)
-    sample = [lambda k: pop.sample(k, shape), lambda k: pop.is_outlier(k, shape)]
-    sample += [lambda k: Normal().sample(jax.random.fold_in(k, 1), (BATCH, shape[1]))]
-    return tuple(jax.vmap(s)(keys) for s in sample)
-
-
-def _remedied(method: str, block: int, w: Matrix) -> tuple[Matrix, jax.Array]:
-    """Weights after a method (or a plain spec), and which of them were kept; mixed is W_normal + W_outlier."""
-    spec, mixed = METHODS.get(method, (method, False))
-    kept = (jnp.abs(w - jnp.mean(w)) > 3 * jnp.std(w)) & mixed
-    return jnp.where(kept, BF16.roundtrip(w), parse(spec.format(block)).roundtrip(jnp.where(kept, 0.0, w))), kept
-
-
-@partial(jax.jit, static_argnums=0)
-def _sums(block: int, arrays: tuple[Weights, jax.Array, Activations]) -> jax.Array:
-    """For each matrix and method the sums that the metrics need."""
-
-    def matrix(of: tuple[Matrix, jax.Array, Activations]) -> jax.Array:
-        (w, out, x), a = of, jnp.abs(of[0])
-        y, found = product(x, w), []
-        for method in METHODS:
-            w_hat, kept = _remedied(method, block, w)
-            e = error(w, w_hat)
-            bulk = (e * e, w * w, jnp.abs(e) / jnp.where(a == 0, 1.0, a), jnp.ones_like(w))
-            parts = [*(jnp.where(out, 0, v) for v in bulk), *(v * out for v in (e * e, w * w, 1.0))]
-            parts = [product(x, e) ** 2, y * y, *parts, (kept & out) * 1.0, (kept & ~out) * 1.0]
-            found.append(jnp.stack([jnp.sum(v) for v in parts]))
-        return jnp.stack(found)
-
-    return jax.lax.map(matrix, arrays)
-
-
-def _rows(arrays: tuple, block: int, **about: Any) -> list[dict]:
-    """One row a method."""
-    s, shape = np.asarray(_sums(block, arrays), np.float64), arrays[0].shape[1:]
+def row_of_the_map(config: Config, magnitude: float) -> list[dict]:
+    """Every remedy at every rate of outliers, on the same matrices and inputs."""
     rows = []
-    for at, method in enumerate(METHODS):
-        c: dict[str, np.ndarray] = dict(zip(SUMS, s[:, at].T, strict=True)) | {"before": s[:, 0, 0]}
-        bits = parse(METHODS[method][0].format(block)).bits_per_weight(shape)
-        bits += (c["found"] + c["false"]).mean() * (16 + ceil(log2(prod(shape)))) / prod(shape)
-        rows.append(about | {"method": method, "shape": shape, "bits_per_weight": bits})
-        for metric, (a, b, *root) in ((k, m.split()) for k, m in METRICS.items()):
-            rows[-1] |= _with_se(metric, c[a], c[b], bool(root))
-        rows[-1]["detects"] = rows[-1]["found"] >= 0.95 and rows[-1]["false"] <= 0.01
+    for rate in config.rates:
+        name = f"{rate:g} {magnitude:g}"
+        problems = draw_problems(config.seed, name, normal_with_outliers(rate, magnitude), config.shape, config.repeats)
+        for remedy in REMEDIES:
+            after = remedy.apply(problems.weights)
+            bits = remedy.bits_per_weight(config.shape, share_kept=float(np.mean(after.kept)))
+            about = {"remedy": remedy.name, "rate": rate, "magnitude": magnitude, "shape": config.shape}
+            rows.append(about | {"bits_per_weight": bits} | errors(sums(problems, after)))
     return rows
 
 
-def _with_se(name: str, a: np.ndarray, b: np.ndarray, root: bool = False) -> dict[str, float]:
-    return dict(zip((name, f"{name}_se"), (root_ratio if root else ratio_of_sums)(a, b), strict=True))
+def normal_with_outliers(rate: float, magnitude: float) -> Contaminated:
+    """Normal weights, some of them replaced by outliers of half to three halves of this many standard deviations."""
+    return Normal().with_outliers(rate=rate, magnitude=magnitude, values="spread")
 
 
-def _mapped(config: Config, rate: float, magnitude: float) -> list[dict]:
-    keys = _keys(config, f"{rate:g} {magnitude:g}", config.repeats)
-    arrays = _drawn(
-        SPREAD(rate=0.5), config.shape, keys, {"rate": jnp.float32(rate), "magnitude": jnp.float32(magnitude)}
+class Problems(NamedTuple):
+    """Matrices, which of their weights are outliers, and white inputs for each; all are stacks."""
+
+    weights: Weights
+    is_outlier: Bool[Array, "repeats out in"]
+    inputs: Float[Array, "repeats batch in"]
+
+
+def draw_problems(seed: int, name: str, population: Contaminated, shape: Shape, repeats: int) -> Problems:
+    """Repeats of one problem, a function of seed and name."""
+    keys = jax.random.split(population_key(seed, name), repeats)
+    inputs = samples(Normal(), jax.vmap(jax.random.fold_in, (0, None))(keys, 1), (INPUTS, shape[1]))
+    return Problems(samples(population, keys, shape), outlier_marks(population, keys, shape), inputs)
+
+
+class Sums(NamedTuple):
+    """Sums over each matrix. Its bulk are the weights that are no outliers."""
+
+    squared_output_errors: PerMatrix
+    squared_outputs: PerMatrix
+    squared_bulk_errors: PerMatrix
+    squared_bulk: PerMatrix
+    relative_bulk_errors: PerMatrix  # |e| / |w|, 0 where w is 0
+    bulk: PerMatrix  # how many weights
+    squared_outlier_errors: PerMatrix
+    squared_outliers: PerMatrix
+    outliers: PerMatrix  # how many weights
+    outliers_kept: PerMatrix
+    bulk_kept: PerMatrix
+
+
+@jax.jit
+def sums(problems: Problems, after: Remedied) -> Sums:
+    """What is summed over each matrix; errors of outputs are products of the error, no difference of two products."""
+
+    def one(problem: Problems, remedied: Remedied) -> Sums:
+        w, is_outlier, x = problem
+        e = error(w, remedied.weights)
+        relative = jnp.abs(e) / jnp.where(w == 0, 1.0, jnp.abs(w))
+        of_bulk, of_outliers = partial(jnp.sum, where=~is_outlier), partial(jnp.sum, where=is_outlier)
+        return Sums(
+            squared_output_errors=jnp.sum(product(x, e) ** 2),
+            squared_outputs=jnp.sum(product(x, w) ** 2),
+            squared_bulk_errors=of_bulk(e * e),
+            squared_bulk=of_bulk(w * w),
+            relative_bulk_errors=of_bulk(relative),
+            bulk=jnp.sum(~is_outlier),
+            squared_outlier_errors=of_outliers(e * e),
+            squared_outliers=of_outliers(w * w),
+            outliers=jnp.sum(is_outlier),
+            outliers_kept=of_outliers(remedied.kept),
+            bulk_kept=of_bulk(remedied.kept),
+        )
+
+    return jax.lax.map(lambda pair: one(*pair), (problems, after))
+
+
+def errors(found: Sums) -> dict[str, float]:
+    """Columns of a row: relative errors, and shares of the weights that are kept apart."""
+    return columns(
+        output_error=root_ratio(found.squared_output_errors, found.squared_outputs),
+        bulk_error=root_ratio(found.squared_bulk_errors, found.squared_bulk),
+        mean_ratio=ratio(found.relative_bulk_errors, found.bulk),
+        outlier_error=root_ratio(found.squared_outlier_errors, found.squared_outliers),
+        share_of_outliers_kept=ratio(found.outliers_kept, found.outliers),
+        share_of_bulk_kept=ratio(found.bulk_kept, found.bulk),
     )
-    return _rows(arrays, 32, kind="map", rate=rate, magnitude=magnitude)
 
 
-def _constructed(config: Config, values: str) -> list[dict]:
-    """Metrics over many matrices, the error of the first, and rows with and without an outlier under a scale a row."""
-    arrays = _drawn(FIVE(values=values), SHAPE, _keys(config, values, config.matrices), {})
-    rows = _rows(arrays, 8, kind="construction", values=values)
-    for row in rows:
-        row["e"] = error(arrays[0][0], _remedied(row["method"], 8, arrays[0][0])[0])
-    w, out = (np.asarray(v) for v in arrays[:2])
-    w_hat = np.asarray(jax.vmap(parse(METHODS["row"][0]).roundtrip)(w))
-    hit = out.any(axis=2, keepdims=True)
-    for in_row, mask in ((True, hit & ~out), (False, ~hit & ~out)):
-        ratio = np.where(mask, abs(w_hat - w) / abs(w), 0.0).sum(axis=(1, 2))
-        about = {"kind": "row", "values": values, "outlier_in_row": in_row, "share": mask.mean()}
-        rows.append(about | _with_se("mean_ratio", ratio, mask.sum(axis=(1, 2))))
-    return rows
-
-
-def _layers(config: Config) -> list[dict]:
-    """A stack of normalized layers, two of them with 1 % of outliers: all in int8, or these two in bf16."""
-    n, hurt = config.shape[1] // 4, [at in (2, 5) for at in range(config.layers)]
-    keys = [_keys(config, f"layer {at}", config.repeats) for at in range(config.layers)]
-    draws = [_drawn(SPREAD(rate=0.01 * h), (n, n), k, {}) for h, k in zip(hurt, keys, strict=True)]
-
-    def outputs(methods: list[str]) -> np.ndarray:
-        h = draws[0][2]
-        for (w, *_), method in zip(draws, methods, strict=True):
-            y = jax.vmap(product)(h, jax.vmap(lambda v, m=method: _remedied(m, 32, v)[0])(w))
-            h = y / jnp.sqrt(jnp.mean(y * y, axis=-1, keepdims=True))
-        return np.asarray(h, np.float64)
-
-    y, gain = outputs(["f32"] * config.layers), {}
-    for method in ("tensor", "bf16"):
-        dy = outputs([method if h else "tensor" for h in hurt]) - y
-        gain[method] = (dy**2).sum(axis=(1, 2))
-    bits = float(np.mean([16 if h else 8 for h in hurt]))
-    return [{"kind": "layers", "bits_per_weight": bits} | _with_se("gain", gain["tensor"], gain["bf16"], True)]
+STYLES = plotting.styles(remedy.name for remedy in REMEDIES) | {
+    APART.name: Style(plotting.BLACK, "X", APART.name),
+    ROWS_APART.name: Style(plotting.PURPLE, "*", ROWS_APART.name),
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """One matrix under six methods; the best method of every cell against the advised one; a cut through that map."""
-    fig, axes = plotting.mosaic("abcdef;ggghhh", height=4.2, height_ratios=(1, 2.6))
-    rows_of = partial(rows.where, kind="construction", values="exact")
-    images = [_image(axes[key], rows_of(method=m)[0]) for key, m in zip("abcdef", SHOWN, strict=True)]
-    fig.colorbar(images[-1], ax=[axes[k] for k in "abcdef"], fraction=0.03, pad=0.01, label="log₁₀ |error|")
-    _map(axes["g"], rows.where(kind="map"))
-    _cut(axes["h"], rows.where(kind="map", magnitude=VALUE))
-    plotting.letter(axes[k] for k in sorted(axes))
+    """The advised remedy against the best one in every cell of the map, and a cut through the map."""
+    fig, axes = plotting.mosaic("ab", height=3.4)
+    advised_against_best(axes["a"], rows)
+    errors_against_rate(axes["b"], rows.where(magnitude=SHOWN))
+    plotting.letter(axes.values())
     return fig
 
 
-def _image(ax: plotting.Axes, row: dict) -> Any:
-    ax.set(xticks=[], yticks=[])
-    name, bits, output = LABELS.get(row["method"], row["method"]), row["bits_per_weight"], 100 * row["output"]
-    ax.set_xlabel(f"{name}\n{bits:.1f} bits: {output:.2g} %", fontsize=6.5)
-    ax.grid(False)
-    return ax.imshow(np.log10(np.abs(row["e"]) + 1e-5), vmin=-4, vmax=0, cmap="OrRd", aspect="auto")
-
-
-def _map(ax: plotting.Axes, rows: Rows) -> None:
-    rates, magnitudes = rows.values("rate"), rows.values("magnitude")
-    worse = np.ones((len(magnitudes), len(rates)))
-    for (r, m), output in _outputs(rows).items():
-        at, best = (magnitudes.index(m), rates.index(r)), min(output, key=lambda k: output[k])
-        worse[at] = output[next(method for low, high, method in ADVICE.values() if low <= r < high)] / output[best]
-        style = {"ha": "center", "va": "center", "fontsize": 6, "color": "w" if worse[at] > 20 else "0.1"}
-        ax.text(at[1], at[0], f"×{worse[at]:.2g}" + "ᵇ" * (best == "block"), **style)
-    ax.imshow(np.log10(worse), vmin=0, vmax=2, cmap="OrRd", aspect="auto", origin="lower")
-    ax.set_xticks(range(len(rates)), [f"{100 * r:g}" for r in rates])
-    ax.set_yticks(range(len(magnitudes)), [f"{m:g}" for m in magnitudes])
-    for name, (low, high, method) in ADVICE.items():
-        columns = [j for j, r in enumerate(rates) if low <= r < high]
-        ax.text(float(np.mean(columns)), len(magnitudes) - 0.4, f"{name}: {method}", ha="center", fontsize=6.5)
-        ax.axvline(max(columns) + 0.5, color="w", lw=2)
-    ax.set_xlabel("outliers (% of the weights)\n×: error, advised / best (ᵇ best is block, else row+mixed)")
+def advised_against_best(ax: plotting.Axes, rows: Rows) -> None:
+    """How many times more than the best remedy the advised one errs."""
+    cells = Rows()
+    for (rate, magnitude), cell in rows.groups("rate", "magnitude").items():
+        found = cell.by("remedy", "output_error")
+        best = min(found, key=lambda name: found[name])
+        times = found[advice_for(rate).remedy.name] / found[best]
+        text = f"×{times:.2g}" + ("ᵇ" if best == BLOCKS.name else "")
+        cells.append({"rate": rate, "magnitude": magnitude, "log_times": np.log10(times), "text": text})
+    grid = cells.grid(x="rate", y="magnitude", value="log_times")
+    texts = cells.grid(x="rate", y="magnitude", value="text")
+    plotting.heat_map(ax, grid, texts=texts, white_above=np.log10(20), vmin=0, vmax=2)
+    ax.set_xticklabels([f"{100 * rate:g}" for rate in grid.xs])
+    for advice in ADVICE:
+        advised = [column for column, rate in enumerate(grid.xs) if advice_for(rate) is advice]
+        label = f"{advice.claim}: {advice.remedy.name}"
+        plotting.note(ax, np.mean(advised), len(grid.ys) - 0.4, label, ha="center")
+        ax.axvline(max(advised) + 0.5, color="w", lw=2)
+    ax.set_xlabel("outliers (% of the weights)\n×: error, advised / best (ᵇ best is a scale a block)")
     ax.set_ylabel("magnitude (std of the bulk)")
-    ax.grid(False)
 
 
-def _cut(ax: plotting.Axes, rows: Rows) -> None:
-    shape, rates = rows[0]["shape"], np.geomspace(rows[0]["rate"], rows[-1]["rate"], 60)
-    for at, method in enumerate(METHODS):
-        color = plotting.COLORS[at if at < 6 else 7 if at == 6 else 3]
-        style = {"series": at, "label": LABELS.get(method, method), "color": color}
-        plotting.points(ax, rows.where(method=method), "rate", "output", **style)
-        if method in ("tensor", "clip 99.9", "row", "block", "mixed"):
-            plotting.prediction(ax, rates, [_predicted(method, r, shape) for r in rates], color=color)
-    ax.set(xscale="log", yscale="log", xlabel="share of outliers of 100 std", ylabel="output error / output, rms")
-    ax.set(ylim=(1e-4, 1.5))
+def advice_for(rate: float) -> Advice:
+    """The advice for such a share of outliers."""
+    return next(advice for advice in ADVICE if advice.low <= rate < advice.high)
+
+
+def errors_against_rate(ax: plotting.Axes, rows: Rows) -> None:
+    """Measured output errors of every remedy, and for most of them what theory predicts."""
+    shape, rates = rows[0]["shape"], np.geomspace(min(rows.column("rate")), max(rows.column("rate")), 40)
+    for remedy in REMEDIES:
+        plotting.points(ax, rows.where(remedy=remedy.name), "rate", "output_error", series=STYLES[remedy.name])
+        predicted = [predicted_error(remedy, float(rate), shape) for rate in rates]
+        plotting.prediction(ax, rates, predicted, series=STYLES[remedy.name])
+    ax.set(xscale="log", yscale="log", ylim=(1e-4, 1.5))
+    ax.set(xlabel=f"share of outliers of {SHOWN:g} std", ylabel="output error / output, rms")
     plotting.mark_claim(ax, 0.027, 0.0035, "B42: 3σ misses", offset=(-62, 6))
     ax.legend(ncol=2, loc="lower left")
 
 
-def _predicted(method: str, rate: float, shape: Shape) -> float:
-    """Output error of a method at outliers of 100 std, for white inputs: rms error over rms of the weights."""
-    pop, n = SPREAD(rate=rate), {"row": shape[1], "block": 32}.get(method, prod(shape))
-    if method in ("row", "block"):
-        mse = theory.absmax_int_mse(pop, n, 8)
-    elif method == "mixed":
-        limit, kept = 3 * float(pop.std_dev()), levels(FORMATS["bf16"])
-        reach = limit if limit > VALUE / 2 else min(limit, theory.expected_absmax(Normal(), n))
-        of_kept = theory.levels_mse(SPREAD(rate=1.0), kept[(abs(kept) > 32) & (abs(kept) < 256)])
-        mse = (reach / 127) ** 2 / 12 + rate * (1.5 - max(0.5, limit / VALUE)) * of_kept
+def predicted_error(remedy: Remedy, rate: float, shape: Shape) -> float:
+    """Relative rms error of the outputs at outliers of 100 std, NaN where no formula is at hand.
+
+    Inputs are white, so it is that of the weights: the root of E[e²] / E[w²].
+    """
+    population, weights = normal_with_outliers(rate, SHOWN), prod(shape)
+    if remedy is APART:
+        mse = predicted_mse_apart(rate, weights)
+    elif remedy is ONE_SCALE:  # set by the largest weight, here by the one that is expected
+        mse = theory.int_mse(population, theory.expected_absmax(population, weights), bits=8)
+    elif remedy is CLIP_PERCENTILE:  # of |w|; of w it is the quantile of 99.95 %
+        mse = theory.int_mse(population, float(population.quantile(0.9995)), bits=8)
+    elif remedy is ROWS:
+        mse = theory.absmax_int_mse(population, shape[1], bits=8)
+    elif remedy is BLOCKS:
+        mse = theory.absmax_int_mse(population, 32, bits=8)
     else:
-        reach = theory.expected_absmax(pop, n) if method == "tensor" else float(pop.quantile(0.9995))
-        mse = theory.int_mse(pop, reach, 8)
-    return float((mse / pop.moment(2)) ** 0.5)
+        mse = np.nan
+    return float((mse / population.moment(2)) ** 0.5)
 
 
-def _outputs(rows: Rows) -> dict[tuple[float, float], dict[str, float]]:
-    """Output error of each method for every (share, magnitude) of the map."""
-    cells: dict[tuple[float, float], dict[str, float]] = {}
-    for r in rows.where(kind="map"):
-        cells.setdefault((r["rate"], r["magnitude"]), {})[r["method"]] = r["output"]
-    return cells
+def predicted_mse_apart(rate: float, weights: int) -> float:
+    """E[e²] where weights beyond 3 standard deviations (of all weights, outliers included) are kept in bf16.
+
+    The others err like a number uniform in a step, step² / 12. The step is a 127th of the largest weight that is left:
+    of the bulk's, or, once outliers raise the limit so far that the smallest of them stay below it, of the limit.
+    """
+    limit = 3 * float(normal_with_outliers(rate, SHOWN).std_dev())
+    largest_left = limit if limit > 0.5 * SHOWN else min(limit, theory.expected_absmax(Normal(), weights))
+    share_kept = rate * (1.5 - max(0.5, limit / SHOWN))  # outliers are uniform from half to three halves of 100
+    bf16 = levels(FORMATS["bf16"])
+    mse_of_kept = theory.levels_mse(normal_with_outliers(1.0, SHOWN), bf16[(abs(bf16) > 32) & (abs(bf16) < 256)])
+    return (largest_left / 127) ** 2 / 12 + share_kept * mse_of_kept
 
 
-def _share(*methods: str, factor: float, of: str = "", name: str = "") -> Callable[[Rows], float]:
-    """Share of the cells (a statement's own ones) where a method stays within a factor of another, or of the best."""
-    low, high, _ = ADVICE.get(name, (0.0, 1.0, ""))
-
-    def find(rows: Rows) -> float:
-        cells = [o for (rate, _), o in _outputs(rows).items() if low <= rate < high]
-        return float(np.mean([min(o[m] for m in methods) <= factor * o.get(of, min(o.values())) for o in cells]))
-
-    return find
+def output_errors(rows: Rows, low: float = 0.0, high: float = 1.0) -> Iterator[dict[str, float]]:
+    """For each cell of the map whose share of outliers lies in [low, high) the output error of every remedy."""
+    for (rate, _), cell in rows.groups("rate", "magnitude").items():
+        if low <= rate < high:
+            yield cell.by("remedy", "output_error")
 
 
-def _value(name: str, **where: str) -> Callable[[Rows], tuple[float, float]]:
-    return lambda rows: (rows.where(**where).one(name), rows.where(**where).one(f"{name}_se"))
+def clipping_helps(rows: Rows) -> float:
+    """Share of the cells in which clipping at the 99.9th percentile takes a tenth off the error of one scale."""
+    return share(
+        within_factor(cell, [CLIP_PERCENTILE.name], factor=HELPS, of=ONE_SCALE.name) for cell in output_errors(rows)
+    )
 
 
+def calibration_halves(rows: Rows) -> float:
+    """Share of the cells in which some calibration of one scale has at most half of the plain one's error."""
+    calibrated = [ZERO_POINT.name, CLIP_PERCENTILE.name, CLIP_MSE.name]
+    return share(within_factor(cell, calibrated, factor=1 / ONE_BIT, of=ONE_SCALE.name) for cell in output_errors(rows))
+
+
+def advised_is_good(rows: Rows, advice: Advice) -> float:
+    """Share of the cells that the advice is for in which its remedy errs at most twice as much as the best."""
+    cells = output_errors(rows, advice.low, advice.high)
+    return share(within_factor(cell, [advice.remedy.name], factor=ONE_BIT) for cell in cells)
+
+
+def three_sigma_detects(rows: Rows) -> float:
+    """Share of the cells in which more than 3 standard deviations have 95 % of the outliers and 1 % of the bulk."""
+    apart = rows.where(remedy=APART.name)
+    return share(r["share_of_outliers_kept"] >= 0.95 and r["share_of_bulk_kept"] <= 0.01 for r in apart)
+
+
+BELOW_A_THOUSANDTH, BELOW_A_HUNDREDTH, MORE = ADVICE
 CLAIMS = (
-    Claim("B38", "share of map cells in which clipping at the 99.9th percentile takes a tenth off the output error",
-          _share("clip 99.9", factor=HELPS, of="tensor"), share_of_cases("it does"),
-          "it cuts off what the outliers carry, or, with more than 0.1 % of them, nothing"),
-    Claim("B40", "output error of eight layers in int8, two with 1 % of outliers / with these two in bf16",
-          _value("gain", kind="layers"), at_least(ONE_BIT), "{value:.2f} times, for two more bits a weight"),
-    Claim("B41", "mean |e|/|w| of the bulk under one scale a row, outliers at ±100",
-          _value("mean_ratio", kind="construction", values="exact", method="row"), stated(0.021, 0.0005),
-          "{value:.1%} on average: 57 % stays in every row that holds an outlier, 1.4 % in the others"),
-    Claim("B42", "share of map cells in which 3σ finds 95 % of the outliers and at most 1 % of the others",
-          lambda r: r.where(kind="map", method="mixed").column("detects").mean(), share_of_cases("it does"),
-          "it misses small ones, and many large ones, which raise σ themselves"),
-    Claim("B43", "share of map cells below 0.1 % outliers in which one symmetric scale is within one bit of the best",
-          _share("tensor", factor=ONE_BIT, name="B43"), share_of_cases("it is"),
-          "only where they reach no further than 3 std"),
-    Claim("B44", "share of map cells from 0.1 to 1 % in which an asymmetric scale is within one bit of the best",
-          _share("asymmetric", factor=ONE_BIT, name="B44"), share_of_cases("it is"),
-          "with outliers of both signs a zero point gains nothing"),
-    Claim("B45", "share of map cells above 1 % in which mixed precision with row scales is within one bit of the best",
-          _share("row+mixed", factor=ONE_BIT, name="B45"), share_of_cases("it is"),
-          "though above 2.6 % the 3σ rule misses outliers, and what is best is bad"),
-    Claim("B69", "output error of one scale / of W_normal + W_outlier, 16×32, outliers spread",
-          _value("gain", kind="construction", values="spread", method="mixed"), at_least(ONE_BIT),
-          "{value:.0f} times less; what remains is the rounding of the outliers to bf16"),
-    Claim("B76", "share of map cells in which min/max, percentile or MSE calibration halves the output error",
-          _share("asymmetric", "clip 99.9", "clip MSE", factor=1 / ONE_BIT, of="tensor"), share_of_cases("it does"),
-          "one scale has to serve both, whichever is chosen"),
-)  # fmt: skip
+    Claim(
+        "B38",
+        statement="clip at the 99.9 percentile",
+        definition="share of map cells in which clipping at the 99.9th percentile takes a tenth off the output error",
+        number=clipping_helps,
+        rule=share_of_cases("it does"),
+        reading="it cuts off what the outliers carry, or, with more than 0.1 % of them, nothing",
+    ),
+    Claim(
+        "B42",
+        statement="`detect_outliers`, 3σ",
+        definition="share of map cells in which 3σ finds 95 % of the outliers and at most 1 % of the others",
+        number=three_sigma_detects,
+        rule=share_of_cases("it does"),
+        reading="it misses small ones, and many large ones, which raise σ themselves",
+    ),
+    Claim(
+        "B43",
+        statement="<.1 % outliers → symmetric + global scale",
+        definition="share of map cells below 0.1 % outliers in which one symmetric scale is within one bit of the best",
+        number=partial(advised_is_good, advice=BELOW_A_THOUSANDTH),
+        rule=share_of_cases("it is"),
+        reading="only where they reach no further than 3 std",
+    ),
+    Claim(
+        "B44",
+        statement=".1–1 % → asymmetric",
+        definition="share of map cells from 0.1 to 1 % in which an asymmetric scale is within one bit of the best",
+        number=partial(advised_is_good, advice=BELOW_A_HUNDREDTH),
+        rule=share_of_cases("it is"),
+        reading="with outliers of both signs a zero point gains nothing",
+    ),
+    Claim(
+        "B45",
+        statement=">1 % → per-channel + mixed precision",
+        definition="share of map cells above 1 % in which mixed precision with row scales is within one bit "
+        "of the best",
+        number=partial(advised_is_good, advice=MORE),
+        rule=share_of_cases("it is"),
+        reading="though above 2.6 % the 3σ rule misses outliers, and what is best is bad",
+    ),
+    Claim(
+        "B76",
+        statement="weight outliers can be fixed by calibration",
+        definition="share of map cells in which min/max, percentile or MSE calibration halves the output error",
+        number=calibration_halves,
+        rule=share_of_cases("it does"),
+        reading="one scale has to serve both, whichever is chosen",
+    ),
+)

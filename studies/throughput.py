@@ -10,26 +10,18 @@ Expected: full statistics are some thirty operations a weight and reach a tenth 
 torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
 bound by 20 rounds of threefry, 1.5 times as fast as torch's serial generator; 32 quantizers take the time of their
 parts; time is linear in weights, memory constant, and two devices are nearly twice as fast as one.
-Refuted, line by line, by a ratio out of bounds in the table that the study prints. (Wrong in three lines on two cores:
-full statistics, nine of ours against five of torch.compile, come to 0.8 to 1.05 of its rate; two devices of one process
-give 1.5, though two processes give 2; and 10^7 weights are too few chunks to hide what a sweep does once. On an H100
-torch.compile reads at a sixth of the limit and XLA's row reductions at a tenth.)
+Refuted, line by line, by a ratio that lies out of its bound by more than three of its standard errors, in the table
+that the study prints. (Wrong on two cores: two devices of one process give 1.5, though two processes give 2; and 10^7
+weights are too few chunks to hide what a sweep does once. On an H100 torch.compile reads at a sixth of the limit and
+XLA's row reductions at a tenth.)
 """
 
-import hashlib
-import inspect
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, prod
-from pathlib import Path
-from typing import Any, NamedTuple
+from math import inf
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -37,42 +29,65 @@ from scipy.stats import linregress
 
 from quantsim.lab import plotting
 from quantsim.lab.study import Cell
-from quantsim.populations import Normal
-from quantsim.quantizer import parse
+from quantsim.measure.ratios import CLEARLY, Estimate
 from quantsim.rows import Rows
-from quantsim.sweep import chunks, programs
-from quantsim.sweep.totals import Totals
 
-from . import _jobs, _rivals
-from ._jobs import FULL, GGUF, SHAPE, SPECS, SUM, Contender
+from . import _jobs, _rivals, _served, _timing
+from ._jobs import COPY, FULL_STATISTICS, NUMPY_GGUF, READ, SUM_OF_PARTS, generate, generate_and_measure
+from ._timing import OURS, Contender, Seconds
 
-NORMAL, MANY, DEVICES = "generate normal", "generate + measure, 32", "generate + measure, 1; devices: {}"
-OURS, PEAK, EXPONENT = "quantsim", "most weights: peak of memory, GB", "time ~ weights^a: a"
+SCALING = "scaling"
+MANY = 32  # quantizers of one draw, in the bounds
+PEAK, EXPONENT = "most weights: peak of memory, GB", "time ~ weights^a: a"
+
+#: A job and who does it.
+Turn: TypeAlias = tuple[str, str]
+Judgement: TypeAlias = Literal["met", "missed", "within its error", "not measured"]
 
 
-class Bound(NamedTuple):
-    """Where a number has to lie; if it is a ratio of rates, of whose at which job."""
+def on_devices(devices: int) -> str:
+    """Name of the job that draws and measures on so many devices."""
+    return f"generate + measure, 1; devices: {devices}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a number has to lie; a ratio of rates names the job and the contender of either rate."""
 
     name: str
-    low: float
-    high: float
-    of: tuple[str, str] = ("", "")
-    over: tuple[str, str] = ("", "")
+    low: float = 0.0
+    high: float = inf
+    of: Turn | None = None
+    over: Turn | None = None
+
+    def judge(self, found: Estimate) -> Judgement:
+        """Met or missed if the number is off the bound by more than its error, so that noise changes no judgement."""
+        if found.value - CLEARLY * found.se >= self.low and found.value + CLEARLY * found.se <= self.high:
+            return "met"
+        beyond = found.value + CLEARLY * found.se < self.low or found.value - CLEARLY * found.se > self.high
+        return "missed" if beyond else "within its error"
+
+    def __str__(self) -> str:
+        """The bound as it is printed."""
+        if self.high == inf:
+            return f"≥ {self.low:g}"
+        return f"{self.low:g} to {self.high:g}" if self.low else f"≤ {self.high:g}"
 
 
+STATISTICS, NORMAL, SWEEP = (FULL_STATISTICS, OURS), (generate("normal"), OURS), (generate_and_measure(MANY), OURS)
 BOUNDS = (
-    Bound("full statistics: rate / torch.compile", 1, inf, (FULL, OURS), (FULL, "torch.compile")),
-    Bound("full statistics: rate / torch eager", 10, inf, (FULL, OURS), (FULL, "torch")),
-    Bound("full statistics: rate / NumPy + gguf", 25, inf, (FULL, OURS), (FULL, GGUF)),
-    Bound("generate + measure, 32: time / sum of parts", 0, 1.25, (MANY, SUM), (MANY, OURS)),
-    Bound("generate + measure, 32: rate / NumPy + gguf", 10, inf, (MANY, OURS), (MANY, GGUF)),
-    Bound("normal: rate / torch", 1.5, inf, (NORMAL, OURS), (NORMAL, "torch")),
-    Bound("normal: rate / NumPy", 3, inf, (NORMAL, OURS), (NORMAL, "NumPy")),
-    Bound("student-t: rate / normal", 0.5, inf, ("generate student-t", OURS), (NORMAL, OURS)),
-    Bound("Laplace: rate / normal", 0.5, inf, ("generate Laplace", OURS), (NORMAL, OURS)),
-    Bound(PEAK, 0, 1),
+    Bound("full statistics: rate / torch.compile", 1.0, of=STATISTICS, over=(FULL_STATISTICS, "torch.compile")),
+    Bound("full statistics: rate / torch eager", 10.0, of=STATISTICS, over=(FULL_STATISTICS, "torch")),
+    Bound("full statistics: rate / NumPy + gguf", 25.0, of=STATISTICS, over=(FULL_STATISTICS, NUMPY_GGUF)),
+    Bound(f"generate + measure, {MANY}: time / sum of parts", 0.0, 1.25, (SWEEP[0], SUM_OF_PARTS), SWEEP),
+    Bound(f"generate + measure, {MANY}: rate / NumPy + gguf", 10.0, of=SWEEP, over=(SWEEP[0], NUMPY_GGUF)),
+    Bound("normal: rate / torch", 1.5, of=NORMAL, over=(NORMAL[0], "torch")),
+    Bound("normal: rate / NumPy", 3.0, of=NORMAL, over=(NORMAL[0], "NumPy")),
+    Bound("student-t: rate / normal", 0.5, of=(generate("student-t"), OURS), over=NORMAL),
+    Bound("Laplace: rate / normal", 0.5, of=(generate("Laplace"), OURS), over=NORMAL),
+    Bound(PEAK, 0.0, 1.0),
     Bound(EXPONENT, 0.95, 1.05),
-    Bound("two devices: rate / one", 1.8, inf, (DEVICES.format(2), OURS), (DEVICES.format(1), OURS)),
+    Bound("two devices: rate / one", 1.8, of=(on_devices(2), OURS), over=(on_devices(1), OURS)),
 )
 
 
@@ -86,14 +101,13 @@ class Config:
     fewer: int = 2**20
     spread: int = 5 * 10**7
     scaling: tuple[int, ...] = (10**7, 10**8, 10**9, 10**10)
-    quantizers: tuple[int, ...] = (1, 8, 32)
+    quantizers: tuple[int, ...] = (1, 8, MANY)
     laws: tuple[str, ...] = ("normal", "student-t", "Laplace")
     types: tuple[str, ...] = ("q8_0", "q4_0", "q4_k", "q6_k")
     devices: tuple[int, ...] = (1, 2)
     compiled: bool = True  # torch.compile, too
     rounds: int = 7
     seed: int = 0
-    code: str = hashlib.sha256(f"{inspect.getsource(_jobs)}{inspect.getsource(_rivals)}".encode()).hexdigest()[:16]
 
     @classmethod
     def small(cls) -> "Config":
@@ -102,199 +116,191 @@ class Config:
         return replace(few, laws=("normal",), types=("q8_0",), scaling=(), devices=(), compiled=False)
 
 
+# --- measurement ----------------------------------------------------------------------------------------------------
+
+
 def measure(config: Config) -> Iterator[Cell]:
     """One cell a comparison."""
-    yield "given", lambda: _compared(config, _jobs.given(config.given, config.seed, config.compiled))
-    yield "drawn", lambda: _compared(config, _jobs.draws(config.drawn, config.laws))
+    yield "given", partial(_compared, config, partial(_jobs.given, compiled=config.compiled), config.given, config.seed)
+    yield "drawn", partial(_compared, config, _jobs.draws, config.drawn, config.laws)
     for number in config.quantizers:
-        jobs = partial(_jobs.sweeps, config.drawn, config.fewer, number)
-        yield f"{number} quantizers", lambda jobs=jobs: _compared(config, jobs())
-    yield "packed", lambda: _compared(config, _jobs.packing(config.packed, config.types, config.seed))
-    yield "scaling", partial(_over_weights, config)
+        yield f"{number} quantizers", partial(_compared, config, _jobs.sweeps, config.drawn, config.fewer, number)
+    yield "packed", partial(_compared, config, _jobs.packing, config.packed, config.types, config.seed)
+    yield SCALING, partial(_over_weights, config)
     yield "devices", partial(_over_devices, config)
 
 
-def _compared(config: Config, contenders: Iterable[Contender]) -> list[dict]:
-    return _judged(config, _jobs.timed(list(contenders), config.rounds))
+def _compared(config: Config, job: Callable[..., Iterable[Contender]], *arguments: Any) -> list[dict]:
+    """Rows of the contenders of a job, who are made here: arrays live as long as their comparison."""
+    return _rows(config, _timing.timed(list(job(*arguments)), config.rounds))
 
 
-def _judged(config: Config, times: dict[Contender, np.ndarray]) -> list[dict]:
+def _rows(config: Config, times: dict[Contender, Seconds]) -> list[dict]:
     """A row for each contender, and one for each ratio of those that are here."""
-    rows = [_jobs.row(c, seconds, config.seed) for c, seconds in times.items()]
-    known = {(c.job, c.name): seconds / c.weights for c, seconds in times.items()}
-    for b in BOUNDS:
-        if b.of in known and b.over in known:
-            found = _jobs.ratio(known[b.over], known[b.of], config.seed)
-            rows.append({"kind": "ratio", "name": b.name, **found, "rounds": config.rounds})
+    rows = [_timing.row(contender, seconds, config.seed) for contender, seconds in times.items()]
+    a_weight = {(c.job, c.name): seconds / c.weights for c, seconds in times.items()}
+    for bound in BOUNDS:
+        if bound.of in a_weight and bound.over in a_weight:
+            rate = _timing.ratio(a_weight[bound.over], a_weight[bound.of], config.seed)
+            rows.append(_ratio_row(bound.name, rate) | {"rounds": config.rounds})
     return rows
 
 
-# --- scaling --------------------------------------------------------------------------------------------------------
-
-
-def serve() -> None:
-    """Answer each line of the standard input, a number of weights, by what sweeping so many takes."""
-    for line in sys.stdin:
-        print(json.dumps(swept(int(line))), flush=True)
-
-
-def swept(weights: int) -> dict[str, Any]:
-    """Seconds of a sweep with int8:block32, compiled before, and the peak of memory of this process so far."""
-    cell = chunks.Cell(Normal(), SHAPE, 0, -(-weights // prod(SHAPE)))
-    engine, totals = chunks.Engine([parse(SPECS[0])], programs.mesh_of(jax.devices())), Totals.of(1)
-    jax.block_until_ready(engine.launch(cell, 0))
-    start = time.perf_counter()
-    for chunk in engine.chunks(cell):
-        for array in chunks.unstacked(*chunk):
-            totals.add(*array)
-    return {"seconds": time.perf_counter() - start, "peak_gb": peak_gb(), "sqnr_db": totals.stats()[0].sqnr_db}
-
-
-def peak_gb() -> float | None:
-    """Most memory at any time: of the accelerator, or of this process, where the system is Linux and says so.
-
-    Not getrusage: its ru_maxrss begins with that of the process that started this one.
-    """
-    if found := jax.devices()[0].memory_stats():  # None on CPU
-        return found["peak_bytes_in_use"] / 1e9
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
-
-
-@contextmanager
-def serving(devices: int) -> Iterator[Callable[[int], dict[str, Any]]]:
-    """A process with so many devices that sweeps as many weights as it is asked to."""
-    code = f"from quantsim import study; study.module('throughput').{serve.__name__}()"
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], env=env, stdin=pipe, stdout=pipe, text=True) as child:
-        put, get = child.stdin, child.stdout
-
-        def ask(weights: int) -> dict[str, Any]:
-            assert get
-            print(weights, file=put, flush=True)
-            return json.loads(get.readline())
-
-        yield ask
+def _ratio_row(name: str, found: Estimate) -> dict[str, Any]:
+    return {"kind": "ratio", "name": name, "ratio": found.value, "ratio_se": found.se}
 
 
 def _over_weights(config: Config) -> list[dict]:
-    rows: list[dict] = []
+    """Time and peak of memory of ever more weights, and the exponent of their power law."""
     if not config.scaling:
-        return rows
-    with serving(jax.device_count()) as ask:
+        return []
+    rows: list[dict] = []
+    with _served.serving(jax.device_count()) as ask:
         for weights in sorted(config.scaling):
-            found = [ask(weights) for _ in range(min(max(10**9 // weights, 1), config.rounds))]
-            c = _jobs.ours("scaling", weights, serve)
-            timed = _jobs.row(c, np.array([f["seconds"] for f in found]), config.seed)
-            rows.append(timed | {"peak_gb": found[-1]["peak_gb"], "sqnr_db": found[-1]["sqnr_db"]})
+            repeats = min(max(10**9 // weights, 1), config.rounds)
+            found = [ask(weights) for _ in range(repeats)]
+            contender = _timing.by_quantsim(SCALING, weights, _served.serve)
+            row = _timing.row(contender, np.array([f["seconds"] for f in found]), config.seed)
+            rows.append(row | {"peak_gb": found[-1]["peak_gb"], "sqnr_db": found[-1]["sqnr_db"]})
     fit: Any = linregress(np.log10([r["weights"] for r in rows]), np.log10([r["seconds"] for r in rows]))
-    exponent = {"kind": "ratio", "name": EXPONENT, "ratio": fit.slope, "ratio_se": fit.stderr}
-    return [*rows, exponent, {"kind": "ratio", "name": PEAK, "ratio": rows[-1]["peak_gb"], "ratio_se": 0.0}]
+    exponent = _ratio_row(EXPONENT, Estimate(fit.slope, fit.stderr))
+    return [*rows, exponent, _ratio_row(PEAK, Estimate(rows[-1]["peak_gb"]))]
 
 
 def _over_devices(config: Config) -> list[dict]:
+    """One sweep on one device and on several, in processes that take turns."""
     if jax.default_backend() != "cpu":
         return [{"kind": "note", "text": "Scaling over devices is measured on CPU only."}]
+    if not config.devices:
+        return []
     with ExitStack() as stack:
-        asked = [stack.enter_context(serving(n)) for n in config.devices]
-        found = [[ask(config.spread)["seconds"] for ask in asked] for _ in range(config.rounds)]
-    jobs = [_jobs.ours(DEVICES.format(n), config.spread, serve) for n in config.devices]
-    return _judged(config, {c: np.array(s) for c, s in zip(jobs, zip(*found, strict=True), strict=True)})
+        asks = [stack.enter_context(_served.serving(n)) for n in config.devices]
+        rounds = [[ask(config.spread)["seconds"] for ask in asks] for _ in range(config.rounds)]
+    contenders = [_timing.by_quantsim(on_devices(n), config.spread, _served.serve) for n in config.devices]
+    return _rows(config, dict(zip(contenders, np.array(rounds).T, strict=True)))
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------
 
 
 def limit(rows: Rows) -> float:
     """M weights/s of the fastest read by anyone."""
-    return float(max(rows.where(kind="time", job="read").column("rate")))
+    return float(max(rows.where(kind="time", job=READ).column("rate")))
 
 
 def summary(rows: Rows) -> str:
     """The machine, its limit, every ratio against its bound, and what is missing."""
-    timed, ratios = rows.where(kind="time"), rows.where(kind="ratio")
-    copied = max(timed.where(job="copy").column("rate"))
-    machine, sizes = " and ".join(timed.values("device")), "" if timed.where(job="scaling") else ", in small sizes"
-    lines = [f"On {machine}, which reads {limit(rows) * 4e-3:.1f} and copies {copied * 8e-3:.1f} GB/s{sizes}:"]
-    for b in BOUNDS:
-        bound = f"{b.low:g} to {b.high:g}" if b.low and b.high < inf else f"≥ {b.low:g}" if b.low else f"≤ {b.high:g}"
-        r = next((r for r in ratios.where(name=b.name) if r["ratio"] is not None), None)
-        value = f"{r['ratio']:.2f} ± {r['ratio_se']:.2f}" if r else ""
-        verdict = ("miss", "pass")[b.low <= r["ratio"] <= b.high] if r else "not measured"
-        lines.append(f"  {b.name:<44} {value:>14}   {bound:<12}   {verdict}")
+    timed = rows.where(kind="time")
+    machine = " and ".join(timed.values("device"))
+    read = limit(rows) * 4e-3  # GB/s: 4 bytes a weight
+    copied = max(timed.where(job=COPY).column("rate")) * 8e-3  # each is read and written
+    sizes = "" if timed.where(job=SCALING) else ", in small sizes"
+    lines = [f"On {machine}, which reads {read:.1f} and copies {copied:.1f} GB/s{sizes}:"]
+    lines += [_judged(bound, rows) for bound in BOUNDS]
     absent = _rivals.missing(timed.column("contender"))
     return "\n".join([*lines, *rows.where(kind="note").values("text"), *([absent] if absent else [])])
 
 
-STYLE = {  # contender: series and label
-    OURS: (0, "quantsim"), "torch.compile": (1, "torch.compile"), "torch": (4, "torch eager"), "NumPy": (2, None),
-    GGUF: (2, "NumPy (+ gguf)"),
-}  # fmt: skip
+def _judged(bound: Bound, rows: Rows) -> str:
+    """A line of the table: name, number, bound, judgement."""
+    found = [r for r in rows.where(kind="ratio", name=bound.name) if r["ratio"] is not None]
+    if not found:
+        return f"  {bound.name:<44} {'':>14}   {bound!s:<12}   not measured"
+    estimate = Estimate(found[0]["ratio"], found[0]["ratio_se"])
+    value = f"{estimate.value:.2f} ± {estimate.se:.2f}"
+    return f"  {bound.name:<44} {value:>14}   {bound!s:<12}   {bound.judge(estimate)}"
+
+
+# --- figure ---------------------------------------------------------------------------------------------------------
+
+STYLES = {
+    OURS: plotting.Style(plotting.BLUE, "o", "quantsim"),
+    "torch.compile": plotting.Style(plotting.VERMILION, "s", "torch.compile"),
+    "torch": plotting.Style(plotting.ORANGE, "v", "torch eager"),
+    "NumPy": plotting.Style(plotting.GREEN, "^"),
+    NUMPY_GGUF: plotting.Style(plotting.GREEN, "^", "NumPy (+ gguf)"),
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Rates of all jobs under the limit; time against weights; time against quantizers, and of the parts alone."""
     fig, axes = plotting.mosaic("aaabb;aaacc", height=4.6)
     timed = rows.where(kind="time")
-    _rates(axes["a"], timed, limit(rows))
-    many = Rows(r for r in timed if r["job"].startswith(MANY.removesuffix("32")) and "devices" not in r["job"])
-    for ax, panel, c in ((axes["b"], _scaling, timed.where(job="scaling")), (axes["c"], _quantizers, many)):
-        panel(ax, c) if c else ax.text(0.5, 0.5, "not measured here", ha="center", fontsize=6.5)
+    rates(axes["a"], timed, limit(rows))
+    over_weights(axes["b"], timed.where(job=SCALING))
+    over_quantizers(axes["c"], timed)
     fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes[k] for k in "abc")
     return fig
 
 
-def _rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
+def rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
     """A line a job, a marker a contender with its quartiles; at the right, quantsim over the best of the others."""
-    jobs = [j for j in timed.values("job") if j not in ("read", "copy", "scaling")]
-    beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 6.5}
-    for name, (series, label) in STYLE.items():
-        if c := Rows(r for r in timed.where(contender=name) if r["job"] in jobs):
-            rate, weights, down = c.column("rate"), c.column("weights"), [jobs.index(r["job"]) for r in c]
-            bars = [abs(weights / c.column(q) / 1e6 - rate) for q in ("seconds_q3", "seconds_q1")]
-            style = {"color": plotting.COLORS[series], "marker": plotting.MARKERS[series], "ls": "none", "ms": 4}
-            ax.errorbar(rate, down, xerr=bars, label=label, zorder=4 - series / 8, **style)
-    for at, job in enumerate(jobs):
-        rates = {r["contender"]: r["rate"] for r in timed.where(job=job) if r["contender"] != SUM}
-        if rivals := [rate for name, rate in rates.items() if name != OURS]:
-            ax.text(1.01, at, f"{rates[OURS] / max(rivals):.2g} ×", **beside)
-    ax.text(1.01, -0.9, "quantsim /\nbest other", **beside)
-    ax.text(0.01, -0.9, "\n".join(timed.values("device")), **beside)
+    jobs = [job for job in timed.values("job") if job not in (READ, COPY, SCALING)]
+    for order, (name, style) in enumerate(STYLES.items()):
+        if found := Rows(r for r in timed.where(contender=name) if r["job"] in jobs):
+            _rates_of(ax, found, [jobs.index(r["job"]) for r in found], style, zorder=4 - order / 8)
+    beside = {"transform": ax.get_yaxis_transform(), "va": "center"}
+    for place, job in enumerate(jobs):
+        of_job = {r["contender"]: r["rate"] for r in timed.where(job=job) if r["contender"] != SUM_OF_PARTS}
+        others = [rate for name, rate in of_job.items() if name != OURS]
+        if others:
+            plotting.note(ax, 1.01, place, f"{of_job[OURS] / max(others):.2g} ×", **beside)
+    plotting.note(ax, 1.01, -0.9, "quantsim /\nbest other", **beside)
+    plotting.note(ax, 0.01, -0.9, "\n".join(timed.values("device")), **beside)
     ax.axvline(most, color="0.25", ls="--", lw=0.9, label=f"one read, {most * 4e-3:.3g} GB/s")
     ax.axvspan(most, 1e9, color="0.93", lw=0, zorder=0)
     ax.set(xscale="log", xlabel="M weights/s", ylim=(len(jobs) - 0.5, -1.6), xlim=(None, 2 * most))
     ax.set_yticks(range(len(jobs)), jobs)
 
 
-def _scaling(ax: plotting.Axes, c: Rows) -> None:
+def _rates_of(ax: plotting.Axes, found: Rows, places: list[int], style: plotting.Style, zorder: float) -> None:
+    rate, weights = found.column("rate"), found.column("weights")
+    slow, fast = (abs(weights / found.column(c) / 1e6 - rate) for c in ("seconds_q3", "seconds_q1"))
+    look: dict[str, Any] = {"color": style.color, "marker": style.marker, "ls": "none", "ms": 4, "zorder": zorder}
+    ax.errorbar(rate, places, xerr=[slow, fast], label=style.label, **look)
+
+
+def over_weights(ax: plotting.Axes, found: Rows) -> None:
+    """Time of a sweep of one quantizer against the number of weights, beside a line of slope 1."""
     ax.set(xlabel="weights, one quantizer", ylabel="time (s)")
-    x, seconds, last = c.column("weights"), c.column("seconds"), c[-1]
-    plotting.prediction(ax, x, seconds[-1] * x / x[-1], label="slope 1")
-    plotting.curve(ax, x, seconds, se=c.column("seconds_se"), linestyle="none", label=OURS)
+    if not found:
+        _not_measured(ax)
+        return
+    weights, seconds, last = found.column("weights"), found.column("seconds"), found[-1]
+    plotting.prediction(ax, weights, seconds[-1] * weights / weights[-1], label="slope 1")
+    plotting.curve(ax, weights, seconds, se=found.column("seconds_se"), linestyle="none", series=STYLES[OURS])
     memory = f"{last['peak_gb']:.2f} GB at most" if last["peak_gb"] else ""
-    text = f"$10^{{{np.log10(x[-1]):.0f}}}$ weights:\n{last['seconds']:.3g} s\n{memory}"
-    ax.text(0.97, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6.5)
+    text = f"$10^{{{np.log10(weights[-1]):.0f}}}$ weights:\n{last['seconds']:.3g} s\n{memory}"
+    plotting.note(ax, 0.97, 0.05, text, transform=ax.transAxes, ha="right")
     ax.set(xscale="log", yscale="log")
     ax.legend(loc="upper left")
 
 
-def _quantizers(ax: plotting.Axes, timed: Rows) -> None:
-    jobs = timed.values("job")
-    numbers = [int(j.split()[-1]) for j in jobs]
+def over_quantizers(ax: plotting.Axes, timed: Rows) -> None:
+    """Time of a weight against the number of quantizers that measure it, beside NumPy and the sum of the parts."""
+    named = {generate_and_measure(n): n for n in range(1, len(_jobs.SPECS) + 1)}
+    numbers = [named[job] for job in timed.values("job") if job in named]
+    if not numbers:
+        _not_measured(ax)
+        return
 
-    def column(name: str) -> np.ndarray:
-        found = [timed.where(job=j, contender=name) for j in jobs]
+    def nanoseconds(contender: str) -> np.ndarray:
+        found = [timed.where(job=generate_and_measure(n), contender=contender) for n in numbers]
         return np.array([1e9 * c[0]["seconds"] / c[0]["weights"] if c else np.nan for c in found])
 
-    for name in (GGUF, OURS):
-        series, label = STYLE[name]
-        plotting.curve(ax, numbers, column(name), series=series, label=label)
-    plotting.prediction(ax, numbers, column(SUM), label="sum of parts")
+    for name in (NUMPY_GGUF, OURS):
+        plotting.curve(ax, numbers, nanoseconds(name), series=STYLES[name])
+    plotting.prediction(ax, numbers, nanoseconds(SUM_OF_PARTS), label="sum of parts")
     ax.set(xscale="log", yscale="log", xlabel="quantizers of one draw", ylabel="time a weight (ns)")
-    ax.set_ylim(top=20 * np.nanmax([column(OURS), column(GGUF)]))
+    ax.set_ylim(top=20 * np.nanmax([nanoseconds(OURS), nanoseconds(NUMPY_GGUF)]))
     ax.set_xticks(numbers, [str(n) for n in numbers])
     ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     ax.legend(loc="upper left")
+
+
+def _not_measured(ax: plotting.Axes) -> None:
+    plotting.note(ax, 0.5, 0.5, "not measured here", ha="center", transform=ax.transAxes)
 
 
 CLAIMS = ()

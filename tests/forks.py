@@ -75,16 +75,18 @@ def _started(said, devices, chunk, **what):
     return pid
 
 
-def _in_child(devices, chunk, *, kill_at=0, reads_only=False, sweep=None, command=None):
+def _in_child(devices, chunk, *, kill_at=0, reads_only=False, draws=None, sweep=None, command=None):
     import jax
 
     import quantsim as qs
     from quantsim import cli
-    from quantsim.sweep import programs
-    from tests.fake_disk import at_call
+    from quantsim.sweep import parts, programs
+    from tests.fake_disk import at_call, without_waiting
 
     jax.config.update("jax_num_cpu_devices", devices)
-    programs.CHUNK_ON_CPU = chunk
+    programs.CHUNK_ON_CPU, os.fsync = chunk, without_waiting
+    if draws is not None:  # already found out, and the same in every process
+        parts.self_test = lambda: draws
     if reads_only:  # killed while it writes to JAX's cache, it would leave half a program there
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 3600)
     signal.alarm(_TIMEOUT)

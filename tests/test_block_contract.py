@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 import quantsim as qs
 from quantsim import formats
 from quantsim.quantizer import blockformats
-from quantsim.quantizer.blockformats import base
+from quantsim.quantizer.blockformats import chunks
 from tests import oracle_gguf, oracles
 
 SHAPE = (102, 512)
@@ -293,5 +293,5 @@ def test_one_bit_pattern_every_way_for_every_format(text, way):
 
 def test_one_bit_pattern_in_chunks_on_each_of_two_devices():
     q, w = qs.parse("q8_0"), np.resize(_batch()[0], (520, 512))
-    assert w.size > 2 * base.CHUNK
+    assert w.size > 2 * chunks.CHUNK
     np.testing.assert_array_equal(_sharded(2, lambda v: q.quantize(v).codes, jnp.asarray(w)), q.quantize(w).codes)

@@ -39,14 +39,14 @@ def test_run_measures_then_loads(quantsim, studies, tmp_path):
     out = tmp_path / "out"
     code, shown, progress = quantsim("run", "--out", out)
     assert code == 0
-    assert shown.startswith("fake: measured, 3 rows, ")
+    assert shown.startswith("fake: measured, 3 rows, figure drawn, ")
     assert shown.rstrip().endswith(f"-> {out / 'fake'}.pdf .svg .png")
     assert shown.count("\n") == 1, "progress belongs on stderr"
     assert "3/3" in progress
     written = {f"fake.{kind}" for kind in ("jsonl", "json", "pdf", "svg", "png")}
     assert set(files(out)) == written | {"claims.json", "claims.md"}
     before = files(out)
-    assert quantsim("run", "fake", "--out", out)[1].startswith("fake: loaded (key matches), 3 rows, ")
+    assert quantsim("run", "fake", "--out", out)[1].startswith("fake: loaded (key matches), 3 rows, figure current, ")
     assert files(out) == before
     assert quantsim("run", "fake", "--out", out, "--fresh")[1].startswith("fake: measured, 3 rows, ")
 
@@ -79,14 +79,21 @@ def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, tmp
 
 def test_list_says_what_is_current(quantsim, studies, undrawn, tmp_path):
     states = []
-    changes = (lambda: None), (lambda: quantsim("run", "--out", tmp_path)), (lambda: forge(tmp_path / "fake.json"))
+    changes = (
+        (lambda: None),
+        (lambda: quantsim("run", "--out", tmp_path)),
+        (lambda: rewrite(tmp_path / "fake.jsonl", '"x": 4', '"x": 5')),
+        (lambda: forge(tmp_path / "fake.json")),
+    )
     for change in changes:
         change()
         code, shown, _ = quantsim("list", "--json", "--out", tmp_path)
         (entry,) = json.loads(shown)
         assert (code, entry["name"], entry["question"]) == (0, "fake", "Is twice a number double?")
+        assert entry["modules"] == ["studies.fake"], "it measures with the standard library alone"
+        assert (entry["why"] == "") == (entry["state"] == "current")
         states.append(entry["state"])
-    assert states == ["missing", "current", "stale"]
+    assert states == ["missing", "current", "edited", "stale"]
     header, line = quantsim("list", "--out", tmp_path)[1].splitlines()
     assert header.split() == ["study", "rows", "question"]
     assert line.split(maxsplit=2) == ["fake", "stale", "Is twice a number double?"]
@@ -119,6 +126,8 @@ def test_claims_are_listed(quantsim, studies, undrawn, tmp_path):
 
 FORGED = {
     "nothing": lambda out: None,
+    "a number that no verdict needs": lambda out: rewrite(out / "fake.jsonl", '"x": 2', '"x": 3'),
+    "all that is recorded of a row but the key": lambda out: forge(out / "fake.json", "rows"),
     "a number of the rows": lambda out: rewrite(out / "fake.jsonl", '"x": 4', '"x": 5'),
     "a row": lambda out: (out / "fake.jsonl").write_text((out / "fake.jsonl").read_text().split("\n")[0] + "\n"),
     "the rows": lambda out: (out / "fake.jsonl").unlink(),
@@ -143,6 +152,7 @@ def test_claims_check_finds_what_was_forged(quantsim, studies, undrawn, tmp_path
         if code:
             assert (shown, message[:10]) == ("", "quantsim: "), what
             assert "run `quantsim run" in message, what
+            assert ("verdict" in what or "ledger" in what) or "rows of fake are " in message, what
         else:
             assert message == "ledger checked: 1 verdicts recomputed, 0 differ\n"
 

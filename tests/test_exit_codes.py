@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import quantsim as qs
 from quantsim.cli import doctor
-from quantsim.lab import study
+from quantsim.lab import runner
 from quantsim.rows import load
 from tests.fake_study import FAKE, command, files, registry
 
@@ -50,6 +51,12 @@ USAGE = {
     ("compare", "int8:tensor", "--seed", str(2**70)): "a seed lies between 0 and 2^32 - 1",
     ("matrix", "--seed", "-1"): "Seed must be between",
     ("matrix", "--seed", "x"): "--seed",
+    ("matrix", "w.npy", "--seed", "3"): "--seed is of the documents' matrix",
+    ("matrix", "--tensor", "up"): "name the file too",
+    ("matrix", "--csv", "--json"): "--csv and --json are two ways to print",
+    ("compare", "bf16", "--weights", "w.npy", "--population", "t5"): "population: of drawn weights",
+    ("compare", "bf16", "--weights", "w.npy", "--shape", "2", "3", "--seed", "0"): "shape, seed: of drawn weights",
+    ("compare", "bf16", "--tensor", "up"): "name the file with --weights",
     ("matrx",): "Available subcommands: list, run, claims, matrix, compare, sweep, doctor",
     ("run", "--smal"): "--smal",
     (): "Missing subcommand",
@@ -61,6 +68,20 @@ def test_wrong_usage_ends_with_2_and_says_what_was_meant(quantsim, studies, args
     code, shown, message = quantsim(*args)
     assert (code, shown) == (2, "")
     assert USAGE[args] in message
+
+
+def test_the_version_is_that_of_the_package(quantsim):
+    code, shown, message = quantsim("--version")
+    assert (code, shown.split()[:2], message) == (0, ["quantsim", f"{qs.__version__},"], "")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+@pytest.mark.parametrize("args", [("matrix", "--json"), ("compare", "bf16"), ("doctor",)], ids=" ".join)
+def test_a_platform_without_a_device_is_named_in_a_line(platform, args):
+    env = os.environ | {"JAX_PLATFORMS": platform}
+    done = subprocess.run([sys.executable, "-m", "quantsim", *args], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"JAX finds no device of {platform}: unset JAX_PLATFORMS" in done.stderr
 
 
 def test_help_is_no_error(quantsim):
@@ -82,7 +103,7 @@ def test_a_full_disk_ends_with_4(quantsim, studies, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", str(tmp_path / "fake.jsonl"))
 
-    monkeypatch.setattr(study, "save", full)
+    monkeypatch.setattr(runner, "save", full)
     code, _, message = quantsim("run", "--out", tmp_path)
     assert code == 4
     assert f"cannot write {tmp_path / 'fake.jsonl'}: No space left on device" in message
@@ -102,7 +123,8 @@ WAITING = FAKE.replace(
 START = """
 import sys
 from pathlib import Path
-from quantsim import cli, study
+from quantsim import cli
+from quantsim.lab import study
 study.folder = lambda: Path(sys.argv[1])
 cli.main(sys.argv[2:])
 """

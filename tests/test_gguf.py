@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.quantizer.blockformats import base
+from quantsim.quantizer.blockformats import chunks
 from quantsim.quantizer.blockformats.gguf import TYPES
 from tests import oracles
 from tests.oracle_gguf import TOPS, dequantize, everything, expected, kinds, normal, quantize, reference
@@ -116,7 +116,7 @@ def test_over_chunks_is_the_function_on_all_rows(total):
         return {"twice": 2 * rows, "at": first + jnp.arange(len(rows))}
 
     rows = jnp.arange(3 * total).reshape(total, 3)
-    got = base.over_chunks(f, rows, 7)
+    got = chunks.over_chunks(f, rows, 7)
     np.testing.assert_array_equal(got["twice"], 2 * rows)
     np.testing.assert_array_equal(got["at"], np.arange(total))
 
@@ -124,8 +124,8 @@ def test_over_chunks_is_the_function_on_all_rows(total):
 def check_pieces(name: str, rows: int, piece: int, imatrix=None) -> None:
     """Packing many rows at once is packing them piece by piece."""
     w = normal(5, rows) * np.geomspace(0.01, 10, rows, dtype=np.float32)[:, None]
-    assert w.size > 1.5 * base.CHUNK
-    assert w.size % base.CHUNK
+    assert w.size > 1.5 * chunks.CHUNK
+    assert w.size % chunks.CHUNK
     parts = [qs.gguf.pack(w[i : i + piece], name, imatrix=imatrix) for i in range(0, rows, piece)]
     np.testing.assert_array_equal(qs.gguf.pack(w, name, imatrix=imatrix), np.concatenate(parts))
 
@@ -158,7 +158,7 @@ def test_temporaries_are_bounded_by_a_chunk(name):
 
     few, many = temporaries(2**12), temporaries(2**14)
     assert many <= 1.01 * few
-    assert many < 8 * 4 * base.CHUNK  # eight times the chunk, twice for most; there are 128 chunks
+    assert many < 8 * 4 * chunks.CHUNK  # eight times the chunk, twice for most; there are 128 chunks
 
 
 # --- what is out of the ordinary ------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ def arrays(batch, fan_in, out):
 @cache
 def run(name, batch, fan_in, out):
     """A method's output, and its arguments."""
-    activations, weights, _ = im.METHODS[name]
-    x, w = (im.FORMS[form](a) for form, a in zip((activations, weights), arrays(batch, fan_in, out), strict=True))
+    method, (x, w) = im.METHODS[name], arrays(batch, fan_in, out)
+    x, w = im.FORMS[method.activations](x), im.FORMS[method.weights](w)
     return im.compiled(name, [x], [w])([x], [w])[0], x, w
 
 
@@ -89,7 +89,7 @@ def test_methods_round_what_they_say():
     rms = {name: np.sqrt(((wide(run(name, *SHAPES[-1])[0]) - exact) ** 2).mean()) for name in ROUNDED}
     assert rms["f32"] < 1e-3 * rms["bf16"]
     assert rms["bf16"] < rms["fake"] < rms["dequantize"] < rms["int8"]
-    weights = np.sqrt(((wide(im.Q.roundtrip(w)) - wide(w)) ** 2).sum(1).mean())  # of x with unit variance
+    weights = np.sqrt(((wide(im.INT8.roundtrip(w)) - wide(w)) ** 2).sum(1).mean())  # of x with unit variance
     assert rms["fake"] == pytest.approx(weights, rel=0.2)  # of 231 outputs: four standard errors
 
 
@@ -111,7 +111,7 @@ def test_codes_of_the_widest_layer_cannot_overflow():
 @pytest.mark.parametrize(("batch", "fan_in", "out"), SHAPES)
 def test_int8_is_the_integer_product_times_its_scales(batch, fan_in, out):
     y, x, w = run("int8", batch, fan_in, out)
-    x = im.Q.quantize(x)
+    x = im.INT8.quantize(x)
     integers = np.asarray(x.codes, np.int64) @ np.asarray(w.codes, np.int64).T
     exact = integers * wide(x.scale)[:, None] * wide(w.scale)
     assert (np.abs(wide(y) - exact) <= 4 * HALF_ULP * np.abs(exact)).all()  # int32 to float32, and two products

@@ -44,7 +44,7 @@ STORED = calibration("test_the_stored_scale_is_the_rounded_one_and_makes_the_cod
 CLIPPED = "int4:block32:p90"
 gguf, block = map(_check, ("gguf", "block_contract"))
 stored = partial(gguf, "test_bytes_are_those_of_the_reference")
-SCALED = "_spread(d * levels.astype(jnp.float32), 16, 16)"
+SCALED = "spread(d * levels.astype(jnp.float32), SIZE)"
 F16 = "snap(jnp.clip(x, -65504.0, 65504.0), _F16)"
 ORDER, RUNS = "reshape(len(codes), -1, planes, run)", "reshape(len(codes), -1, run, planes).swapaxes(2, 3)"
 UNPACK = "test_unpack_is_that_of_the_package_to_the_bit"
@@ -176,14 +176,18 @@ TABLE = {
 }
 TABLE |= {
     "quantizer.blockformats.base": [
+        ("codes without sign", "jnp.full_like(codes, code)", UNSIGNED, block("law_gradient", "q8_0")),
+    ],
+    "quantizer.blockformats.blocks": [
         ("extreme without its sign", "jnp.where(first % 2 == 1, -top, top)", "top", stored("Q4_0")),
+    ],
+    "quantizer.blockformats.chunks": [
         (
             "last chunk too late",
             "jnp.minimum(i * chunk, total - chunk)",
             "i * chunk",
             gguf("test_over_chunks_is_the_function_on_all_rows", 20),
         ),
-        ("codes without sign", "jnp.full_like(codes, code)", UNSIGNED, block("law_gradient", "q8_0")),
     ],
     "quantizer.blockformats.packing": [
         ("swapped nibbles", *NIBBLES, stored("Q4_0")),
@@ -196,15 +200,15 @@ TABLE |= {
             gguf("test_huge_weights_saturate_and_zeros_are_zeros", "Q8_0"),
         ),
     ],
-    "quantizer.blockformats.legacy": [("ties of q4_0", "(half + 0.5)", "(half + 0.0)", stored("Q4_0"))],
-    "quantizer.blockformats.kquants": [
+    "quantizer.blockformats.legacy": [("ties of q4_0", "(self.half + 0.5)", "(self.half + 0.0)", stored("Q4_0"))],
+    "quantizer.blockformats.kquants_signed": [
         ("no second level", SCALED, SCALED.replace("d *", "d + 0 *"), gguf(UNPACK, "Q6_K")),
     ],
     "quantizer.blockformats.nonlinear": [("order of products", ", table=True)", ")", stored("IQ4_NL"))],
     "quantizer.blockformats.ternary": [
         ("ternary ties", '"away"', '"even"', gguf("test_bytes_are_those_of_the_package", "TQ2_0")),
     ],
-    "quantizer.blockformats.microscaling": [
+    "quantizer.blockformats.shared_scales": [
         ("scale rounded up", '"floor": 0', '"floor": 0x7FFFFF', _check("microscaling")(MX, "mxfp4"))
     ],
     "quantizer.blockformats.floats": [("e4m3 scale cut off", "((bits >> 19) & 1)", "0", stored("NVFP4"))],

@@ -201,7 +201,8 @@ def test_bars_start_at_the_top_in_the_order_of_their_labels(ax):
 
 def test_a_heat_map_has_a_text_a_cell_and_names_its_axes(ax):
     grid = Grid([0.01, 0.1, 1.0], ["low", "high"], np.arange(6.0).reshape(2, 3))
-    shown = plotting.heat_map(ax, grid, texts=[["a", "b", "c"], ["d", "e", "f"]], white_above=3.0)
+    texts = Grid(grid.xs, grid.ys, np.array([["a", "b", "c"], ["d", "e", "f"]]))
+    shown = plotting.heat_map(ax, grid, texts=texts, white_above=3.0)
     assert shown.get_array().tolist() == grid.values.tolist()
     assert {t.get_text(): t.get_position() for t in ax.texts} == {
         "a": (0, 0), "b": (1, 0), "c": (2, 0), "d": (0, 1), "e": (1, 1), "f": (2, 1),

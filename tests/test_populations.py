@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from quantsim.populations import Empirical, GeneralizedNormal, Laplace, Mixture, Normal, StudentT, Uniform, key
-from quantsim.populations.base import expected_absmax_power
+from quantsim.populations import (
+    Empirical,
+    GeneralizedNormal,
+    Laplace,
+    Mixture,
+    Normal,
+    StudentT,
+    Uniform,
+    expected_absmax_power,
+    key,
+)
 from quantsim.populations.draws import Index
 
 VALUES = [-2.5, -1.0, -1.0, 0.0, 0.25, 0.75, 4.0]

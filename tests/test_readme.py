@@ -31,8 +31,7 @@ def test_every_spec_of_the_comparison_parses():
 
 
 def test_every_command_of_the_table_exists():
-    from quantsim.cli.commands import app
+    from quantsim.cli.commands import COMMANDS
 
     commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
-    assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "doctor"}
-    assert commands <= set(vars(app)["_subcommands"])
+    assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "doctor"} == set(COMMANDS)

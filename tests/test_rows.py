@@ -148,4 +148,6 @@ def test_rows_are_taken_apart_by_value_and_laid_out_on_a_grid():
     grid = rows.grid(x="x", y="y", value="z")
     assert (grid.xs, grid.ys) == ([3, 5], [2, 1])
     np.testing.assert_array_equal(grid.values, [[23, 25], [13, np.nan]])
-    assert Rows([{"x": 1, "y": 1, "z": None}]).grid(x="x", y="y", value="z").values.shape == (1, 1)
+    assert np.isnan(Rows([{"x": 1, "y": 1, "z": None}]).grid(x="x", y="y", value="z").values).tolist() == [[True]]
+    texts = Rows([{"x": 1, "y": 1, "z": "a"}, {"x": 2, "y": 2, "z": "b"}]).grid(x="x", y="y", value="z")
+    assert texts.values.tolist() == [["a", ""], ["", "b"]]

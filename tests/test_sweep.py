@@ -1,9 +1,6 @@
 """Sweeps: the same bits on any number of devices, arrays that are functions of (seed, population, number), theory."""
 
-import json
-import os
-import subprocess
-import sys
+from functools import cache
 
 import jax
 import numpy as np
@@ -13,48 +10,35 @@ import quantsim as qs
 from quantsim.measure import statistics
 from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
 from quantsim.populations.structure import split_population
-from quantsim.sweep import measure, population_key, predicted_sqnr_db
+from quantsim.sweep import measure, population_key, predicted_sqnr_db, programs
 from quantsim.sweep.programs import chunk_layout, drawing, mesh_of
 from quantsim.sweep.streams import stream_of
 from tests.test_traces import NOTHING, counting
 
 SPECS = ("int8:tensor", "int4:block32:absmax:stochastic")
 Q = qs.parse("int8:tensor")
-SHAPE, ARRAYS = (16, 288), 7  # two tiles, the second one short; no multiple of the devices
-
-SCRIPT = """
-import json, sys
-import jax
-from quantsim import parse, populations
-from quantsim.sweep import measure
-specs, shape, arrays = json.loads(sys.argv[1])
-pop = populations.parse("laplace+outliers(rate=0.01,magnitude=9)")
-found = measure(pop, [parse(s) for s in specs], shape=tuple(shape), arrays=arrays, seed=3)
-bits = [[v.hex() for v in (*s.sums, *s.cross.ravel(), s.max_abs)] for s in found]
-print(json.dumps([jax.local_device_count()] + bits))
-"""
+SHAPE, ARRAYS = (16, 288), 13  # two tiles, the second one short; no multiple of the devices
 
 
-def on_devices(number):
-    """All sums of a sweep in a process with so many devices, as hexadecimal floats."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([SPECS, SHAPE, ARRAYS])],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(number)}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    devices, *sums = json.loads(done.stdout)
-    assert devices == number
-    return sums
+@pytest.fixture(autouse=True)
+def four_arrays_a_device(monkeypatch):
+    """However many there are in all: the same programs serve most tests."""
+    monkeypatch.setattr(programs, "CHUNK_ON_CPU", 4 * 16 * 288)
 
 
 def bits(stats):
     return [v.hex() for v in (*stats.sums.tolist(), *stats.cross.ravel().tolist(), stats.max_abs)]
 
 
-def test_sums_are_the_same_bits_on_one_two_and_four_devices():
-    assert jax.local_device_count() == 4
+@pytest.mark.parametrize("devices", [1, 2])
+def test_sums_are_the_same_bits_on_one_two_and_four_devices(devices, monkeypatch):
     pop = qs.populations.parse("laplace+outliers(rate=0.01,magnitude=9)")
-    here = measure(pop, [qs.parse(s) for s in SPECS], shape=SHAPE, arrays=ARRAYS, seed=3)
-    assert on_devices(1) == on_devices(2) == [bits(s) for s in here]
+    all_of_them = jax.local_devices()
+    assert len(all_of_them) == 4
+    here = measure(pop, SPECS, shape=SHAPE, arrays=ARRAYS, seed=3)
+    monkeypatch.setattr(jax, "local_devices", lambda: all_of_them[:devices])
+    fewer = measure(pop, SPECS, shape=SHAPE, arrays=ARRAYS, seed=3)
+    assert [bits(s) for s in fewer] == [bits(s) for s in here]
 
 
 def by_hand(pop, q, shape, arrays, seed):
@@ -72,7 +56,7 @@ def by_hand(pop, q, shape, arrays, seed):
 def test_array_k_depends_on_seed_population_and_k_only():
     for q in (Q, qs.parse(SPECS[1])):
         expected = by_hand(Normal(), q, SHAPE, ARRAYS, seed=11)
-        for others in ([], [qs.parse("int4:block32"), qs.parse("int6:tensor")]):  # nor on what else is measured
+        for others in ([], ["int4:block32", "int6:tensor"]):  # nor on what else is measured
             *_, found = measure(Normal(), [*others, q], shape=SHAPE, arrays=ARRAYS, seed=11)
             assert bits(found) == bits(expected)
 
@@ -100,7 +84,7 @@ def test_seeds_and_populations_have_streams_of_their_own():
     """Sums of squares of the weights, which no two streams have in common."""
     seen = set()
     for pop, seed in ((Normal(), 0), (Normal(), 1), (Normal(std=2.0), 0)):
-        (s,) = measure(pop, [Q], shape=SHAPE, arrays=2, seed=seed)
+        (s,) = measure(pop, Q, shape=SHAPE, arrays=ARRAYS, seed=seed)
         seen.add(s.sums[4] / pop.moment(2))
     assert len(seen) == 3
 
@@ -138,28 +122,34 @@ def test_enough_sees_the_first_arrays_whatever_comes_later():
 @pytest.mark.parametrize("arrays", [0, -1])
 def test_no_arrays_is_an_error(arrays):
     with pytest.raises(ValueError, match="at least one array"):
-        measure(Normal(), [Q], shape=SHAPE, arrays=arrays)
+        measure(Normal(), Q, shape=SHAPE, arrays=arrays)
 
 
 # --- theory ---------------------------------------------------------------------------------------------------------
 
 INT8 = [qs.parse(s) for s in ("int8:tensor", "int8:channel", "int8:block32")]
+MATRIX = (64, 1024)
+
+
+@cache
+def measured(pop, *quantizers):
+    """128 arrays of 2^16 weights."""
+    return measure(pop, quantizers, shape=MATRIX, arrays=128)
 
 
 @pytest.mark.parametrize("pop", [Normal(), Laplace(std=0.1), Uniform(std=3.0)], ids=str)
 def test_int8_agrees_with_theory(pop):
-    """128 arrays of 2^16 weights; within 4 standard errors, which are at most 0.1 dB."""
-    shape = (64, 1024)
-    for q, s in zip(INT8, measure(pop, INT8, shape=shape, arrays=128), strict=True):
-        expected = predicted_sqnr_db(pop, q, shape)
+    """Within 4 standard errors, which are at most 0.1 dB."""
+    for q, s in zip(INT8, measured(pop, *INT8), strict=True):
+        expected = predicted_sqnr_db(pop, q, MATRIX)
         assert expected is not None
         assert s.sqnr_db_se < 0.1
         assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se, (str(q), s.sqnr_db, s.sqnr_db_se, expected)
 
 
 def test_a_prediction_for_the_wrong_bits_would_be_noticed():
-    (s,) = measure(Normal(), INT8[1:2], shape=(64, 1024), arrays=16)
-    expected = predicted_sqnr_db(Normal(), qs.parse("int7:channel"), (64, 1024))
+    s = measured(Normal(), *INT8)[1]
+    expected = predicted_sqnr_db(Normal(), qs.parse("int7:channel"), MATRIX)
     assert expected is not None
     assert abs(s.sqnr_db - expected) > 20 * s.sqnr_db_se
 
@@ -180,10 +170,10 @@ PREDICTED = [
 
 
 def test_every_scale_that_is_a_law_of_its_block_is_predicted():
-    """On the same 64 arrays of 2^14 weights; within 4.5 standard statistics."""
+    """On the same 16 arrays of 2^16 weights; within 4.5 standard errors."""
     quantizers = [qs.parse(spec) for spec in PREDICTED]
-    for q, s in zip(quantizers, measure(Laplace(), quantizers, shape=(64, 256), arrays=64), strict=True):
-        expected = predicted_sqnr_db(Laplace(), q, (64, 256))
+    for q, s in zip(quantizers, measure(Laplace(), quantizers, shape=MATRIX, arrays=16), strict=True):
+        expected = predicted_sqnr_db(Laplace(), q, MATRIX)
         assert expected is not None
         assert abs(s.sqnr_db - expected) < 4.5 * s.sqnr_db_se, (str(q), s.sqnr_db, s.sqnr_db_se, expected)
 
@@ -194,8 +184,8 @@ def test_prediction_with_outliers_is_for_the_step_that_they_leave():
     far, near = (Normal().with_outliers(rate=0.01, magnitude=m) for m in (1000.0, 20.0))
     lost = 10 * np.log10((0.99 + 0.01 * 1000**2) / 0.99)
     assert predicted_sqnr_db(far, q, (256, 1024)) == pytest.approx(lost, abs=0.01)
-    (s,) = measure(near, [q], shape=(64, 1024), arrays=64)
-    expected = predicted_sqnr_db(near, q, (64, 1024))
+    (s,) = measure(near, q, shape=MATRIX, arrays=64)
+    expected = predicted_sqnr_db(near, q, MATRIX)
     assert expected is not None
     assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se
 
@@ -207,9 +197,9 @@ def test_traced_parameters_compile_once():
     structures = {split_population(Normal(std=float(n[0])))[0] for n in numbers}
     assert len(structures) == 1
     draw = drawing(structures.pop(), layout)
-    first = draw(numbers[0], stream, np.uint32(0))[1]
+    first = draw(numbers[0], stream, np.uint32(0), None)[1]
     with counting() as warm:
-        others = [draw(n, stream, np.uint32(0))[1] for n in numbers[1:]]
+        others = [draw(n, stream, np.uint32(0), None)[1] for n in numbers[1:]]
     assert warm == NOTHING
     squares = [np.asarray(s.sums)[:, 0, 1] for s in (first, *others)]
     np.testing.assert_array_equal(np.array(squares[1:]) / squares[0], [[4.0] * 4, [16.0] * 4])

@@ -195,9 +195,9 @@ def test_no_temporary_is_as_large_as_the_population(arrays):
     assert layout.per_device == arrays
     stream, first = stream_of(0, "normal"), np.uint32(0)
     structure, numbers = split_population(qs.populations.parse(POPULATIONS[1]))
-    assert _temporary(drawing(structure, layout), np.float32(numbers), stream, first) <= few
+    assert _temporary(drawing(structure, layout), np.float32(numbers), stream, first, None) <= few
     w = jax.ShapeDtypeStruct((arrays, *shape), np.float32)
     for spec in SPECS:
         structure, numbers = split_quantizer(qs.parse(spec))
         several = np.tile(np.float32(numbers), (3, 1))
-        assert _temporary(measuring(structure, layout), several, stream, first, w) <= few
+        assert _temporary(measuring(structure, layout), several, stream, first, None, w) <= few

@@ -1,7 +1,6 @@
 """Sweeps that are killed, cannot write or are interrupted lose nothing, and go on to equal bytes."""
 
 import errno
-import itertools
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from quantsim.sweep import parts, programs
 from quantsim.sweep.parts import MixedResultsError, Parts
 from quantsim.sweep.plan import Plan
 from quantsim.sweep.programs import mesh_of
-from tests.fake_disk import AXES, CELLS, CHUNK, GRID, at_call
+from tests.fake_disk import AXES, CELLS, CHUNK, GRID, at_call, without_waiting
 from tests.fake_study import command
 from tests.forks import Fork
 
@@ -50,15 +49,20 @@ def whole(folder):
 SWEEP = {**GRID, **AXES}
 
 
-@pytest.fixture
-def start(tmp_path):
-    """A function that starts the sweep in a process of its own, on one device, in three chunks a cell."""
-    count = itertools.count()
+@pytest.fixture(scope="module")
+def drawn():
+    """The fingerprint of draws, which every sweep into a folder needs; found once."""
+    return parts.self_test()
 
-    def start(folder, kill_at=0):
+
+@pytest.fixture(scope="module")
+def start(drawn, tmp_path_factory):
+    """A function that starts the sweep in a process of its own, on one device, in three chunks a cell."""
+    how = {"devices": 1, "chunk": CHUNK, "draws": drawn}
+
+    def start(folder, reads_only=True, **when):
         sweep = SWEEP | {"out": str(folder)}
-        said = tmp_path / f"said{next(count)}"
-        return Fork(said, devices=1, chunk=CHUNK, kill_at=kill_at, sweep=sweep, reads_only=True)
+        return Fork(tmp_path_factory.mktemp("said"), sweep=sweep, reads_only=reads_only, **how, **when)
 
     return start
 
@@ -77,16 +81,12 @@ def was_killed(fork):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(start, tmp_path_factory):
     """Results of a sweep that nothing happens to, and how long it takes once everything is compiled."""
-    found, seconds = [], 0.0
-    for _ in range(2):
-        folder = tmp_path_factory.mktemp("whole")
-        fork = Fork(folder / "said", devices=1, chunk=CHUNK, sweep=SWEEP | {"out": str(folder / "out")})
-        seconds = finished(fork)
-        found.append(results(folder / "out"))
-    assert found[0] == found[1]
-    return found[0], seconds
+    first, second = (tmp_path_factory.mktemp("whole") for _ in range(2))
+    _, seconds = [finished(start(folder, reads_only=False)) for folder in (first, second)]
+    assert results(first) == results(second)
+    return results(first), seconds
 
 
 def _kill_at_random(kills, start, uninterrupted, tmp_path):
@@ -134,10 +134,10 @@ def test_a_sweep_killed_inside_a_write_gives_the_same_bytes(number, start, unint
 
 
 @pytest.fixture
-def sweep(monkeypatch):
+def sweep(drawn, monkeypatch):
     """``qs.sweep`` of the grid into a folder, in three chunks a cell on one device; nothing is compiled twice."""
     monkeypatch.setattr(programs, "CHUNK_ON_CPU", CHUNK)
-    drawn = parts.self_test()
+    monkeypatch.setattr(os, "fsync", without_waiting)
     monkeypatch.setattr(parts, "self_test", lambda: drawn)
     return lambda folder, **axes: qs.sweep(**SWEEP | axes, out=folder, mesh=mesh_of(jax.devices()[:1]))
 
@@ -210,6 +210,7 @@ def quantsim(sweep, capfd, monkeypatch):
     """The command, on one device: its programs are those of ``sweep``."""
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
+    monkeypatch.setenv("QUANTSIM_CACHE", "0")  # no calls that write but those of the sweep
     return command(capfd)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import quantsim as qs
 from quantsim.populations import (
+    Contaminated,
     Empirical,
     GeneralizedNormal,
     Laplace,
@@ -19,7 +20,6 @@ from quantsim.populations import (
     Uniform,
     key,
 )
-from quantsim.populations.outliers import Contaminated
 from quantsim.populations.structure import Structure, rebuild_population, split_population
 from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
 from tests import oracles, test_block_contract, test_contract

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.measure import statistics
+from quantsim.measure import classes, statistics
 from quantsim.populations import Empirical, Laplace, Mixture, Normal, StudentT, Uniform, key
 
 EVENTS = {"/jax/core/compile/jaxpr_trace_duration": "traces", "/jax/core/compile/backend_compile_duration": "compiles"}
@@ -82,10 +82,10 @@ def test_quantize_and_dequantize_are_traced_once(spec):
 def test_error_statistics_are_traced_once_for_a_shape():
     pairs = [(weights(s), weights(s + 9)) for s in (1, 2)]
     statistics.error_stats(*pairs[0])
-    statistics.class_stats(*pairs[0], (0.0, 1.0, 9.0))
+    classes.class_stats(*pairs[0], (0.0, 1.0, 9.0))
     with counting() as warm:
         statistics.error_stats(*pairs[1])
-        statistics.class_stats(*pairs[1], (0.0, 2.0, 8.0))
+        classes.class_stats(*pairs[1], (0.0, 2.0, 8.0))
     assert warm == NOTHING
 
 

@@ -11,6 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from quantsim import formats
+from quantsim.cli import terminal
+from quantsim.cli.endings import CheckFailedError
+from quantsim.cli.terminal import Flag
 from quantsim.measure.statistics import error
 from quantsim.outputs.products import integer_product, product
 from quantsim.populations import Normal, key
@@ -18,6 +21,7 @@ from quantsim.quantizer import parse
 from quantsim.quantizer.blockformats import gguf
 from quantsim.rounding import snap
 
+#: Element formats, and NumPy's types of the same values.
 _TYPES = {
     "bf16": ml_dtypes.bfloat16,
     "e4m3": ml_dtypes.float8_e4m3fn,
@@ -49,11 +53,8 @@ def _floats() -> int:
     wrong = 0
     for name, dtype in _TYPES.items():
         inside = x[np.abs(x) <= formats.largest(formats.parse(name))]
-        wrong += int(
-            (
-                np.asarray(snap(jnp.asarray(inside), formats.parse(name))) != inside.astype(dtype).astype(np.float32)
-            ).sum()
-        )
+        found = np.asarray(snap(jnp.asarray(inside), formats.parse(name)))
+        wrong += int((found != inside.astype(dtype).astype(np.float32)).sum())
     return wrong
 
 
@@ -75,9 +76,8 @@ def _draws() -> int:
 def _integers() -> int:
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-127, 128, (64, 4096)).astype(np.int8) for _ in range(2))
-    return int(
-        (np.asarray(integer_product(jnp.asarray(a), jnp.asarray(b))) != a.astype(np.int64) @ b.astype(np.int64).T).sum()
-    )
+    found = np.asarray(integer_product(jnp.asarray(a), jnp.asarray(b)))
+    return int((found != a.astype(np.int64) @ b.astype(np.int64).T).sum())
 
 
 def _products() -> int:
@@ -106,3 +106,20 @@ def examine() -> dict[str, Any]:
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()],
         "mismatches": {name: check() for name, check in CHECKS.items()},
     }
+
+
+def show(json: Flag = False) -> None:
+    """Versions, devices, and an exactness self-test of this machine.
+
+    Args:
+        json: print JSON.
+    """
+    found = examine()
+    if json:
+        print(terminal.json_text(found))
+    else:
+        print("  ".join(f"{k} {v}" for k, v in found["versions"].items()) + "\n" + "\n".join(found["devices"]))
+        for what, n in found["mismatches"].items():
+            print(f"{'FAIL' if n else 'ok  '} {what}: {n} mismatches")
+    if any(found["mismatches"].values()):
+        raise CheckFailedError("this machine does not compute exactly: its numbers cannot be compared")

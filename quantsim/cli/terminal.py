@@ -1,15 +1,50 @@
-"""Maps and tables of plain characters, readable on 80 columns and without colour."""
+"""Maps and tables of plain characters, readable on 80 columns and without colour; JSON and messages."""
 
+import json
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from quantsim.rows import plain
+
+#: An option that is there or not, without a ``--no-`` of its own.
+Flag: TypeAlias = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
 SHADES = ("··", "░░", "▒▒", "▓▓", "██")
+
+
+def printable(text: str) -> str:
+    r"""A text from a file or a user as a terminal can show it: what is no printable character becomes an escape.
+
+    >>> printable("up\x1b[2J")
+    'up\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """A message on stderr, line by line."""
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+
+
+def json_text(value: Any, *, indent: int | None = 1) -> str:
+    """JSON in which every character that a terminal could obey is escaped; NaN and infinities are null."""
+    text = json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    return re.sub(r"[^\n]", _escaped, text)
+
+
+def _escaped(character: re.Match[str]) -> str:
+    text = character.group()
+    return text if text.isprintable() else json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
 
 
 def shade_map(magnitude: NDArray[np.floating], top: float) -> str:
@@ -56,7 +91,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, last: int 
     int8  42.1
     bf16  55.6
     """
-    cells = [[str(c) for c in row] for row in (header, *rows)]
+    cells = [[printable(str(c)) for c in row] for row in (header, *rows)]
     if last is not None:
         cells = [[*row[:-1], row[-1] if len(row[-1]) <= last else row[-1][: last - 1] + "…"] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

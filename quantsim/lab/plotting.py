@@ -158,14 +158,14 @@ def bars(
     ax.grid(visible=False, axis="y")
 
 
-def heat_map(ax: Axes, grid: Grid, *, texts: Any = None, white_above: float = np.inf, **kw: Any) -> AxesImage:
+def heat_map(ax: Axes, grid: Grid, *, texts: Grid | None = None, white_above: float = np.inf, **kw: Any) -> AxesImage:
     """A grid of rows, ``ys`` upward: a colour for each cell and a text on it, white where the value is so large."""
     look: dict[str, Any] = {"cmap": "OrRd", "aspect": "auto", "origin": "lower"} | kw
     shown = ax.imshow(grid.values, **look)
     for (k, j), value in np.ndenumerate(grid.values):
         if texts is not None:
             color = "w" if value > white_above else "0.1"
-            note(ax, j, k, texts[k][j], ha="center", va="center", fontsize=6, color=color)
+            note(ax, j, k, texts.values[k, j], ha="center", va="center", fontsize=6, color=color)
     ax.set_xticks(range(len(grid.xs)), [_tick(v) for v in grid.xs])
     ax.set_yticks(range(len(grid.ys)), [_tick(v) for v in grid.ys])
     ax.grid(visible=False)

@@ -3,7 +3,22 @@
 ``statistics`` holds the definitions of all metrics.
 """
 
-from quantsim.measure.statistics import ErrorStats, error_stats, merge
+from quantsim.measure.classes import ClassStats, class_stats, merge_classes
+from quantsim.measure.statistics import ErrorStats, error_stats, fold, init, merge
 from quantsim.measure.streaming import weight_error
+from quantsim.measure.tallies import Tally, error, tally
 
-__all__ = ["ErrorStats", "error_stats", "merge", "weight_error"]
+__all__ = [
+    "ClassStats",
+    "ErrorStats",
+    "Tally",
+    "class_stats",
+    "error",
+    "error_stats",
+    "fold",
+    "init",
+    "merge",
+    "merge_classes",
+    "tally",
+    "weight_error",
+]

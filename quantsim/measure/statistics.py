@@ -17,41 +17,77 @@ clipped   share of weights out of range     1; needs the mask of ``Quantizer.cli
 ========  ================================  =================================================
 
 Fixed tiles of 4096 weights are summed in float32 on the device and folded in float64 on the host, so the result has one
-bit pattern for any number of devices. The spread of the tiles (or of whole arrays) around the ratio gives its standard
+bit pattern for any number of devices. Weights may have any scale: where squares would leave the range of float32, the
+device sums in units of powers of two. The spread of the tiles (or of whole arrays) around the ratio gives its standard
 error by the delta method; from a single unit no standard error exists (NaN).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, Weights
-from quantsim.measure.tallies import Tally, error, on_host, tally
-from quantsim.numerics.tiles import TILE, tiled
+from quantsim.measure import tallies
+from quantsim.measure.tallies import SUMS, Exponents, Tally
+from quantsim.measure.tallies import error as error
+from quantsim.measure.tallies import tally as tally
+from quantsim.quantizer.face import as_weights
 
-_COUNT, _E, _ABS, _E2, _W2, _EW = range(6)
-# metric: numerator, denominator and transform of their ratio
-_RATIOS = {
-    "mse": (_E2, _COUNT, "identity"),
-    "rel_rms": (_E2, _W2, "root"),
-    "sqnr_db": (_E2, _W2, "db"),
-    "mean_abs": (_ABS, _COUNT, "identity"),
-    "bias": (_E, _COUNT, "identity"),
-    "gain": (_EW, _W2, "plus_one"),
+Unit = Literal["tile", "array"]
+
+
+class _Metric(NamedTuple):
+    """A function of the ratio of two sums; ``transform`` turns the ratio and its standard error into the metric's."""
+
+    numerator: str
+    denominator: str
+    transform: Callable[[np.float64, np.float64], tuple[np.float64, np.float64]]
+
+
+def _ratio(r: np.float64, se: np.float64) -> tuple[np.float64, np.float64]:
+    return r, se
+
+
+def _root(r: np.float64, se: np.float64) -> tuple[np.float64, np.float64]:
+    return np.sqrt(r), se / (2 * np.sqrt(r))
+
+
+def _decibels(r: np.float64, se: np.float64) -> tuple[np.float64, np.float64]:
+    return -10 * np.log10(r), 10 / np.log(10) * se / r
+
+
+def _one_plus(r: np.float64, se: np.float64) -> tuple[np.float64, np.float64]:
+    return r + 1, se
+
+
+_METRICS = {
+    "mse": _Metric("e2", "count", _ratio),
+    "rel_rms": _Metric("e2", "w2", _root),
+    "sqnr_db": _Metric("e2", "w2", _decibels),
+    "mean_abs": _Metric("abs_e", "count", _ratio),
+    "bias": _Metric("e", "count", _ratio),
+    "gain": _Metric("ew", "w2", _one_plus),  # sum w_hat w = sum w^2 + sum e w
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ErrorStats:
     """Sums over everything seen, in float64 on the host; the metrics are properties, each with its ``_se`` sibling.
 
-    >>> s = error_stats(jnp.array([1.0, -2.0]), jnp.array([1.5, -2.0]))
+    Attributes:
+        sums: of 1, e, |e|, e^2, w^2 and e w, in the order of ``tallies.SUMS``.
+        cross: sums over units of the product of two such sums of a unit, (6, 6): what standard errors are made of.
+        units: how many tiles or arrays there are, whichever vary independently.
+        max_abs: largest |e|.
+        max_signal: largest |w|.
+        nonzero: how many weights are not 0.
+        zeroed_count: how many of these became 0.
+        clipped_count: how many weights lie out of range, as far as masks were given.
+
+    >>> s = error_stats(np.array([1.0, -2.0]), np.array([1.5, -2.0]))
     >>> s.mse, s.max_abs, s.bias, round(s.rel_rms, 6)
     (0.125, 0.5, 0.25, 0.223607)
     """
@@ -65,30 +101,29 @@ class ErrorStats:
     zeroed_count: int
     clipped_count: int
 
-    def _ratio(self, name: str) -> tuple[float, float]:
-        """A metric and its standard error."""
-        i, j, transform = _RATIOS[name]
+    def _estimate(self, name: str) -> tuple[float, float]:
+        """A metric and its standard error; that of r = sum a / sum b is sqrt(n / (n - 1) sum (a - r b)^2) / sum b."""
+        metric = _METRICS[name]
+        a, b = SUMS.index(metric.numerator), SUMS.index(metric.denominator)
         with np.errstate(divide="ignore", invalid="ignore"):
-            r = self.sums[i] / self.sums[j]
-            spread = self.cross[i, i] - 2 * r * self.cross[i, j] + r * r * self.cross[j, j]
-            se = np.sqrt(max(spread, 0.0) * self.units / (self.units - 1)) / self.sums[j] if self.units > 1 else np.nan
-            if transform == "root":
-                return float(np.sqrt(r)), float(se / (2 * np.sqrt(r)))
-            if transform == "db":
-                return float(-10 * np.log10(r)), float(10 / np.log(10) * se / r)
-            return float(r + (transform == "plus_one")), float(se)
+            r = self.sums[a] / self.sums[b]
+            spread = self.cross[a, a] - 2 * r * self.cross[a, b] + r * r * self.cross[b, b]
+            several = self.units / (self.units - 1) if self.units > 1 else np.nan
+            value, se = metric.transform(r, np.sqrt(max(spread, 0.0) * several) / self.sums[b])
+        return float(value), float(se)
 
     def __getattr__(self, name: str) -> float:
         """Metrics of the table above, and ``<metric>_se``."""
-        base = name.removesuffix("_se")
-        if base not in _RATIOS:
-            raise AttributeError(f"no statistic {name!r}; known are {', '.join(_RATIOS)}, each with _se")
-        return self._ratio(base)[base != name]
+        metric = name.removesuffix("_se")
+        if metric not in _METRICS:
+            raise AttributeError(f"no statistic {name!r}; known are {', '.join(_METRICS)}, each with _se")
+        value, se = self._estimate(metric)
+        return value if name == metric else se
 
     @property
     def count(self) -> int:
         """Number of weights seen."""
-        return int(self.sums[_COUNT])
+        return int(self.sums[SUMS.index("count")])
 
     @property
     def zeroed(self) -> float:
@@ -102,142 +137,136 @@ class ErrorStats:
 
     @property
     def crest(self) -> float:
-        """Largest magnitude over root mean square of all weights seen."""
-        return self.max_signal / float(np.sqrt(self.sums[_W2] / self.sums[_COUNT]))
+        """Largest magnitude over root mean square of all weights seen; NaN if they are all 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean_square = self.sums[SUMS.index("w2")] / self.sums[SUMS.index("count")]
+            return float(self.max_signal / np.sqrt(mean_square))
 
     def result(self) -> dict[str, float | int]:
         """Every metric and standard error as one row."""
         row: dict[str, float | int] = {"count": self.count}
-        for name in _RATIOS:
-            row[name], row[f"{name}_se"] = self._ratio(name)
+        for name in _METRICS:
+            row[name], row[f"{name}_se"] = self._estimate(name)
         return row | {"max_abs": self.max_abs, "zeroed": self.zeroed, "clipped": self.clipped}
+
+    def __str__(self) -> str:
+        """The metrics with their standard errors, one a line.
+
+        >>> print(error_stats(np.ones(4096 * 2), np.linspace(1, 1.5, 4096 * 2)))
+        8192 weights
+        mse       0.083 ± 0.063
+        rel_rms   0.29 ± 0.11
+        sqnr_db   10.8 ± 3.3
+        mean_abs  0.25 ± 0.13
+        bias      0.25 ± 0.13
+        gain      1.25 ± 0.13
+        max_abs   0.5
+        zeroed    0
+        """
+        lines = [f"{name:9} {_shown(*self._estimate(name))}" for name in _METRICS]
+        lines += [f"{name:9} {getattr(self, name):.6g}" for name in ("max_abs", "zeroed")]
+        return "\n".join([f"{self.count} weights", *lines])
+
+    def __repr__(self) -> str:
+        """The most telling of them."""
+        return f"ErrorStats({self.count} weights, SQNR {_shown(*self._estimate('sqnr_db'))} dB)"
+
+
+def _shown(value: float, se: float) -> str:
+    """A number to two digits of its standard error, if it has one."""
+    if not (np.isfinite(value) and np.isfinite(se) and se > 0):
+        return f"{value:.6g}"
+    last = int(np.floor(np.log10(se))) - 1  # the decimal place of the second digit
+    digits = max(int(np.floor(np.log10(abs(value)))) - last + 1, 1) if value else 1
+    return f"{value:.{digits}g} ± {se:.2g}"
 
 
 def init() -> ErrorStats:
     """Statistics of nothing, the neutral element of ``merge``."""
-    return ErrorStats(np.zeros(6), np.zeros((6, 6)), 0, 0.0, 0.0, 0, 0, 0)
+    n = len(SUMS)
+    return ErrorStats(np.zeros(n), np.zeros((n, n)), 0, 0.0, 0.0, 0, 0, 0)
 
 
-def fold(stats: ErrorStats, t: Tally, unit: Literal["tile", "array"] = "tile") -> ErrorStats:
+def fold(stats: ErrorStats, t: Tally, unit: Unit = "tile") -> ErrorStats:
     """``stats`` with a tally, or a batch of tallies, added.
 
     ``unit`` says what varies independently for the standard error: tiles, or whole arrays where their weights share a
     scale and the number is meant for the population rather than for this array.
+
+    Raises:
+        TypeError: inside ``jit`` and other transformations; return the tally from there and fold it outside.
     """
-    t = on_host(t)
-    sums = np.asarray(t.sums, np.float64)
-    units = (sums.sum(axis=-2) if unit == "array" else sums).reshape(-1, 6)
+    t = tallies.on_host(t)
+    of_tiles = np.asarray(t.sums)
+    units = (of_tiles.sum(axis=-2) if unit == "array" else of_tiles).reshape(-1, len(SUMS))
     largest, signal = (float(np.max(np.asarray(m), initial=0.0)) for m in (t.max_abs, t.max_signal))
-    counts = tuple(int(np.sum(np.asarray(c, np.int64))) for c in (t.nonzero, t.zeroed, t.clipped))
+    counts = [int(np.sum(np.asarray(c, np.int64))) for c in (t.nonzero, t.zeroed, t.clipped)]
     return merge(stats, ErrorStats(units.sum(axis=0), units.T @ units, len(units), largest, signal, *counts))
 
 
-def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Literal["tile", "array"] = "tile") -> ErrorStats:
+def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Unit = "tile") -> ErrorStats:
     """``stats`` with one more array of weights."""
-    return fold(stats, tally(*_pair(w, w_hat)), unit)
+    a, b = pair(w, w_hat)
+
+    def measured(in_units: Exponents | None) -> Tally:
+        return tallies.tally(a, b, unit=in_units)
+
+    return fold(stats, of_any_scale(measured), unit)
 
 
 def merge(a: ErrorStats, b: ErrorStats) -> ErrorStats:
     """Statistics of both; the order does not matter beyond float64 rounding.
 
-    >>> w = jnp.linspace(-1.0, 1.0, 10000)
+    >>> w = np.linspace(-1.0, 1.0, 10000)
     >>> parts = merge(error_stats(w[:8192], w[:8192] * 1.01), error_stats(w[8192:], w[8192:] * 1.01))
     >>> parts.count, parts.mse == error_stats(w, w * 1.01).mse
     (10000, True)
     """
     return ErrorStats(
-        a.sums + b.sums,
-        a.cross + b.cross,
-        a.units + b.units,
-        float(np.maximum(a.max_abs, b.max_abs)),  # keeps a NaN
-        float(np.maximum(a.max_signal, b.max_signal)),
-        a.nonzero + b.nonzero,
-        a.zeroed_count + b.zeroed_count,
-        a.clipped_count + b.clipped_count,
+        sums=a.sums + b.sums,
+        cross=a.cross + b.cross,
+        units=a.units + b.units,
+        max_abs=float(np.maximum(a.max_abs, b.max_abs)),  # keeps a NaN
+        max_signal=float(np.maximum(a.max_signal, b.max_signal)),
+        nonzero=a.nonzero + b.nonzero,
+        zeroed_count=a.zeroed_count + b.zeroed_count,
+        clipped_count=a.clipped_count + b.clipped_count,
     )
 
 
 def error_stats(w: ArrayLike, w_hat: ArrayLike) -> ErrorStats:
     """Statistics of ``e = w_hat - w``.
 
+    Args:
+        w: weights of any shape, numbers of any real type; they become float32.
+        w_hat: what they became, of the same shape.
+
     Raises:
+        TypeError: if they are not numeric, or inside ``jit`` and other transformations: there ``measure.tally`` gives
+            what ``measure.fold`` makes statistics of, outside.
         ValueError: if the shapes differ.
 
-    >>> error_stats(jnp.ones(3), jnp.ones(3)).sqnr_db
+    >>> error_stats(np.ones(3), np.ones(3)).sqnr_db
     inf
     """
     return update(init(), w, w_hat)
 
 
-def _pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
-    a, b = jnp.asarray(w, jnp.float32), jnp.asarray(w_hat, jnp.float32)
+def pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
+    """Both as float32 arrays; what is not finite stays.
+
+    Raises:
+        TypeError: if they are not numeric.
+        ValueError: if the shapes differ.
+    """
+    a, b = as_weights(w, "propagate"), as_weights(w_hat, "propagate", "approximated weights")
     if a.shape != b.shape:
         raise ValueError(f"weights of shape {a.shape} cannot be compared with weights of shape {b.shape}")
     return a, b
 
 
-@dataclass(frozen=True)
-class ClassStats:
-    """Errors by magnitude class: class k holds ``edges[k] <= |w| < edges[k+1]``; arrays of one entry a class.
-
-    ``mean_relative`` is the mean of |e| / |w| over the nonzero weights of the class.
-    """
-
-    edges: tuple[float, ...]
-    sums: NDArray[np.float64]
-    max_abs: NDArray[np.float64]
-
-    @property
-    def count(self) -> NDArray[np.int64]:
-        """Weights in each class."""
-        return self.sums[:, 0].astype(np.int64)
-
-    @property
-    def mean_abs(self) -> NDArray[np.float64]:
-        """Mean |e| of each class."""
-        return self.sums[:, 1] / np.maximum(self.sums[:, 0], 1)
-
-    @property
-    def rel_rms(self) -> NDArray[np.float64]:
-        """sqrt(sum e^2 / sum w^2) of each class."""
-        return np.sqrt(self.sums[:, 2] / np.where(self.sums[:, 3] == 0, np.inf, self.sums[:, 3]))
-
-    @property
-    def mean_relative(self) -> NDArray[np.float64]:
-        """Mean |e| / |w| of each class."""
-        return self.sums[:, 4] / np.maximum(self.sums[:, 5], 1)
-
-
-@jax.jit
-def _class_sums(w: Weights, w_hat: Weights, edges: Float[Array, " edges"]) -> tuple:
-    def tile(pair: tuple) -> tuple:
-        a, b = pair
-        e, magnitude = jnp.abs(error(a, b)), jnp.abs(a)
-        inside = (magnitude[None] >= edges[:-1, None]) & (magnitude[None] < edges[1:, None])
-        ratio = jnp.where(a == 0, 0.0, e / jnp.where(a == 0, 1.0, magnitude))
-        values = jnp.stack([jnp.ones_like(a), e, e * e, a * a, ratio, (a != 0) * 1.0])
-        return jnp.sum(inside[:, None] * values[None], axis=-1), jnp.max(inside * e[None], axis=-1)
-
-    return lax.map(tile, (tiled(w), tiled(w_hat)))
-
-
-def class_stats(w: ArrayLike, w_hat: ArrayLike, edges: tuple[float, ...]) -> ClassStats:
-    """Errors of the weights by magnitude class.
-
-    >>> c = class_stats(jnp.array([0.1, 0.2, 5.0]), jnp.array([0.0, 0.0, 5.0]), (0.0, 1.0, 10.0))
-    >>> c.count.tolist(), c.mean_relative.tolist()
-    ([2, 1], [1.0, 0.0])
-    """
-    a, b = _pair(w, w_hat)
-    sums, largest = _class_sums(a, b, jnp.asarray(edges, jnp.float32))
-    total = np.asarray(sums, np.float64).sum(axis=0)
-    if edges[0] <= 0.0:  # the zeros that fill the last tile
-        total[0, 0] -= -a.size % TILE
-    return ClassStats(tuple(edges), total, np.asarray(largest, np.float64).max(axis=0, initial=0.0))
-
-
-def merge_classes(a: ClassStats, b: ClassStats) -> ClassStats:
-    """Statistics of both; the edges must be the same."""
-    if a.edges != b.edges:
-        raise ValueError("only statistics with the same class edges can be merged")
-    return ClassStats(a.edges, a.sums + b.sums, np.maximum(a.max_abs, b.max_abs))
+def of_any_scale(measure: Callable[[Exponents | None], Tally]) -> Tally:
+    """The tally that ``measure`` gives, on the host; measured again in other units where squares leave float32."""
+    t = tallies.on_host(measure(None))
+    unit = tallies.unit_for(float(t.max_signal), float(t.max_abs))
+    return t if unit is None else tallies.on_host(measure(unit))

@@ -6,16 +6,22 @@ from math import lcm, prod
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
 
 from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
 from quantsim.measure import statistics, tallies
 from quantsim.measure.statistics import ErrorStats
-from quantsim.measure.tallies import Noise, Part, Tally
+from quantsim.measure.tallies import Exponents, Part, Tally
 from quantsim.numerics.fusion import STAGE, apart
 from quantsim.numerics.ieee import on_cpu
+from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.tiles import TILE
+from quantsim.populations.structure import Structure
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.parsing import parse
+from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
 
 _LONGEST = 16 * STAGE  # a stage of rows that share a scale; arrays of longer ones are taken whole
 
@@ -54,35 +60,47 @@ def staged(f: Callable[[Weights, Weights], Part], q: AbstractQuantizer, w: Weigh
 
 
 @partial(jax.jit, static_argnums=0)
-def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None) -> Tally:
-    """``tallies.tally(w, q.roundtrip(w))`` to the bit, stage by stage."""
-    return staged(tallies.tally, q, w, key)
+def _tally(
+    structure: Structure, numbers: Float[Array, " k"], w: Weights, key: PRNGKey | None, unit: Exponents | None
+) -> Tally:
+    def measured(numbers: Float[Array, " k"], w: Weights, key: PRNGKey | None, unit: Exponents | None) -> Tally:
+        return staged(partial(tallies.tally, unit=unit), rebuild_quantizer(structure, numbers), w, key)
+
+    return placed_like(w, measured, numbers, w, key, unit)
 
 
-@partial(jax.jit, static_argnums=0)
-def noise(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None) -> Noise:
-    """``tallies.noise(w, q.roundtrip(w))`` to the bit, stage by stage."""
-    return staged(tallies.noise, q, w, key)
+def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None, *, unit: Exponents | None = None) -> Tally:
+    """``tallies.tally(w, q.roundtrip(w), unit=unit)`` to the bit, stage by stage.
+
+    One compiled program serves all quantizers that differ in numbers only: bits, range, clip ratio.
+    """
+    structure, numbers = split_quantizer(q)
+    return _tally(structure, np.array(numbers, np.float32), w, key, unit)
 
 
-def weight_error(w: ArrayLike, q: AbstractQuantizer, *, key: PRNGKey | None = None) -> ErrorStats:
+def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | None = None) -> ErrorStats:
     """Error statistics of the weights when they are quantized: ``error_stats(w, q.roundtrip(w))`` to the bit.
 
     The quantized array is never formed, so this is several times as fast and needs no second copy of the weights.
 
     Args:
         w: weights of any shape; a matrix is (out, in).
-        q: quantizer.
+        q: quantizer, or its spec.
         key: for stochastic rounding.
 
     Raises:
-        TypeError: if ``w`` is not numeric.
+        TypeError: if ``w`` is not numeric or ``q`` no quantizer, and inside ``jit`` and other transformations.
         ValueError: for a NaN or infinity, or a shape that the quantizer does not take.
 
     >>> import quantsim as qs
     >>> w = qs.populations.Normal().sample(qs.populations.key(0), (256, 1024))
-    >>> weight_error(w, qs.parse("int8:block32")).mse == qs.error_stats(w, qs.parse("int8:block32").roundtrip(w)).mse
+    >>> weight_error(w, "int8:block32").mse == qs.error_stats(w, qs.parse("int8:block32").roundtrip(w)).mse
     True
     """
-    w32 = q._checked(w, "raise")
-    return statistics.fold(statistics.init(), tally(q, w32, key))
+    quantizer = parse(q)
+    w32 = quantizer._checked(w, None)
+
+    def measured(unit: Exponents | None) -> Tally:
+        return tally(quantizer, w32, key, unit=unit)
+
+    return statistics.fold(statistics.init(), statistics.of_any_scale(measured))

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim._types import Weights
 from quantsim.numerics import ieee
+from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.tiles import TILE, over_tiles
 
 #: Names of the sums of a tally, in the order of ``Tally.sums``.
@@ -136,13 +137,21 @@ def error(w: Weights, w_hat: Weights) -> Weights:
 @jax.jit
 def signal(w: Weights, unit: Exponents | None = None) -> Signal:
     """What a tally says of the weights alone."""
-    return _as_signal(over_tiles(partial(_of_weights, unit), w), w.size, unit)
+
+    def measured(w: Weights, unit: Exponents | None) -> Signal:
+        return _as_signal(over_tiles(partial(_of_weights, unit), w), w.size, unit)
+
+    return placed_like(w, measured, w, unit)
 
 
 @jax.jit
 def noise(w: Weights, w_hat: Weights, unit: Exponents | None = None) -> Noise:
     """What a tally says of the errors."""
-    return _as_noise(over_tiles(partial(_of_errors, unit), w, w_hat), None, unit)
+
+    def measured(w: Weights, w_hat: Weights, unit: Exponents | None) -> Noise:
+        return _as_noise(over_tiles(partial(_of_errors, unit), w, w_hat), None, unit)
+
+    return placed_like(w, measured, w, w_hat, unit)
 
 
 @jax.jit
@@ -157,21 +166,25 @@ def tally(
         clipped: which of them lie out of range, as ``Quantizer.clipped`` says.
         unit: units for weights whose squares leave the range of float32.
     """
-    found = over_tiles(lambda w, w_hat: (*_of_weights(unit, w), *_of_errors(unit, w, w_hat)), w, w_hat)
-    return combined(_as_signal(found[:3], w.size, unit), _as_noise(found[3:], clipped, unit))
+
+    def measured(w: Weights, w_hat: Weights, clipped: Bool[Array, "..."] | None, unit: Exponents | None) -> Tally:
+        found = over_tiles(lambda w, w_hat: (*_of_weights(unit, w), *_of_errors(unit, w, w_hat)), w, w_hat)
+        return combined(_as_signal(found[:3], w.size, unit), _as_noise(found[3:], clipped, unit))
+
+    return placed_like(w, measured, w, w_hat, clipped, unit)
 
 
 def _of_weights(unit: Exponents | None, w: Float[Array, "tiles 4096"]) -> tuple[Array, ...]:
     """What is summed or compared: w^2, whether w is not 0, and the bits of |w|."""
     scaled = w if unit is None else w * ieee.power_of_two(-unit.w)
-    return ieee.square(scaled), jnp.where(w != 0, 1.0, 0.0), _magnitude(w)
+    return ieee.square(scaled), (w != 0).astype(jnp.float32), _magnitude(w)
 
 
 def _of_errors(
     unit: Exponents | None, w: Float[Array, "tiles 4096"], w_hat: Float[Array, "tiles 4096"]
 ) -> tuple[Array, ...]:
     """What is summed or compared: e, |e|, e^2, e w, whether w was set to 0, and the bits of |e|."""
-    e, zeroed = error(w, w_hat), jnp.where((w_hat == 0) & (w != 0), 1.0, 0.0)
+    e, zeroed = error(w, w_hat), ((w_hat == 0) & (w != 0)).astype(jnp.float32)
     largest = _magnitude(e)
     if unit is not None:
         w, e = w * ieee.power_of_two(-unit.w), e * ieee.power_of_two(-unit.e)
@@ -242,7 +255,21 @@ def unit_for(max_signal: float, max_abs: float) -> Exponents | None:
 
 
 def on_host(part: Part) -> Part:
-    """The part in NumPy arrays, its sums float64 and in the unit of the weights."""
+    """The part in NumPy arrays, its sums float64 and in the unit of the weights.
+
+    Raises:
+        TypeError: for a part whose numbers are not known, inside ``jit`` and other transformations.
+    """
+    try:
+        return _in_float64(part)
+    except jax.errors.TracerArrayConversionError:
+        raise TypeError(
+            "statistics are folded on the host, not inside jit, vmap or grad: return quantsim.measure.tally(w, w_hat) "
+            "from there, and outside of it fold: measure.fold(measure.init(), tally)"
+        ) from None
+
+
+def _in_float64(part: Part) -> Part:
     wide = {name: np.asarray(getattr(part, name), np.float64) for name in SUMS if hasattr(part, name)}
     if part.unit is not None:
         w, e = (np.asarray(k)[..., None] for k in (part.unit.w, part.unit.e))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from quantsim.numerics import ieee
 from quantsim.numerics.ieee import on_cpu
@@ -21,11 +21,12 @@ from quantsim.numerics.ieee import on_cpu
 STAGE = 2**16
 
 
-def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."]) -> Any:
+def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."], *, idle: Bool[jax.Array, ""] | bool = False) -> Any:
     """``f()`` as a stage of its own on CPU: computed once and stored, whatever reads it.
 
     It is the branch of a condition that always holds, which the compiler cannot know: no word has more than 32 bits
-    set. The word is taken from ``data``, any array with an element that is known at run time only.
+    set. The word is taken from ``data``, any array with an element that is known at run time only. Where it is ``idle``
+    nothing reads the result, which may then be anything.
     """
     if not on_cpu() or not data.size:
         return f()
@@ -35,7 +36,7 @@ def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."]) -> Any:
     def never() -> Any:  # zeros, as sharded as the data
         return jax.tree.map(lambda s: jnp.full(s.shape, (0 * word).astype(s.dtype)), jax.eval_shape(f))
 
-    return lax.cond(lax.population_count(word) > 32, never, f)
+    return lax.cond((lax.population_count(word) > 32) | idle, never, f)
 
 
 def over_stages(f: Callable[..., Any], rows: tuple[Shaped[jax.Array, "rows n"], ...], stage: int) -> Any:

@@ -1,113 +1,41 @@
-"""Outputs: what weight errors do to y = x Wᵀ, and true integer products.
+"""Products x Wᵀ of activations and weights: in float32 as a reference, and of integer codes, exactly.
 
 Products that serve as a reference run in float32 with the highest precision (GPUs would default to TF32).
 """
 
-from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int32, Integer
 
-from quantsim._types import Activations, ArrayLike, Matrix
+from quantsim._types import Activations, Matrix
 from quantsim.granularity import Block, to_blocks
-from quantsim.measure.ratios import ratio, root_ratio
-from quantsim.measure.statistics import error
+from quantsim.numerics.meshes import placed_like
 from quantsim.quantizer import Quantizer
-from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, as_weights
+from quantsim.quantizer.face import QuantizedArray
 
 #: Longest sum of products of two int8 codes (magnitudes up to 128) that an int32 holds.
 MAX_FAN_IN = (2**31 - 1) // 128**2
 
-
-@dataclass(frozen=True)
-class OutputError:
-    """Error dy = x eᵀ of the outputs y = x Wᵀ, over all rows of x and all outputs.
-
-    Attributes:
-        rel_rms: ||dy|| / ||y||.
-        rel_rms_se: its standard error over the outputs; NaN for fewer than two.
-        rms: root mean dy^2, in output units.
-        rms_se: its standard error over the outputs.
-        to_bound: sum |dy| over the sum of |x| |e|ᵀ, which it would be if no two errors cancelled.
-        to_bound_se: its standard error over the outputs.
-        predicted_rel_rms: ||x|| ||e|| / (sqrt(fan-in) ||y||), what white errors of this size give.
-        fan_in: inputs summed over.
-    """
-
-    rel_rms: float
-    rel_rms_se: float
-    rms: float
-    rms_se: float
-    to_bound: float
-    to_bound_se: float
-    predicted_rel_rms: float
-    fan_in: int
+# The last axes are summed over: not w.T, which XLA on CPU would copy.
+_LAST_AXES = (((1,), (1,)), ((), ()))
 
 
 def product(x: Activations, w: Matrix) -> Float[Array, "batch out"]:
     """X Wᵀ in float32, highest precision on every device."""
-    contract = (((1,), (1,)), ((), ()))  # not w.T, which XLA on CPU would copy
-    return lax.dot_general(x, w, contract, precision=lax.Precision.HIGHEST)
+
+    def dot(x: Activations, w: Matrix) -> Float[Array, "batch out"]:
+        return lax.dot_general(x, w, _LAST_AXES, precision=lax.Precision.HIGHEST)
+
+    return _placed(dot, x, w)
 
 
-@jax.jit
-def output_sums(w: Matrix, w_hat: Matrix, x: Activations) -> Float[Array, "6 out"]:
-    """For each output the sums over the rows of x of dy^2, y^2, |dy|, |x| |e|ᵀ, and the parts of x^2 and e^2.
-
-    The error of the product is computed as a product of the error: no difference of two large numbers.
-    """
-    e = error(w, w_hat)
-    dy, y = product(x, e), product(x, w)
-    bound = product(jnp.abs(x), jnp.abs(e))
-    white = jnp.sum(x * x) * jnp.sum(e * e, axis=-1) / x.shape[-1]
-    columns = (dy * dy, y * y, jnp.abs(dy), bound)
-    return jnp.stack([*(jnp.sum(c, axis=0) for c in columns), white, jnp.full_like(white, x.shape[0])])
-
-
-def output_error(w: ArrayLike, q: AbstractQuantizer, x: ArrayLike) -> OutputError:
-    """Error of x Wᵀ when W is quantized, with the prediction for errors that are white.
-
-    Args:
-        w: weights (out, in).
-        q: quantizer of the weights.
-        x: activations (batch, in).
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    >>> import quantsim as qs
-    >>> w = qs.populations.Normal().sample(qs.populations.key(0), (64, 1024))
-    >>> x = qs.populations.Normal().sample(qs.populations.key(1), (64, 1024))
-    >>> e = output_error(w, qs.parse("int8:channel"), x)
-    >>> abs(e.rel_rms / e.predicted_rel_rms - 1) < 0.05, e.to_bound < 0.1
-    (True, True)
-    """
-    w32, x32 = as_weights(w), as_weights(x)
-    if w32.ndim != 2 or x32.ndim != 2 or w32.shape[1] != x32.shape[1]:
-        raise ValueError(f"weights (out, in) and activations (batch, in) do not fit: {w32.shape} and {x32.shape}")
-    return summarize(output_sums(w32, q.roundtrip(w32), x32), x32.shape[1])
-
-
-def summarize(sums: Float[Array, "6 out"], fan_in: int) -> OutputError:
-    """Ratios and standard errors of ``output_sums``, the outputs being the independent units."""
-    dy2, y2, dy, bound, white, rows = np.asarray(sums, np.float64)
-    relative, absolute, to_bound = root_ratio(dy2, y2), root_ratio(dy2, rows), ratio(dy, bound)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        predicted = np.sqrt(white.sum() / y2.sum())
-    return OutputError(
-        rel_rms=relative.value,
-        rel_rms_se=relative.se,
-        rms=absolute.value,
-        rms_se=absolute.se,
-        to_bound=to_bound.value,
-        to_bound_se=to_bound.se,
-        predicted_rel_rms=float(predicted),
-        fan_in=fan_in,
-    )
+def _placed(f: Any, x: Any, w: Any) -> Any:
+    """``f(x, w)``, also of arrays on a mesh with explicit axes."""
+    first = [a for a in jax.tree.leaves((x, w)) if jax.typeof(a).sharding.mesh.explicit_axes]
+    return placed_like(first[0], f, x, w) if first else f(x, w)
 
 
 @jax.jit
@@ -124,8 +52,11 @@ def integer_product(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) 
         raise ValueError(f"an exact product takes int8 codes, got {x.dtype} and {w.dtype}")
     if x.shape[-1] > MAX_FAN_IN:
         raise ValueError(f"an int32 holds at most {MAX_FAN_IN} products of int8 codes, got a fan-in of {x.shape[-1]}")
-    contract = (((1,), (1,)), ((), ()))
-    return lax.dot_general(x, w, contract, preferred_element_type=jnp.int32)
+
+    def dot(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) -> Int32[Array, "batch out"]:
+        return lax.dot_general(x, w, _LAST_AXES, preferred_element_type=jnp.int32)
+
+    return _placed(dot, x, w)
 
 
 def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
@@ -149,31 +80,42 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     if not any(isinstance(q.granularity, Block) for q in (qx, qw)):
-        return integer_product(x.codes, w.codes) * _row_scale(x, qx)[:, None] * _row_scale(w, qw)[None]
+        return _placed(_row_product, x, w)
     if qx.granularity != qw.granularity:
         raise ValueError(f"blocks of activations and weights must be the same, got {qx} and {qw}")
     if getattr(qw.granularity, "axis", -1) not in (-1, 1):
         raise ValueError(f"blocks of {qw} do not run along the axis that is summed over, the last")
-    assert isinstance(qw.granularity, Block)
-    return _block_product(x, w, qw.granularity.size)
+    return _placed(_block_product, x, w)
 
 
-def _row_scale(a: QuantizedArray, q: Quantizer) -> Float[Array, " rows"]:
+def _row_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
+    exact = integer_product(x.codes, w.codes).astype(jnp.float32)
+    return exact * _row_scale(x)[:, None] * _row_scale(w)[None]
+
+
+def _row_scale(a: QuantizedArray) -> Float[Array, " rows"]:
     assert a.scale is not None
-    if getattr(q.granularity, "axis", 0) not in (0, -2):
-        raise ValueError(f"{q} scales the axis that is summed over: its scales cannot be applied afterwards")
+    granularity = a.quantizer.granularity  # pyright: ignore[reportAttributeAccessIssue]
+    if getattr(granularity, "axis", 0) not in (0, -2):
+        raise ValueError(f"{a.quantizer} scales the axis that is summed over: its scales cannot be applied afterwards")
     return jnp.broadcast_to(a.scale, a.codes.shape[:1])
 
 
-@partial(jax.jit, static_argnums=2)
-def _block_product(x: QuantizedArray, w: QuantizedArray, size: int) -> Float[Array, "batch out"]:
+@jax.jit
+def _block_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
+    size = w.quantizer.granularity.size  # pyright: ignore[reportAttributeAccessIssue]
+    blocks = [_codes_by_block(a, size) for a in (x, w)]
     assert x.scale is not None
     assert w.scale is not None
-    blocks = [to_blocks(a.codes, Block(size)).reshape(a.codes.shape[0], -1, size).swapaxes(0, 1) for a in (x, w)]
 
     def add(total: Float[Array, "batch out"], block: tuple) -> tuple[Float[Array, "batch out"], None]:
-        cx, cw, sx, sw = block
-        return total + integer_product(cx, cw) * sx[:, None] * sw[None], None
+        x_codes, w_codes, x_scale, w_scale = block
+        exact = integer_product(x_codes, w_codes).astype(jnp.float32)
+        return total + exact * x_scale[:, None] * w_scale[None], None
 
     start = jnp.zeros((x.codes.shape[0], w.codes.shape[0]), jnp.float32)
     return lax.scan(add, start, (*blocks, x.scale.T, w.scale.T))[0]
+
+
+def _codes_by_block(a: QuantizedArray, size: int) -> Integer[Array, "blocks rows size"]:
+    return to_blocks(a.codes, Block(size)).reshape(a.codes.shape[0], -1, size).swapaxes(0, 1)

@@ -1,12 +1,16 @@
 """Synthetic weight populations: families, mixtures, samples of real weights, each with outliers where wanted."""
 
-from quantsim.populations.base import Population, expected_absmax_power, key
+from quantsim.populations.arguments import key
+from quantsim.populations.arrays import outlier_marks, samples
 from quantsim.populations.empirical import Empirical
-from quantsim.populations.families import Laplace, Normal, StudentT, Uniform
+from quantsim.populations.extremes import expected_absmax_power
+from quantsim.populations.families import Laplace, Normal, Uniform
 from quantsim.populations.generalized import GeneralizedNormal
 from quantsim.populations.mixture import Mixture
-from quantsim.populations.outliers import Contaminated, Outliers
+from quantsim.populations.outliers import Outliers
+from quantsim.populations.population import Contaminated, Population
 from quantsim.populations.spec import parse
+from quantsim.populations.student import StudentT
 
 __all__ = [
     "Contaminated",
@@ -21,5 +25,7 @@ __all__ = [
     "Uniform",
     "expected_absmax_power",
     "key",
+    "outlier_marks",
     "parse",
+    "samples",
 ]

@@ -3,14 +3,12 @@
 import hashlib
 from functools import cached_property
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from quantsim._types import ArrayLike, PRNGKey
-from quantsim.populations import draws
-from quantsim.populations.base import F64, Population, Vector
-from quantsim.populations.draws import Index
+from quantsim._types import ArrayLike
+from quantsim.populations.parameters import F64, Vector
+from quantsim.populations.population import Population
+from quantsim.populations.samplers import Chosen, Sampler
 
 _MAX_BREAKS = 1 << 14  # enough for quadrature: what lies between two of them holds less than 10^-4 of the values
 
@@ -46,8 +44,11 @@ class Empirical(Population):
         """Hash of the values."""
         return hash(self._digest)
 
-    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        return jnp.asarray(self.values)[draws.bits(key, i) % np.uint32(self.values.size)]
+    def _sampler(self) -> Sampler:
+        return Chosen(self.values)
+
+    def _support(self) -> tuple[float, float]:
+        return float(self.values[0]), float(self.values[-1])
 
     def _breaks(self) -> Vector:
         steps = np.unique(np.abs(self.values)).astype(np.float64)
@@ -65,10 +66,10 @@ class Empirical(Population):
         below = np.searchsorted(self.values, -np.asarray(x, np.float64), side="left") / self.values.size
         return above + below
 
-    def quantile(self, p: ArrayLike) -> F64:
+    def _quantile(self, p: Vector) -> Vector:
         # the same quotients as cdf's: p * size could round past the value it came from
         reached = np.arange(1, self.values.size) / self.values.size
-        return self.values[np.searchsorted(reached, np.asarray(p, np.float64))].astype(np.float64)
+        return self.values[np.searchsorted(reached, p)].astype(np.float64)
 
     @cached_property
     def _above(self) -> np.ndarray:

@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from quantsim._types import ArrayLike, Number, PRNGKey
+from quantsim._types import ArrayLike, Number
 from quantsim.populations import draws
-from quantsim.populations.base import F64, Population, scaled
-from quantsim.populations.draws import Index
-from quantsim.populations.families import check_std, spell
 from quantsim.populations.moments import far_moment, interpolated, mirrored, with_far
+from quantsim.populations.parameters import F64, Vector, check_number, check_std, spell
+from quantsim.populations.population import Population
+from quantsim.populations.samplers import Sampler, Scaled
 
 _SMALL = 1e-17  # powers that are nothing beside 1, and of large beta soon nothing at all: the density is flat there
 
@@ -39,6 +38,7 @@ class GeneralizedNormal(Population):
     def __post_init__(self) -> None:
         """Reject exponents whose draws or moments leave the range of the arithmetic."""
         check_std(self.std)
+        check_number("the exponent of a generalized normal", self.beta)
         if not isinstance(self.beta, jax.Array) and not 0.25 <= self.beta <= 64:
             raise ValueError(f"the exponent of a generalized normal lies between 0.25 and 64, got beta = {self.beta}")
 
@@ -56,8 +56,9 @@ class GeneralizedNormal(Population):
         """|x / a|, at most where its power is 1000: there e^- of that is 0."""
         return np.minimum(np.abs(x) / self._scale, 1000 ** (1 / self.beta))
 
-    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        return scaled(draws.generalized_normal(key, i, self.beta), self._scale)
+    def _sampler(self) -> Sampler:
+        known = () if isinstance(self.beta, jax.Array) else (draws.gamma_spread(self.beta),)
+        return Scaled(draws.generalized_normal, (self.beta, *known), self._scale)
 
     def pdf(self, x: ArrayLike) -> F64:
         peak = self.beta / (2 * self._scale * gamma(1 / self.beta))
@@ -66,10 +67,10 @@ class GeneralizedNormal(Population):
     def cdf(self, x: ArrayLike) -> F64:
         return self.upper_moment(-np.asarray(x, np.float64), 0)
 
-    def quantile(self, p: ArrayLike) -> F64:
+    def _quantile(self, p: Vector) -> Vector:
         from scipy.special import gammainccinv, gammaincinv
 
-        p, shape = np.asarray(p, np.float64), 1 / self.beta
+        shape = 1 / self.beta
         centre = np.abs(2 * p - 1)
         u = np.where(centre < 0.5, gammaincinv(shape, centre), gammainccinv(shape, 2 * np.minimum(p, 1 - p)))
         z = np.where(u > _SMALL, u**shape, centre * gamma(shape + 1))

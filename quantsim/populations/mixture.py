@@ -3,16 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from quantsim._types import ArrayLike, PRNGKey
-from quantsim.populations import draws
-from quantsim.populations.base import F64, Population, Vector
-from quantsim.populations.draws import Index
-from quantsim.populations.families import spell
+from quantsim._types import ArrayLike
+from quantsim.populations.parameters import F64, Vector, check_number, spell
+from quantsim.populations.population import Population
+from quantsim.populations.samplers import Mixed, Sampler
 
 
 @dataclass(frozen=True)
@@ -20,7 +16,9 @@ class Mixture(Population):
     """Each weight comes from component j with probability weights[j]; its own scale is the components'.
 
     Raises:
-        ValueError: if the probabilities do not add up to 1, or their number differs from the components'.
+        TypeError: if a component is no population, or a probability no number.
+        ValueError: if the probabilities do not add up to 1, or their number differs from the components'; in ``sample``
+            for outliers by count, row, column or block, which depend on the shape of the array.
 
     >>> from quantsim.populations import Normal
     >>> Mixture((0.9, 0.1), (Normal(), Normal(3.0))).moment(2)
@@ -34,17 +32,33 @@ class Mixture(Population):
         """Reject what is no mixture."""
         if len(self.weights) != len(self.components) or not self.components:
             raise ValueError(f"{len(self.weights)} probabilities for {len(self.components)} components")
+        for weight in self.weights:
+            check_number("the probability of a component", weight)
+        for component in self.components:
+            if not isinstance(component, Population):
+                raise TypeError(f"the components of a mixture are populations, got {component!r}")
         if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-9:
             raise ValueError(f"the probabilities of a mixture are at least 0 and add up to 1, got {self.weights}")
 
-    def _elements(self, key: PRNGKey, i: Index) -> Float[Array, " n"]:
-        b = draws.bits(jax.random.fold_in(key, 0), i)
-        out = self.components[-1]._elements(jax.random.fold_in(key, len(self.components)), i)
+    def _sampler(self) -> Sampler:
+        """Component j draws from stream j + 1 of the key; those that come before any bits are never drawn."""
+        for component in self.components:
+            if component._placed:
+                raise ValueError(f"{component} depends on the shape of the array and cannot be part of a mixture")
         ends = np.round(np.minimum(np.cumsum(self.weights, dtype=np.float64), 1.0) * 2.0**32)
-        for j in reversed(range(len(self.components) - 1)):
-            here = self.components[j]._elements(jax.random.fold_in(key, j + 1), i)
-            out = jnp.where(b <= np.uint32(ends[j] - 1), here, out) if ends[j] else out
-        return out
+        last = len(self.components) - 1
+        kept = [j for j in range(last) if ends[j] > 0] + [last]
+        components = tuple(self.components[j]._sampler() for j in kept)
+        return Mixed(tuple(j + 1 for j in kept), components, (ends[kept[:-1]] - 1).astype(np.uint32))
+
+    def _support(self) -> tuple[float, float]:
+        drawn = [c._support() for w, c in zip(self.weights, self.components, strict=True) if w > 0]
+        low, high = zip(*drawn, strict=True)
+        return min(low), max(high)
+
+    @property
+    def _placed(self) -> bool:
+        return any(component._placed for component in self.components)
 
     def _mean_of(self, parts: Any) -> Any:
         return sum(w * part for w, part in zip(self.weights, parts, strict=True))

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
-from quantsim.populations.base import F64, Population, is_static
+from quantsim.populations.law import Law
+from quantsim.populations.parameters import F64, is_static
 
 _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(24)
 
@@ -51,7 +52,7 @@ class Excess:
     places of the table.
     """
 
-    def __init__(self, pop: Population) -> None:
+    def __init__(self, pop: Law) -> None:
         """Tabulate it and its slope, minus P(X > x)."""
         self.step = float(pop.std_dev()) / 1024
         self.end = 8 * float(pop.std_dev())
@@ -76,7 +77,7 @@ _MANY = 1 << 14
 _excess = lru_cache(32)(Excess)
 
 
-def interpolated(pop: Population, x: F64, exact: Callable[[F64], F64]) -> F64:
+def interpolated(pop: Law, x: F64, exact: Callable[[F64], F64]) -> F64:
     """``exact(x)``, the first upper moment at x >= 0; at many places from a table where that is accurate."""
     if np.size(x) < _MANY or not is_static(pop):
         return exact(x)

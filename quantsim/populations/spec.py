@@ -3,11 +3,12 @@
 import re
 from difflib import get_close_matches
 
-from quantsim.populations.base import Population
-from quantsim.populations.families import Laplace, Normal, StudentT, Uniform
+from quantsim.populations.families import Laplace, Normal, Uniform
 from quantsim.populations.generalized import GeneralizedNormal
 from quantsim.populations.mixture import Mixture
-from quantsim.populations.outliers import Contaminated, Outliers
+from quantsim.populations.outliers import Outliers
+from quantsim.populations.population import Contaminated, Population
+from quantsim.populations.student import StudentT
 
 _PLAIN = {"normal": Normal, "laplace": Laplace, "uniform": Uniform, "gennorm": GeneralizedNormal}
 _WORDS = ("layout", "sign", "values")

@@ -5,16 +5,13 @@ numbers, traced or not, back in.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-from quantsim.populations.base import Population
-from quantsim.populations.mixture import Mixture
-from quantsim.populations.outliers import Contaminated, Outliers
+from quantsim.populations.population import Population
 
 #: Parameters of populations that programs take as numbers.
 _NUMBERS = ("std", "df", "beta", "rate", "magnitude", "value")
-_NESTED = (Mixture, Contaminated, Outliers)
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,11 @@ def _taken(spec: Any, numbers: list[float]) -> Structure:
         if name in _NUMBERS and value is not None:
             numbers.append(float(value))
             return ...
-        if isinstance(value, Population | Outliers):
-            return _taken(value, numbers)
-        if isinstance(value, tuple) and value and isinstance(value[0], Population):
-            return tuple(_taken(v, numbers) for v in value)
-        return value
+        if isinstance(value, tuple):
+            return tuple(part("", v) for v in value)
+        return _taken(value, numbers) if isinstance(value, Population) or is_dataclass(value) else value
 
-    if not isinstance(spec, _NESTED) and not hasattr(spec, "std"):
+    if not is_dataclass(spec):
         return Structure(spec)  # drawn from values: static as a whole
     return Structure(type(spec), tuple((name, part(name, v)) for name, v in vars(spec).items()))
 
@@ -69,9 +64,7 @@ def _given(structure: Structure, numbers: Iterator[Any]) -> Any:
             return next(numbers)
         if isinstance(value, Structure):
             return _given(value, numbers)
-        if isinstance(value, tuple) and value and isinstance(value[0], Structure):
-            return tuple(_given(v, numbers) for v in value)
-        return value
+        return tuple(map(part, value)) if isinstance(value, tuple) else value
 
     if not isinstance(structure.kind, type):
         return structure.kind

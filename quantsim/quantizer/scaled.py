@@ -110,7 +110,7 @@ class Quantizer(AbstractQuantizer):
         if qw.zero_point is None:
             values = decode(codes, self.format)
         else:
-            values = codes.astype(jnp.float32) - qw.zero_point.reshape(-1, 1)
+            values = codes.astype(jnp.float32) - qw.zero_point.reshape(-1, 1).astype(jnp.float32)
         return from_blocks(values * qw.scale.reshape(-1, 1), self.granularity, qw.codes.shape)
 
     def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:

@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,13 +13,17 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from quantsim._types import Shape
-from quantsim.measure.tallies import Noise, Signal
+from quantsim.measure import tallies
+from quantsim.measure.tallies import Exponents, Noise, Signal
 from quantsim.populations import Population
 from quantsim.populations.structure import Structure, split_population
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import programs
 from quantsim.sweep.streams import stream_of
+
+#: A structure, where it runs, and whether its sums have a unit of their own.
+Program = tuple[Structure, programs.Layout, bool]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,12 @@ class Cell:
     shape: Shape
     seed: int
     arrays: int
+
+    @cached_property
+    def unit(self) -> Exponents | None:
+        """In which tallies sum: None but for populations whose squares leave the range of float32."""
+        rms = float(np.sqrt(self.population.moment(2)))
+        return tallies.unit_for(rms, rms)
 
     def __str__(self) -> str:
         """Its name."""
@@ -74,48 +86,82 @@ class Engine:
         self.quantizers, self.mesh, self._chunk = tuple(quantizers), mesh, chunk
         self._kinds = kinds_of(quantizers)
         self._order = np.argsort([place for kind in self._kinds for place in kind.places])
+        self._compiled: set[Program] = set()
 
     def layout(self, cell: Cell) -> programs.Layout:
         """How the arrays of a cell are shared out."""
         return programs.chunk_layout(cell.shape, cell.arrays, self.mesh, self._chunk)
 
-    def programs(self, cells: Sequence[Cell]) -> set[tuple[Structure, programs.Layout]]:
+    def programs(self, cells: Sequence[Cell]) -> set[Program]:
         """What is compiled for these cells."""
-        layouts = {self.layout(cell) for cell in cells}
-        drawing = {(split_population(cell.population)[0], self.layout(cell)) for cell in cells}
-        return drawing | {(kind.structure, layout) for kind in self._kinds for layout in layouts}
+        return {program for cell in cells for program in (self._drawing(cell), *self._measuring(cell))}
+
+    def _drawing(self, cell: Cell) -> Program:
+        return split_population(cell.population)[0], self.layout(cell), cell.unit is not None
+
+    def _measuring(self, cell: Cell) -> list[Program]:
+        return [(kind.structure, self.layout(cell), cell.unit is not None) for kind in self._kinds]
 
     def launch(self, cell: Cell, first: int) -> tuple[Signal, list[Noise]]:
         """Start the programs of the chunk that begins with array ``first``: signal, and noise by each kind."""
-        structure, numbers = split_population(cell.population)
-        layout, which = self.layout(cell), (stream_of(cell.seed, str(cell.population)), np.uint32(first))
+        structure, numbers, shared = _arguments(cell, first)
+        layout = self.layout(cell)
         with jax.set_mesh(self.mesh):  # whichever mesh the caller has set
-            w, signal = programs.drawing(structure, layout)(np.array(numbers, np.float32), *which)
-            noises = [programs.measuring(k.structure, layout)(k.numbers, *which, w) for k in self._kinds]
+            self._compile(cell)
+            w, signal = programs.drawing(structure, layout)(numbers, *shared)
+            noises = [programs.measuring(kind.structure, layout)(kind.numbers, *shared, w) for kind in self._kinds]
         return signal, noises
+
+    def _compile(self, cell: Cell) -> None:
+        """Compile what a cell needs side by side: each program keeps one core busy, and calls would wait in turn."""
+        if self._drawing(cell) in self._compiled or jax.process_count() > 1:
+            return
+        structure, numbers, shared = _arguments(cell, 0)
+        layout = self.layout(cell)
+        w = programs.arrays_of(layout)
+        lowered = [programs.drawing(structure, layout).lower(numbers, *shared)]
+        for kind in self._kinds:
+            lowered.append(programs.measuring(kind.structure, layout).lower(kind.numbers, *shared, w))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_compiled, lowered))
+        self._compiled.add(self._drawing(cell))
 
     def chunks(self, cell: Cell, first: int = 0) -> Iterator[tuple[Signal, Noise]]:
         """Signal and noise of the arrays from ``first`` on, a chunk at a time, the next one being under way."""
         step, under_way = self.layout(cell).arrays, None
         for start in range(first, cell.arrays, step):
-            launched = self.launch(cell, start), min(step, cell.arrays - start)
+            launched = self.launch(cell, start), min(step, cell.arrays - start), cell.unit
             if under_way is not None:
                 yield self._fetched(*under_way)
             under_way = launched
         if under_way is not None:
             yield self._fetched(*under_way)
 
-    def _fetched(self, launched: tuple[Signal, list[Noise]], arrays: int) -> tuple[Signal, Noise]:
+    def _fetched(
+        self, launched: tuple[Signal, list[Noise]], arrays: int, unit: Exponents | None
+    ) -> tuple[Signal, Noise]:
         """On the host, cut to the arrays that count; noise as (arrays, quantizers, …), in the order of the list."""
         signal, noises = jax.tree.map(lambda leaf: np.asarray(leaf)[:arrays], launched)
 
         def in_order(*of_kinds: Any) -> np.ndarray:
             return np.concatenate(of_kinds, axis=1)[:, self._order]
 
-        return signal, jax.tree.map(in_order, *noises)
+        noise = jax.tree.map(in_order, *noises)
+        return tallies.on_host(replace(signal, unit=unit)), tallies.on_host(replace(noise, unit=unit))
+
+
+def _arguments(cell: Cell, first: int) -> tuple[Structure, NDArray[np.float32], tuple[Any, ...]]:
+    """Structure and numbers of a cell's population, and the arguments of all programs: stream, first array, unit."""
+    structure, numbers = split_population(cell.population)
+    stream = stream_of(cell.seed, str(cell.population))
+    return structure, np.array(numbers, np.float32), (stream, np.uint32(first), cell.unit)
+
+
+def _compiled(lowered: Any) -> Any:
+    return lowered.compile()  # a later call of the program finds it
 
 
 def unstacked(signal: Signal, noise: Noise) -> Iterator[tuple[Signal, Noise]]:
-    """Signal and noise of one array after the other, of those of a chunk."""
+    """Signal and noise of one array after the other, of those of a chunk on the host."""
     for k in range(len(signal.nonzero)):
         yield jax.tree.map(lambda leaf, k=k: leaf[k, ...], (signal, noise))

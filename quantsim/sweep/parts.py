@@ -7,11 +7,11 @@ under another name, synced and renamed, so a process that is killed leaves the l
 import hashlib
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 from quantsim import populations as pops
@@ -43,6 +43,11 @@ def _draws(key: PRNGKey) -> list[Weights]:
     return [pops.parse(spec).sample(key, (8, 512)) for spec in _DRAWN]
 
 
+def _versions() -> dict[str, str]:
+    packages = {"quantsim": sys.modules["quantsim"], "jax": jax, "jaxlib": jaxlib, "numpy": np}
+    return {name: package.__version__ for name, package in packages.items()}
+
+
 class Parts:
     """The parts of one plan in a folder.
 
@@ -53,12 +58,7 @@ class Parts:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder = folder
-        packages = {p: version(p) for p in ("jax", "jaxlib", "numpy")}
-        about = {
-            "plan": plan.plain(),
-            "versions": {"quantsim": sys.modules["quantsim"].__version__} | packages,
-            "draws": self_test(),
-        }
+        about = {"plan": plan.plain(), "versions": _versions(), "draws": self_test()}
         path = folder / "sweep.json"
         if path.is_file():
             _check(_stored(path), about, folder)

@@ -1,11 +1,12 @@
 """The compiled programs of a sweep: one draws arrays, one for each kind of quantizer measures them.
 
 Arrays are shared out to the devices of a mesh. A program is compiled for a structure, the shape of an array and the
-number of arrays on a device; the numbers of populations and quantizers (std, rate, bits, clip ratio, …) are arguments.
+number of arrays on a device; the numbers of populations and quantizers (std, rate, bits, clip ratio, …) are arguments,
+and so is the unit in which tallies sum, where squares of the weights would leave the range of float32.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -15,14 +16,14 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt32
 
-from quantsim._types import Shape
+from quantsim._types import Shape, Weights
 from quantsim.measure import tallies
 from quantsim.measure.streaming import staged
-from quantsim.measure.tallies import Noise, Signal
+from quantsim.measure.tallies import Exponents, Noise, Signal
 from quantsim.numerics.ieee import on_cpu
 from quantsim.populations.structure import Structure, rebuild_population
 from quantsim.quantizer.structure import rebuild_quantizer
@@ -75,43 +76,58 @@ def chunk_layout(shape: Shape, arrays: int, mesh: Mesh, chunk: int | None = None
 
 @lru_cache(_KEPT)
 def drawing(structure: Structure, layout: Layout) -> Callable[..., tuple[Float[Array, "arrays ..."], Signal]]:
-    """Program (numbers, stream, first array) -> arrays ``first …``, and what their tallies say of the weights."""
+    """Program (numbers, stream, first array, unit) -> arrays ``first …``, and their signal in that unit."""
 
-    def draw(numbers: Float[Array, " k"], stream: Stream, first: UInt32[Array, ""]) -> tuple[Array, Signal]:
+    def draw(
+        numbers: Float[Array, " k"], stream: Stream, first: UInt32[Array, ""], unit: Exponents | None
+    ) -> tuple[Array, Signal]:
         def one(number: UInt32[Array, ""]) -> tuple[Array, Signal]:
             w = rebuild_population(structure, numbers).sample(array_key(stream, number), layout.shape)
-            return w, tallies.signal(w)
+            return w, replace(tallies.signal(w, unit), unit=None)
 
         w, signal = _each(one, _numbers_of_arrays(first, layout))
         return w, _gathered(signal)
 
-    return _on_all_devices(draw, layout, in_specs=(P(), P(), P()), out_specs=(P(_AXIS), _results()))
+    return _on_all_devices(draw, layout, in_specs=(P(), P(), P(), P()), out_specs=(P(_AXIS), _results()))
 
 
 @lru_cache(_KEPT)
 def measuring(structure: Structure, layout: Layout) -> Callable[..., Noise]:
-    """Program (numbers of each quantizer, stream, first array, arrays) -> errors, (arrays, quantizers, …)."""
+    """Program (numbers of each quantizer, stream, first array, unit, arrays) -> noise, (arrays, quantizers, …)."""
 
     def measure(
-        numbers: Float[Array, "quantizers k"], stream: Stream, first: UInt32[Array, ""], w: Float[Array, "arrays ..."]
+        numbers: Float[Array, "quantizers k"],
+        stream: Stream,
+        first: UInt32[Array, ""],
+        unit: Exponents | None,
+        w: Float[Array, "arrays ..."],
     ) -> Noise:
+        def noise(w: Weights, w_hat: Weights) -> Noise:
+            return replace(tallies.noise(w, w_hat, unit), unit=None)
+
         def one(number: UInt32[Array, ""], w: Float[Array, "..."]) -> Noise:
             key = rounding_key(array_key(stream, number))
 
             def by(numbers: Float[Array, " k"]) -> Noise:
-                return staged(tallies.noise, rebuild_quantizer(structure, numbers), w, key)
+                return staged(noise, rebuild_quantizer(structure, numbers), w, key)
 
             return lax.map(by, numbers)
 
         return _gathered(_each(one, _numbers_of_arrays(first, layout), w))
 
-    return _on_all_devices(measure, layout, in_specs=(P(), P(), P(), P(_AXIS)), out_specs=_results())
+    return _on_all_devices(measure, layout, in_specs=(P(), P(), P(), P(), P(_AXIS)), out_specs=_results())
 
 
 def _on_all_devices(f: Callable[..., Any], layout: Layout, *, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """``f`` of what each device has, compiled."""
     spread = jax.shard_map(f, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(spread, compiler_options=_options())
+
+
+def arrays_of(layout: Layout) -> jax.ShapeDtypeStruct:
+    """Shape, type and place of the arrays that ``drawing`` gives and ``measuring`` takes."""
+    spread = NamedSharding(layout.mesh, P(_AXIS))
+    return jax.ShapeDtypeStruct((layout.arrays, *layout.shape), jnp.float32, sharding=spread)
 
 
 def _options() -> dict[str, Any] | None:
@@ -144,15 +160,15 @@ def _gathered(tally: Any) -> Any:
 
 # --- how many are compiled ------------------------------------------------------------------------------------------
 
-_compiles = 0
+_compiles: list[str] = []  # a list, as programs are compiled in several threads
 
 
 @jax.monitoring.register_event_duration_secs_listener
 def _count(event: str, *_: Any, **__: Any) -> None:
-    global _compiles
-    _compiles += event == "/jax/core/compile/backend_compile_duration"
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiles.append(event)
 
 
 def compiles_so_far() -> int:
     """Programs that JAX has compiled, or loaded from its cache on disk, since this process started."""
-    return _compiles
+    return len(_compiles)

@@ -19,7 +19,7 @@ class Totals:
     They are always folded in the order of the arrays, so they do not depend on how arrays came in chunks.
 
     Attributes:
-        sums: of (1, e, |e|, e^2, w^2, e w), (quantizers, 6).
+        sums: of (1, e, |e|, e^2, w^2, e w), as ``tallies.SUMS`` names them, (quantizers, 6).
         cross: sums over arrays of products of two such sums, (quantizers, 6, 6): what standard errors are made of.
         max_abs: largest |e| of each quantizer.
         max_signal: largest |w|.
@@ -43,7 +43,7 @@ class Totals:
         return cls(sums, cross, np.zeros(quantizers), zeroed=np.zeros(quantizers, np.int64))
 
     def add(self, signal: Signal, noise: Noise) -> None:
-        """Fold one array: its signal, and the noise of each quantizer along the leading axis."""
+        """Fold one array, on the host: its signal, and the noise of each quantizer along the leading axis."""
         sums = _sums(signal, noise)
         self.sums += sums
         self.cross += sums[:, :, None] * sums[:, None, :]
@@ -74,12 +74,12 @@ class Totals:
 
 
 def _sums(signal: Signal, noise: Noise) -> F64:
-    """Sums of (1, e, |e|, e^2, w^2, e w) over one array, for each quantizer."""
-    e, abs_e, squares_e, products = _over_tiles(noise.sums).T
-    count, squares_w = (np.broadcast_to(of_w, e.shape) for of_w in _over_tiles(signal.sums))
-    return np.stack([count, e, abs_e, squares_e, squares_w, products], axis=1)
+    """Sums over one array for each quantizer, in the order of ``tallies.SUMS``."""
+    e, abs_e, squares_of_e, products = _over_tiles(noise.sums).T
+    count, squares_of_w = (np.broadcast_to(of_w, e.shape) for of_w in _over_tiles(signal.sums))
+    return np.stack([count, e, abs_e, squares_of_e, squares_of_w, products], axis=1)
 
 
 def _over_tiles(sums: Any) -> F64:
-    """Sum over the tiles, first to last: with the tiles outermost NumPy adds row by row."""
-    return np.add.reduce(np.ascontiguousarray(np.moveaxis(np.asarray(sums, np.float64), -2, 0)), axis=0)
+    """Sum over the tiles, first to last: so NumPy adds with tiles outermost and several sums side by side."""
+    return np.add.reduce(np.ascontiguousarray(np.moveaxis(sums, -2, 0)), axis=0)

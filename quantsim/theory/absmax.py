@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from quantsim.populations import Population
-from quantsim.populations.base import magnitudes
+from quantsim.populations.extremes import magnitudes
 from quantsim.theory.pieces import F64, Pieces, Stairs, mean_above, value_at
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)

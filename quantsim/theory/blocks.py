@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from quantsim.populations import Population
-from quantsim.populations.base import F64
+from quantsim.populations.parameters import F64
 
 _GOLDEN = (1 + 5**0.5) / 2
 

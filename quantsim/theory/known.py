@@ -4,7 +4,8 @@ import numpy as np
 
 from quantsim._types import Shape
 from quantsim.formats import Integer
-from quantsim.populations import Contaminated, Normal, Population
+from quantsim.populations import Normal, Population
+from quantsim.populations.law import NoDistributionError
 from quantsim.theory.scheme import HasScheme, MinMaxScale, NoTheoryError, RmsScale, Scheme
 
 #: Bits of minmax integers from which the places of minimum and maximum are taken as uniform within a step.
@@ -60,20 +61,16 @@ def scheme_with_theory(pop: Population, q: HasScheme, shape: Shape | None) -> Sc
 
 def _require_distribution(pop: Population, *, shared_scale: bool) -> None:
     """One element must have a distribution; where weights share a scale, blocks are followed weight by weight."""
-    bulk = pop
-    while isinstance(bulk, Contaminated):
-        outliers = bulk.outliers
-        if outliers.count is not None:
-            raise NoTheoryError(
-                f"{pop} has no distribution of one element: give its outliers a rate instead of a count"
-            )
-        if shared_scale and outliers.layout != "element":
-            raise NoTheoryError(
-                f"the weights of {pop} are not independent: theory knows outliers by rate and element, "
-                "for example +outliers(rate=0.01,magnitude=100)"
-            )
-        bulk = bulk.bulk
-    if not np.isfinite(pop.moment(2)):
+    try:
+        power = pop.moment(2)
+    except NoDistributionError as unknown:
+        raise NoTheoryError(str(unknown)) from None
+    if shared_scale and pop._placed:
+        raise NoTheoryError(
+            f"the weights of {pop} are not independent: theory knows outliers by rate and element, "
+            "for example +outliers(rate=0.01,magnitude=100)"
+        )
+    if not np.isfinite(power):
         raise NoTheoryError(f"{pop} has no finite variance, so no mean squared error")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantsim.populations import Population
-from quantsim.populations.base import magnitudes
+from quantsim.populations.extremes import magnitudes
 from quantsim.theory.absmax import Cost, Sides
 from quantsim.theory.pieces import mean_above, value_at
 from quantsim.theory.scheme import F64, AbsmaxScale, PercentileScale

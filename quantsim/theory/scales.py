@@ -4,7 +4,7 @@ import numpy as np
 
 from quantsim._types import ArrayLike
 from quantsim.populations import Population, expected_absmax_power
-from quantsim.populations.base import F64
+from quantsim.populations.parameters import F64
 
 
 def _require_weights(n: int) -> None:

@@ -1,44 +1,24 @@
-"""A block format is a row of facts and four functions of blocks; everything else is derived here, once for all.
-
-Work goes chunk by chunk, so that temporaries are bounded by a chunk and not by the tensor.
-"""
+"""A block format is a row of facts and a coding of blocks; everything else is derived here, once for all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Int32, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from quantsim._types import ArrayLike, Blocks, PerBlock, PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, Blocks, PRNGKey, Shape, Weights
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
-from quantsim.numerics.ieee import on_cpu
+from quantsim.numerics.meshes import placed_like
+from quantsim.quantizer.blockformats.blocks import mean_square
+from quantsim.quantizer.blockformats.chunks import CHUNK, over_chunks
+from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, as_weights, beyond, known_true
 from quantsim.theory.scheme import Scheme
-
-#: Weights that are worked on at a time on CPU: few enough for the caches, enough to keep every core busy.
-CHUNK = 2**17
-_LARGE = 2**26  # and elsewhere: enough for every multiprocessor
-
-
-class Stored(NamedTuple):
-    """What a block stores: one code for each weight and the scales, as they are stored, in the family's own order."""
-
-    codes: Int[Array, "blocks size"]
-    scales: tuple[Shaped[Array, "blocks ..."], ...]
-
-
-class Importance(NamedTuple):
-    """Importance of the weights of each block (an imatrix), and the mean square of the row that the block lies in."""
-
-    weights: Blocks
-    row_power: Float[Array, "blocks 1"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,17 +26,16 @@ class BlockFormat(AbstractQuantizer):
     """A format whose blocks are stored as bytes: rows of ``size`` weights become rows of ``nbytes`` bytes.
 
     ``QuantizedArray.codes`` holds the bytes, in rows as a GGUF file holds them; the last axis of the weights must be a
-    multiple of ``size``. Float32 subnormals count as zero; a float16 scale saturates at 65504 instead of overflowing.
+    multiple of ``size``. Weights are rounded to float32 first, which is all that llama.cpp quantizes from: float64 just
+    past a midpoint may so become a tie. Float32 subnormals count as zero; a float16 scale saturates at 65504 instead of
+    overflowing.
 
     Attributes:
         name: the spec.
         size: weights in a block.
         nbytes: bytes of a block.
+        coding: how a block becomes codes and scales, and these weights or bytes.
         ends: codes of the lowest and second lowest, the second highest and highest level.
-        search: blocks and their importance, if any, to codes and scales.
-        values: codes and scales to weights.
-        to_bytes: codes and scales to the bytes of each block.
-        from_bytes: and back.
         takes_imatrix: whether the search weighs errors by importance when asked.
         has_nan: whether a scale can say NaN.
         limit: weights of larger magnitude count as this: far beyond what a scale can hold, but no sum overflows.
@@ -73,11 +52,8 @@ class BlockFormat(AbstractQuantizer):
     name: str
     size: int
     nbytes: int
+    coding: Coding
     ends: tuple[int, int, int, int]
-    search: Callable[[Blocks, Importance | None], Stored]
-    values: Callable[[Stored], Blocks]
-    to_bytes: Callable[[Stored], UInt8[Array, "blocks nbytes"]]
-    from_bytes: Callable[[UInt8[Array, "blocks nbytes"]], Stored]
     takes_imatrix: bool = False
     has_nan: bool = True
     limit: float = 2.0**30
@@ -102,7 +78,8 @@ class BlockFormat(AbstractQuantizer):
             TypeError: if ``w`` is not numeric.
             ValueError: for a NaN or infinity, for rows that are not whole blocks, for an imatrix that does not fit.
         """
-        return _quantize(self, self._checked(w, nonfinite), self._importance(imatrix, np.shape(w)))
+        w32 = self._checked(w, nonfinite)
+        return _quantize(self, w32, self._importance(imatrix, w32.shape))
 
     def roundtrip(
         self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
@@ -113,10 +90,12 @@ class BlockFormat(AbstractQuantizer):
             return super().roundtrip(w32, nonfinite=nonfinite)
         return _roundtrip(self, w32, self._importance(imatrix, w32.shape))
 
-    def _checked(self, w: ArrayLike, nonfinite: str) -> Weights:
+    # --- what may be asked ------------------------------------------------------------------------------------------
+
+    def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         if nonfinite == "propagate" and not self.has_nan:
             raise ValueError(f"{self} has no code for NaN: mend the input")
-        w32 = as_weights(w, nonfinite)
+        w32 = as_weights(w, nonfinite) if self.has_nan else as_weights(w, nonfinite, remedy="mend the input")
         self._blocks_in_row(w32.shape)
         return w32
 
@@ -131,34 +110,48 @@ class BlockFormat(AbstractQuantizer):
             return None
         if not self.takes_imatrix:
             raise ValueError(f"{self} takes no imatrix: its codes follow from the weights alone")
-        importance = as_weights(imatrix, what="importances")
+        importance = as_weights(imatrix, what="importances", remedy="mend them")
         if importance.shape != shape[-1:]:
             raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
         if known_true((importance < 0).any()):
             raise ValueError(f"an importance is at least 0, and the smallest here is {importance.min()}")
         return importance
 
-    def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
-        return QuantizedArray(self._bytes(w, None), None, None, self)
+    # --- to bytes and back ------------------------------------------------------------------------------------------
 
-    def _bytes(self, w: Weights, importance: Float[Array, " in"] | None) -> UInt8[Array, "..."]:
-        data = self._over_blocks(lambda b, i: self.to_bytes(apart(lambda: self._found(b, i), b)), w, importance)
-        return data.reshape(*w.shape[:-1], self._blocks_in_row(w.shape) * self.nbytes)
+    def pack(self, w: ArrayLike, imatrix: ArrayLike | None = None) -> UInt8[Array, "... bytes"]:
+        """``quantize(w).codes``, as ``gguf.pack`` has it: whatever is not finite is refused."""
+        w32 = as_weights(w, remedy="mend the input")
+        self._blocks_in_row(w32.shape)
+        return _quantize(self, w32, self._importance(imatrix, w32.shape)).codes
+
+    def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
+        def encode(blocks: Blocks, importance: Importance | None) -> UInt8[Array, "blocks nbytes"]:
+            return self.coding.to_bytes(apart(lambda: self._found(blocks, importance), blocks))
+
+        data = self._over_blocks(encode, w, importance)
+        in_row = self._blocks_in_row(w.shape) * self.nbytes
+        return QuantizedArray(data.reshape(*w.shape[:-1], in_row), None, None, self)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
-        data = qw.codes.reshape(-1, self.nbytes)
-        found = over_chunks(lambda _, d: self.values(self.from_bytes(d)), data, CHUNK // self.size)
+        def decode(_: Int32[Array, ""] | int, data: UInt8[Array, "blocks nbytes"]) -> Blocks:
+            return self.coding.values(self.coding.from_bytes(data))
+
+        found = over_chunks(decode, qw.codes.reshape(-1, self.nbytes), CHUNK // self.size)
         return found.reshape(self._shape(qw.codes.shape))
 
     def _approximate(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> Weights:
-        return self._over_blocks(lambda b, i: self.values(self._found(b, i)), w, importance).reshape(w.shape)
+        def approximate(blocks: Blocks, importance: Importance | None) -> Blocks:
+            return self.coding.values(self._found(blocks, importance))
+
+        return self._over_blocks(approximate, w, importance).reshape(w.shape)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         def outside(blocks: Blocks, importance: Importance | None) -> Bool[Array, "blocks size"]:
             codes, scales = self._found(blocks, importance)
-            levels = [self.values(Stored(jnp.full_like(codes, code), scales)) for code in self.ends]
-            up = levels[0] <= levels[3]
-            ends = tuple(jnp.where(up, a, b) for a, b in zip(levels, levels[::-1], strict=True))
+            levels = [self.coding.values(Stored(jnp.full_like(codes, code), scales)) for code in self.ends]
+            rising = levels[0] <= levels[3]  # falling where the scale is negative
+            ends = tuple(jnp.where(rising, a, b) for a, b in zip(levels, levels[::-1], strict=True))
             return beyond(blocks, ends) & (levels[0] != levels[3])
 
         return self._over_blocks(outside, w, None).reshape(w.shape)
@@ -168,7 +161,7 @@ class BlockFormat(AbstractQuantizer):
         top = ieee.absmax(blocks)
         poison = top - top
         finite = jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit))
-        codes, scales = self.search(finite, importance)
+        codes, scales = self.coding.search(finite, importance)
         return Stored(codes, tuple(s - poison if jnp.issubdtype(s.dtype, jnp.floating) else s for s in scales))
 
     def _over_blocks(
@@ -178,14 +171,16 @@ class BlockFormat(AbstractQuantizer):
         in_row = self._blocks_in_row(w.shape)
         blocks = w.reshape(-1, self.size)
         if importance is None or not w.size:
-            return over_chunks(lambda _, b: f(b, None), blocks, CHUNK // self.size)
-        by_column, power = importance.reshape(in_row, self.size), row_power(w.reshape(-1, w.shape[-1]))
+            return over_chunks(lambda _, chunk: f(chunk, None), blocks, CHUNK // self.size)
+        by_column, row_power = importance.reshape(in_row, self.size), mean_square(w.reshape(-1, w.shape[-1]))
 
-        def weighed(first: Int32[Array, ""] | int, b: Blocks) -> Any:
-            at = first + jnp.arange(len(b))
-            return f(b, Importance(by_column[at % in_row], power[at // in_row][:, None]))
+        def weighed(first: Int32[Array, ""] | int, chunk: Blocks) -> Any:
+            block = first + jnp.arange(len(chunk), dtype=jnp.int32)
+            return f(chunk, Importance(by_column[block % in_row], row_power[block // in_row]))
 
         return over_chunks(weighed, blocks, CHUNK // self.size)
+
+    # --- shapes -----------------------------------------------------------------------------------------------------
 
     def _span(self, shape: Shape) -> int | None:
         return self.size
@@ -203,61 +198,9 @@ class BlockFormat(AbstractQuantizer):
 
 @partial(jax.jit, static_argnums=0)
 def _quantize(q: BlockFormat, w: Weights, importance: Float[Array, " in"] | None) -> QuantizedArray:
-    return QuantizedArray(q._bytes(w, importance), None, None, q)
+    return placed_like(w, q._encode, w, None, importance)
 
 
 @partial(jax.jit, static_argnums=0)
 def _roundtrip(q: BlockFormat, w: Weights, importance: Float[Array, " in"]) -> Weights:
-    return q._approximate(w, None, importance)
-
-
-def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int) -> Any:
-    """``f(first, rows)`` on at most ``chunk`` rows at a time; the last chunk overlaps the one before it.
-
-    >>> over_chunks(lambda first, r: r + first, jnp.zeros((5, 1)), 2).ravel().tolist()
-    [0.0, 0.0, 2.0, 3.0, 3.0]
-    """
-    total, chunk = len(rows), chunk if on_cpu() else chunk * (_LARGE // CHUNK)
-    if not total:
-        return jax.tree.map(lambda out: out[:0], f(0, jnp.zeros((1, *rows.shape[1:]), rows.dtype)))
-    if total <= chunk:
-        return f(0, rows)
-
-    def step(i: Int32[Array, ""] | int, out: Any) -> Any:
-        first = jnp.minimum(i * chunk, total - chunk)
-        part = f(first, lax.dynamic_slice_in_dim(rows, first, chunk))
-        return jax.tree.map(lambda o, p: lax.dynamic_update_slice_in_dim(o, p, first, 0), out, part)
-
-    shapes = jax.eval_shape(f, 0, jax.ShapeDtypeStruct((chunk, *rows.shape[1:]), rows.dtype))
-    out = jax.tree.map(lambda s: jnp.full((total, *s.shape[1:]), rows.reshape(-1)[0], s.dtype), shapes)  # overwritten
-    return lax.fori_loop(0, -(-total // chunk), step, out)
-
-
-def row_power(w: Float[Array, "rows in"]) -> Float[Array, " rows"]:
-    """Mean square of each row; the squares are added one after the other, in float32."""
-
-    def add(total: Float[Array, " rows"], x: Float[Array, " rows"]) -> tuple[Float[Array, " rows"], None]:
-        return total + ieee.square(x), None
-
-    return ieee.divide(lax.scan(add, jnp.zeros_like(w[:, 0]), w.T)[0], float(w.shape[-1]))
-
-
-def reciprocal(d: PerBlock) -> PerBlock:
-    """``1 / d`` rounded once, 0 where d is 0."""
-    return jnp.where(d == 0, 0.0, ieee.divide(1.0 + (d - d), jnp.where(d == 0, 1.0, d)))
-
-
-def extreme(blocks: Blocks) -> PerBlock:
-    """The weight of largest magnitude with its sign; of equally large ones the first."""
-    top = ieee.absmax(blocks)
-    # place and sign of a weight in one integer, so that one reduction finds the first and its sign
-    place = 2 * lax.broadcasted_iota(jnp.int32, blocks.shape, 1) + (blocks < 0)
-    first = jnp.min(jnp.where(jnp.abs(blocks) == top, place, 2**30), axis=-1, keepdims=True)
-    return jnp.where(first % 2 == 1, -top, top)
-
-
-def ends(blocks: Blocks) -> tuple[PerBlock, PerBlock]:
-    """Smallest and largest weight; integers reduce several times as fast as floats on CPU."""
-    order = ieee.ordered(blocks)
-    low, high = order.min(axis=-1, keepdims=True), order.max(axis=-1, keepdims=True)
-    return ieee.disordered(low), ieee.disordered(high)
+    return placed_like(w, q._approximate, w, None, importance)

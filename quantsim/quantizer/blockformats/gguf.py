@@ -8,6 +8,7 @@ may differ, because XLA flushes the subnormal products that the reference's sear
 
 from difflib import get_close_matches
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
@@ -28,7 +29,8 @@ TYPES: dict[str, BlockFormat] = {
 
 
 def _type(name: str) -> BlockFormat:
-    name = str(name)
+    if not isinstance(name, str):
+        raise TypeError(f"a GGUF type is a name such as 'Q4_K', not {type(name).__name__} {name!r}")
     if (found := TYPES.get(name.upper())) is None:
         near = get_close_matches(name.upper(), TYPES, 1, 0.5)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -41,14 +43,14 @@ def pack(w: ArrayLike, type_name: str, *, imatrix: ArrayLike | None = None) -> U
 
     Args:
         w: weights (..., in); ``in`` is a multiple of the block, 32, 64 (NVFP4) or 256.
-        type_name: GGUF type, for example "Q4_K".
+        type_name: GGUF type, for example "Q4_K", in any case.
         imatrix: importance of each input, (in,), for the types that weigh errors by it.
 
     Returns:
         uint8 (..., in / block * bytes of a block).
 
     Raises:
-        TypeError: if ``w`` is not numeric.
+        TypeError: if ``w`` is not numeric, or the type is no string.
         ValueError: for an unknown type, rows that are not whole blocks, a NaN or infinity, an imatrix that does not
             fit.
 
@@ -57,14 +59,18 @@ def pack(w: ArrayLike, type_name: str, *, imatrix: ArrayLike | None = None) -> U
     >>> pack(w, "Q8_0").shape, pack(w, "Q4_K").shape
     ((4, 272), (4, 144))
     """
-    return _type(type_name).quantize(w, imatrix=imatrix).codes
+    return _type(type_name).pack(w, imatrix)
 
 
-def unpack(data: ArrayLike, type_name: str) -> Weights:
+def unpack(data: ArrayLike | bytes | bytearray | memoryview, type_name: str) -> Weights:
     """Float32 weights of GGUF bytes, (..., bytes) to (..., in).
 
+    Args:
+        data: uint8 (..., bytes); or bytes, a bytearray or a memoryview of bytes, which are one row.
+        type_name: GGUF type, for example "Q4_K", in any case.
+
     Raises:
-        TypeError: if ``data`` is not uint8.
+        TypeError: if ``data`` are not bytes, or the type is no string.
         ValueError: for an unknown type, or rows that are not whole blocks.
 
     >>> import quantsim as qs
@@ -72,9 +78,18 @@ def unpack(data: ArrayLike, type_name: str) -> Weights:
     >>> bool((unpack(pack(w, "Q6_K"), "Q6_K") == qs.parse("q6_k").roundtrip(w)).all())
     True
     """
-    q, raw = _type(type_name), jnp.asarray(data)
-    if raw.dtype != jnp.uint8:
-        raise TypeError(f"GGUF data are bytes (uint8), not {raw.dtype}")
+    q, raw = _type(type_name), _raw(data)
     if raw.ndim == 0 or raw.shape[-1] % q.nbytes:
-        raise ValueError(f"rows of {type_name} are whole blocks of {q.nbytes} bytes, not {np.shape(data)[-1:]}")
-    return QuantizedArray(raw, None, None, q).dequantize()
+        have = f"the last axis of shape {raw.shape}" if raw.ndim else "a single byte"
+        raise ValueError(f"rows of {type_name} are whole blocks of {q.nbytes} bytes: {have} is no multiple of it")
+    return QuantizedArray(jnp.asarray(raw), None, None, q).dequantize()
+
+
+def _raw(data: ArrayLike | bytes | bytearray | memoryview) -> jax.Array | np.ndarray:
+    """``data`` as an array of uint8."""
+    if isinstance(data, bytes | bytearray):
+        return np.frombuffer(data, np.uint8)
+    raw = data if isinstance(data, jax.Array) else np.asarray(data)
+    if raw.dtype != np.uint8:
+        raise TypeError(f"GGUF data are bytes (uint8), not {raw.dtype}")
+    return raw

@@ -15,8 +15,7 @@ weight of largest magnitude, with its sign, the first of equals. With importance
 Source: llama.cpp, ggml-quants.c, functions ``quantize_row_q*_ref`` and ``quantize_row_q*_impl``.
 """
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,9 @@ from jaxtyping import Array, UInt8
 from quantsim import formats
 from quantsim._types import Blocks
 from quantsim.numerics import ieee
-from quantsim.quantizer.blockformats.base import BlockFormat, Importance, Stored, ends, extreme, reciprocal
+from quantsim.quantizer.blockformats.base import BlockFormat
+from quantsim.quantizer.blockformats.blocks import ends, extreme, reciprocal
+from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
 from quantsim.quantizer.blockformats.packing import (
     bytes_f16,
     f16_bytes,
@@ -41,98 +42,161 @@ from quantsim.rounding import round_integer
 from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, ScaleLaw, Scheme
 
 
+@dataclass(frozen=True)
+class Symmetric(Coding):
+    """q4_0, q5_0: codes of ``bits`` bits around the middle one, ``half``, which means zero."""
+
+    bits: int
+
+    @property
+    def half(self) -> int:
+        """The code of zero; code 0 is the extreme."""
+        return 2 ** (self.bits - 1)
+
+    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+        """Scale of the extreme, or with importances the best of a few around it."""
+        if importance is not None:
+            d, codes = scale_search(blocks, _weights(blocks, importance), self.half)
+            return Stored(codes.astype(jnp.uint8), (stored_f16(d),))
+        d = ieee.divide(extreme(blocks), -float(self.half))
+        units = ieee.unfused(blocks * reciprocal(d), blocks) + (self.half + 0.5)
+        return Stored(_whole(jnp.minimum(units, 2.0 * self.half - 1)), (stored_f16(d),))
+
+    def values(self, stored: Stored) -> Blocks:
+        """``(code - half) d``."""
+        return (stored.codes.astype(jnp.float32) - self.half) * stored.scales[0]
+
+    def to_bytes(self, stored: Stored) -> UInt8[Array, "blocks nbytes"]:
+        """Scale, codes."""
+        return jnp.concatenate([f16_bytes(stored.scales[0]), _code_bytes(self.bits, stored)], axis=-1)
+
+    def from_bytes(self, data: UInt8[Array, "blocks nbytes"]) -> Stored:
+        """And back."""
+        return Stored(_codes(self.bits, data[:, 2:]), (bytes_f16(data[:, :2]),))
+
+
+@dataclass(frozen=True)
+class Affine(Coding):
+    """q4_1, q5_1: codes of ``bits`` bits from the minimum up."""
+
+    bits: int
+
+    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+        """Scale and minimum of the whole range, or with importances the best of a few."""
+        top = 2**self.bits - 1
+        if importance is not None:
+            d, low, codes = scale_and_min_search(blocks, _weights(blocks, importance), Grid(top, -0.9, 0.05, 36))
+            return Stored(codes.astype(jnp.uint8), (stored_f16(d), stored_f16(low)))
+        low, high = ends(blocks)
+        d = ieee.divide(jnp.minimum(high - low, np.finfo(np.float32).max), float(top))
+        units = ieee.unfused((blocks - low) * reciprocal(d), blocks) + 0.5
+        return Stored(_whole(jnp.minimum(units, top)), (stored_f16(d), stored_f16(low)))
+
+    def values(self, stored: Stored) -> Blocks:
+        """``code d + min``."""
+        d, low = stored.scales
+        return ieee.unfused(stored.codes.astype(jnp.float32) * d, d) + low
+
+    def to_bytes(self, stored: Stored) -> UInt8[Array, "blocks nbytes"]:
+        """Scale, minimum, codes."""
+        d, low = stored.scales
+        return jnp.concatenate([f16_bytes(d), f16_bytes(low), _code_bytes(self.bits, stored)], axis=-1)
+
+    def from_bytes(self, data: UInt8[Array, "blocks nbytes"]) -> Stored:
+        """And back."""
+        return Stored(_codes(self.bits, data[:, 4:]), (bytes_f16(data[:, :2]), bytes_f16(data[:, 2:4])))
+
+
+@dataclass(frozen=True)
+class Absmax(Coding):
+    """q8_0: a byte a code, -127 … 127."""
+
+    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+        """Scale of the largest magnitude."""
+        assert importance is None
+        d = ieee.divide(ieee.absmax(blocks), 127.0)
+        return Stored(round_integer(blocks * reciprocal(d), "away").astype(jnp.int8), (stored_f16(d),))
+
+    def values(self, stored: Stored) -> Blocks:
+        """``code d``."""
+        return stored.codes.astype(jnp.float32) * stored.scales[0]
+
+    def to_bytes(self, stored: Stored) -> UInt8[Array, "blocks 34"]:
+        """Scale, codes."""
+        codes = lax.bitcast_convert_type(stored.codes, jnp.uint8)
+        return jnp.concatenate([f16_bytes(stored.scales[0]), codes], axis=-1)
+
+    def from_bytes(self, data: UInt8[Array, "blocks 34"]) -> Stored:
+        """And back."""
+        return Stored(lax.bitcast_convert_type(data[:, 2:], jnp.int8), (bytes_f16(data[:, :2]),))
+
+
+def _whole(units: Blocks) -> UInt8[Array, "blocks size"]:
+    """Codes below. XLA drops a cast to integers and back where it fuses both, so the cast may not be what truncates."""
+    return jnp.trunc(units).astype(jnp.uint8)
+
+
 def _weights(blocks: Blocks, importance: Importance) -> Blocks:
+    """Weight of an error: importance times sqrt(mean square of the row + w^2)."""
     return ieee.unfused(importance.weights * jnp.sqrt(importance.row_power + ieee.square(blocks)), blocks)
 
 
-def _symmetric(half: int, blocks: Blocks, importance: Importance | None) -> Stored:
-    if importance is not None:
-        d, codes = scale_search(blocks, _weights(blocks, importance), half)
-        return Stored(codes, (stored_f16(d),))
-    d = ieee.divide(extreme(blocks), -float(half))
-    units = ieee.unfused(blocks * reciprocal(d), blocks) + (half + 0.5)
-    return Stored(jnp.minimum(units, 2.0 * half - 1).astype(jnp.uint8), (stored_f16(d),))
-
-
-def _affine(top: int, blocks: Blocks, importance: Importance | None) -> Stored:
-    if importance is not None:
-        d, low, codes = scale_and_min_search(blocks, _weights(blocks, importance), Grid(top, -0.9, 0.05, 36))
-        return Stored(codes, (stored_f16(d), stored_f16(low)))
-    low, high = ends(blocks)
-    d = ieee.divide(jnp.minimum(high - low, np.finfo(np.float32).max), float(top))
-    units = ieee.unfused((blocks - low) * reciprocal(d), blocks) + 0.5
-    return Stored(jnp.minimum(units, top).astype(jnp.uint8), (stored_f16(d), stored_f16(low)))
-
-
-def _signed(blocks: Blocks, importance: Importance | None) -> Stored:
-    assert importance is None
-    d = ieee.divide(ieee.absmax(blocks), 127.0)
-    return Stored(round_integer(blocks * reciprocal(d), "away").astype(jnp.int8), (stored_f16(d),))
-
-
-def _symmetric_values(half: int, stored: Stored) -> Blocks:
-    return (stored.codes.astype(jnp.float32) - half) * stored.scales[0]
-
-
-def _affine_values(stored: Stored) -> Blocks:
-    d, low = stored.scales
-    return ieee.unfused(stored.codes.astype(jnp.float32) * d, d) + low
-
-
-def _bytes(bits: int, stored: Stored) -> UInt8[Array, "blocks nbytes"]:
-    """Scales, the fifth bits where there are some, low four bits; or whole bytes."""
-    scales = [f16_bytes(s) for s in stored.scales]
-    if bits == 8:
-        return jnp.concatenate([*scales, lax.bitcast_convert_type(stored.codes.astype(jnp.int8), jnp.uint8)], axis=-1)
+def _code_bytes(bits: int, stored: Stored) -> UInt8[Array, "blocks nbytes"]:
+    """The fifth bits, where there are some, and the low four bits."""
     fifth = [pack_bits(stored.codes.astype(jnp.uint8) >> 4)] if bits == 5 else []
-    return jnp.concatenate([*scales, *fifth, pack_planes(stored.codes, 16, 4)], axis=-1)
+    return jnp.concatenate([*fifth, pack_planes(stored.codes, 16, 4)], axis=-1)
 
 
-def _stored(bits: int, scales: int, data: UInt8[Array, "blocks nbytes"]) -> Stored:
-    fields = tuple(bytes_f16(data[:, 2 * i : 2 * i + 2]) for i in range(scales))
-    if bits == 8:
-        return Stored(lax.bitcast_convert_type(data[:, 2 * scales :], jnp.int8), fields)
+def _codes(bits: int, data: UInt8[Array, "blocks nbytes"]) -> UInt8[Array, "blocks 32"]:
     codes = unpack_planes(data[:, -16:], 16, 4)
-    if bits == 5:
-        codes = codes | (unpack_bits(data[:, 2 * scales : 2 * scales + 4]) << 4)
-    return Stored(codes, fields)
+    return codes | (unpack_bits(data[:, :4]) << 4) if bits == 5 else codes
 
 
-_F16 = formats.FORMATS["f16"]
+def _float16() -> formats.Float:
+    f16 = formats.FORMATS["f16"]
+    assert isinstance(f16, formats.Float)
+    return f16
 
 
-def _facts(bits: int, scales: int) -> Scheme:
-    """Codes come from the scale before it is stored."""
-    assert isinstance(_F16, formats.Float)
-    half = 2.0 ** (bits - 1)
-    law: ScaleLaw = AbsmaxScale(half, _F16, signed=True, codes_exact=True)
-    if scales == 2:
-        law = MinMaxScale(_F16, zero_point=False)
-    elif bits == 8:
-        law = AbsmaxScale(half - 1, _F16, codes_exact=True)
-    return Scheme(formats.Integer(f"int{bits}", bits, "narrow" if bits == 8 else "signed"), law, ((32, 1.0),))
+def _facts(bits: int, bounds: formats.Bounds, law: ScaleLaw) -> Scheme:
+    """What theory must know: integers, of which 32 share a scale."""
+    return Scheme(formats.Integer(f"int{bits}", bits, bounds), law, ((32, 1.0),))
 
 
-def _legacy(name: str, bits: int, scales: int, search: Callable, values: Callable) -> BlockFormat:
+def _symmetric(bits: int) -> BlockFormat:
     top = 2**bits - 1
+    law = AbsmaxScale(2.0 ** (bits - 1), _float16(), signed=True, codes_exact=True)
     return BlockFormat(
-        name=name,
+        name=f"q{bits}_0",
         size=32,
-        nbytes=2 * scales + 4 * bits,
-        ends=(0, 1, top - 1, top) if bits < 8 else (-127, -126, 126, 127),
-        search=search,
-        values=values,
-        to_bytes=partial(_bytes, bits),
-        from_bytes=partial(_stored, bits, scales),
-        takes_imatrix=bits < 8,
-        facts=_facts(bits, scales),
+        nbytes=2 + 4 * bits,
+        coding=Symmetric(bits),
+        ends=(0, 1, top - 1, top),
+        takes_imatrix=True,
+        facts=_facts(bits, "signed", law),
     )
 
 
-LEGACY = (
-    _legacy("q4_0", 4, 1, partial(_symmetric, 8), partial(_symmetric_values, 8)),
-    _legacy("q5_0", 5, 1, partial(_symmetric, 16), partial(_symmetric_values, 16)),
-    _legacy("q4_1", 4, 2, partial(_affine, 15), _affine_values),
-    _legacy("q5_1", 5, 2, partial(_affine, 31), _affine_values),
-    _legacy("q8_0", 8, 1, _signed, partial(_symmetric_values, 0)),
+def _affine(bits: int) -> BlockFormat:
+    top = 2**bits - 1
+    return BlockFormat(
+        name=f"q{bits}_1",
+        size=32,
+        nbytes=4 + 4 * bits,
+        coding=Affine(bits),
+        ends=(0, 1, top - 1, top),
+        takes_imatrix=True,
+        facts=_facts(bits, "signed", MinMaxScale(_float16(), zero_point=False)),
+    )
+
+
+_Q8_0 = BlockFormat(
+    name="q8_0",
+    size=32,
+    nbytes=34,
+    coding=Absmax(),
+    ends=(-127, -126, 126, 127),
+    facts=_facts(8, "narrow", AbsmaxScale(127.0, _float16(), codes_exact=True)),
 )
+
+LEGACY = (_symmetric(4), _symmetric(5), _affine(4), _affine(5), _Q8_0)

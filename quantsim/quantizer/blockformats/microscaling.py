@@ -18,170 +18,19 @@ written ``mxfp4`` (floor), ``mxfp4:ceil``, ``mxfp4:even``, ``mxfp4:rceil``; see 
 """
 
 from dataclasses import dataclass
-from math import frexp, prod
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from math import prod
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool
 
 from quantsim import formats
-from quantsim._types import Blocks, PerBlock, PRNGKey, Shape, Weights
-from quantsim.formats import Format, Integer
-from quantsim.granularity import Block, ShapeNeededError, block_sizes, from_blocks, scale_shape, span, to_blocks
+from quantsim._types import Blocks, PRNGKey, Shape, Weights
+from quantsim.formats import Format
+from quantsim.granularity import Block, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.numerics import ieee
+from quantsim.quantizer.blockformats.shared_scales import E4M3, E8M0, RULES, Scales, Scaling
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.rounding import decode, encode, snap
-from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, ScaleLaw, Scheme, TwoLevelScale
-
-Rule: TypeAlias = Literal["floor", "ceil", "even", "rceil"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-
-_E4M3 = formats.FORMATS["e4m3"]
-_E8M0_NAN, _E4M3_NAN = 255, 127
-_INFINITY = 0x7F800000  # bit pattern of float32; that of any NaN is larger
-_SMALLEST = 2.0**-126  # the smallest magnitude that arithmetic does not flush to zero
-
-
-class Scales(NamedTuple):
-    """What is stored beside the elements: a code for each block, and the scale of the tensor where there is one."""
-
-    codes: UInt8[Array, "blocks 1"]
-    tensor: Float[Array, ""] | None = None
-
-
-@dataclass(frozen=True)
-class E8M0:
-    """Power-of-two scale 2^s of OCP MX; ``rule`` finds the shared exponent s from ``top = max |w|``.
-
-    =====  ======================================================  ====================================================
-    rule   s                                                       what it means
-    =====  ======================================================  ====================================================
-    floor  floor(log2 top) - emax                                  the OCP conversion; a top beyond the last level clips
-    ceil   ceil(log2 top) - emax                                   nothing clips; up to one binade is left unused
-    even   floor(log2 r) - emax, r = top in the element's digits   the carry of rounding goes into the exponent
-    rceil  ceil(log2(top / largest))                               the smallest scale with which nothing clips
-    =====  ======================================================  ====================================================
-
-    All four are one integer addition to the bits of ``top``: a carry out of the mantissa adds 1 to the exponent, so no
-    logarithm and no quotient is rounded. s is kept within -127 … 127 - emax; above, elements would have room that
-    float32 has not, and the largest weights would dequantize to infinity. Zeros and float32 subnormals have s = -127.
-
-    Source: OCP Microscaling Formats (MX) 1.0, section 6.3 (floor), as microxcaling's ``_shared_exponents`` does it;
-    torchao's ``ScaleCalculationMode`` (all four; its half-up addition for even carries exactly when half-even does);
-    NVIDIA, cuBLAS "1D block scaling" with ``cvt.rp.ue8m0x2.f32``, and Mishra et al., arXiv:2506.08027 (rceil).
-
-    >>> top = jnp.array([[6.0], [6.5], [7.5], [8.0]])
-    >>> {r: (E8M0(r).scales(top, formats.FORMATS["e2m1"]).codes.ravel() - 127.0).tolist() for r in RULES}
-    {'floor': [0.0, 0.0, 0.0, 1.0], 'ceil': [1.0, 1.0, 1.0, 1.0], 'even': [0.0, 0.0, 1.0, 1.0], \
-'rceil': [0.0, 1.0, 1.0, 1.0]}
-    """
-
-    rule: Rule = "floor"
-
-    def scales(self, top: PerBlock, element: Format) -> Scales:
-        """Stored scales of blocks with these absolute maxima; NaN where one is not finite."""
-        largest, digits = np.float32(formats.largest(element)), _mantissa_bits(element)
-        room = 0x7FFFFF - (int(largest.view(np.int32)) & 0x7FFFFF)
-        carry = {"floor": 0, "ceil": 0x7FFFFF, "even": 1 << (22 - digits), "rceil": room}[self.rule]
-        emax = frexp(float(largest))[1] - 1 - _implied(element)
-        bits = ieee.bits_of(top)
-        normal = jnp.where(bits < 1 << 23, 0, bits)
-        code = jnp.clip(((normal + carry) >> 23) - emax, 0, 254 - emax)
-        return Scales(jnp.where(bits >= _INFINITY, _E8M0_NAN, code).astype(jnp.uint8))
-
-    def law(self, element: Format, total: int | None) -> ScaleLaw:
-        """Step from one power of two to the next where the magnitude passes ``edge`` times one."""
-        del total
-        largest, digits = formats.largest(element), _mantissa_bits(element)
-        top = frexp(largest)[1] - 1
-        up = self.rule in ("ceil", "rceil")  # beyond the edge, not at it
-        edge = {"even": 1 - 2.0 ** -(digits + 2), "rceil": largest / 2.0**top}.get(self.rule, 1.0)
-        return PowerOfTwoScale(edge * (1 + up * 2.0**-40), up - top)
-
-    def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
-        """Weights in units of their scale; 0 in a block whose scale is NaN."""
-        first, second = _powers_of_two(_implied(element) - _exponent(scales))
-        return jnp.where(scales.codes == _E8M0_NAN, 0.0, blocks) * first * second
-
-    def weights(self, levels: Blocks, scales: Scales, element: Format) -> Blocks:
-        """Levels times their scale."""
-        first, second = _powers_of_two(_exponent(scales) - _implied(element))
-        return levels * jnp.where(scales.codes == _E8M0_NAN, jnp.nan, first) * second
-
-
-def _mantissa_bits(element: Format) -> int:
-    """Binary digits after the leading one of the largest level."""
-    return element.mantissa_bits if isinstance(element, formats.Float) else element.bits - 2
-
-
-def _implied(element: Format) -> int:
-    """MX integers are fractions: int8 code / 2^6, so that 1 lies in their last binade."""
-    return element.bits - 2 if isinstance(element, Integer) else 0
-
-
-def _exponent(scales: Scales) -> Int32[Array, "blocks 1"]:
-    return scales.codes.astype(jnp.int32) - 127
-
-
-def _powers_of_two(exponent: Int32[Array, "blocks 1"]) -> tuple[PerBlock, PerBlock]:
-    """Two normal factors of 2^exponent: as one number 2^-127 is subnormal, and flushed to zero."""
-    half = exponent >> 1
-    return ieee.power_of_two(half), ieee.power_of_two(exponent - half)
-
-
-@dataclass(frozen=True)
-class E4M3:
-    """Scale of NVFP4: an e4m3 for each block and, if ``two_level``, one float32 for the tensor.
-
-    ``tensor = max |w| / (6 * 448)``, ``scale = e4m3(top / (6 * tensor))`` of a block with ``top = max |w|``, and
-    elements are ``w / (scale * tensor)``, with the scale as it is stored: weights are divided by the very number that
-    a dequantizer multiplies with. Every operation is rounded once, in this order, which is that of NVIDIA's ModelOpt
-    (``NVFP4QTensor``); torchao's ``nvfp4_quantize`` has ``top / 6 / tensor``, and Transformer Engine multiplies by
-    reciprocals: either can differ by one unit in the last place before rounding to e4m3 or e2m1.
-
-    A block whose scale rounds to 0 dequantizes to 0, as in Transformer Engine; ModelOpt lifts it to 2^-9, torchao to
-    2^-6. Blocks that are not finite are left out of the tensor scale: they turn to NaN, and no other does. The tensor
-    scale is at least 2^-126, so that it is no subnormal. No finite tensor dequantizes to an infinity.
-
-    >>> E4M3().scales(jnp.array([[1.0], [0.5], [1e-6]]), formats.FORMATS["e2m1"]).codes.ravel().tolist()
-    [126, 118, 0]
-    """
-
-    two_level: bool = True
-
-    def scales(self, top: PerBlock, element: Format) -> Scales:
-        """Stored scales of blocks with these absolute maxima; NaN where one is not finite."""
-        finite = ieee.bits_of(top) < _INFINITY
-        safe = jnp.where(finite, top, 0.0)
-        largest, tensor = formats.largest(element), None
-        if self.two_level:
-            tensor = jnp.maximum(ieee.divide(jnp.max(safe, initial=0.0), largest * formats.largest(_E4M3)), _SMALLEST)
-        # one division: each more would round once more
-        scale = ieee.divide(safe, largest if tensor is None else (largest * tensor).reshape(1, 1))
-        return Scales(jnp.where(finite, encode(scale, _E4M3), _E4M3_NAN).astype(jnp.uint8), tensor)
-
-    def law(self, element: Format, total: int | None) -> ScaleLaw:
-        """E4m3 scales of blocks in a tensor of ``total`` weights."""
-        assert isinstance(_E4M3, formats.Float)
-        if not self.two_level:
-            return AbsmaxScale(formats.largest(element), _E4M3)
-        if total is None:
-            raise ShapeNeededError("the scale of the tensor needs the shape of the array: pass shape=(out, in)")
-        return TwoLevelScale(formats.largest(element), _E4M3, total)
-
-    def units(self, blocks: Blocks, scales: Scales, element: Format) -> Blocks:
-        """Weights in units of their scale; 0 in a block whose scale is 0 or NaN."""
-        step = self._step(scales)
-        return jnp.where(step > 0, ieee.divide(blocks, step), 0.0)
-
-    def weights(self, levels: Blocks, scales: Scales, element: Format) -> Blocks:
-        """Levels times their scale."""
-        return levels * self._step(scales)
-
-    def _step(self, scales: Scales) -> PerBlock:
-        scale = decode(scales.codes, _E4M3)
-        return scale if scales.tensor is None else scale * scales.tensor.reshape(1, 1)
+from quantsim.theory.scheme import Scheme
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,7 +42,8 @@ class Microscaling(AbstractQuantizer):
     gives them, in which a zero keeps its sign. Those of mxint8 are -127 … 127 and mean code / 64: the largest magnitude
     is 1 63/64, and -128 (-2) stays unused, as the specification allows (5.3.4) and microxcaling has it. A block that
     holds a NaN or an infinity has the scale NaN and codes 0 and dequantizes to NaN, and no other block does. Float32
-    subnormals count as zero and results below 2^-126 are zero, as everywhere in XLA on CPU.
+    subnormals count as zero and results below 2^-126 are zero, as everywhere in XLA on CPU. Weights are rounded to
+    float32 first, from which the specification converts: float64 just past a midpoint may so become a tie.
 
     Source: OCP Microscaling Formats (MX) Specification 1.0, 2023; Rouhani et al., arXiv:2310.10537; NVIDIA,
     "Pretraining Large Language Models with NVFP4", arXiv:2509.25149.
@@ -215,7 +65,7 @@ class Microscaling(AbstractQuantizer):
     name: str
     element: Format
     size: int
-    scaling: E8M0 | E4M3
+    scaling: Scaling
 
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know of it."""
@@ -230,6 +80,11 @@ class Microscaling(AbstractQuantizer):
 
     def _decode(self, qw: QuantizedArray) -> Weights:
         assert qw.scale is not None
+        tensors = () if qw.tensor_scale is None else qw.tensor_scale.shape
+        if tensors != qw.codes.shape[: len(tensors)]:
+            raise ValueError(
+                f"{tensors} scales of tensors do not fit codes {qw.codes.shape}: vmap along the first axis"
+            )
         levels = decode(to_blocks(qw.codes, Block(self.size)), self.element)
         return self._weights(levels, Scales(qw.scale.reshape(-1, 1), qw.tensor_scale), qw.codes.shape)
 
@@ -238,7 +93,8 @@ class Microscaling(AbstractQuantizer):
         return self._weights(snap(units, self.element), scales, w.shape)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
-        outside = beyond(self._units(w)[0], formats.ends(self.element))
+        ends = tuple(float(level) for level in formats.ends(self.element))
+        outside = beyond(self._units(w)[0], ends)
         return from_blocks(outside, Block(self.size), w.shape)
 
     def _units(self, w: Weights) -> tuple[Blocks, Scales]:
@@ -259,9 +115,8 @@ class Microscaling(AbstractQuantizer):
 
     def __str__(self) -> str:
         """The spec: the name, and what differs from its default."""
-        if isinstance(self.scaling, E4M3):
-            return self.name if self.scaling.two_level else f"{self.name}:single"
-        return self.name if self.scaling.rule == "floor" else f"{self.name}:{self.scaling.rule}"
+        option = {E4M3(two_level=False): ":single", **{E8M0(rule): f":{rule}" for rule in RULES if rule != "floor"}}
+        return self.name + option.get(self.scaling, "")
 
 
 _ELEMENTS = {

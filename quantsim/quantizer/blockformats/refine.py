@@ -17,13 +17,21 @@ from jaxtyping import Array, Bool, Float, Int32
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
-from quantsim.quantizer.blockformats.base import extreme
+from quantsim.quantizer.blockformats.blocks import extreme
 from quantsim.quantizer.blockformats.search import TINY, Lane, flat, in_order, lanes
 from quantsim.rounding import round_integer
 
 SWEEPS = 5
 
 Rows: TypeAlias = Float[Array, "size blocks"]
+
+
+class _Term(NamedTuple):
+    """A code, and what it adds to the sums: code times weighed value, and code squared times weight."""
+
+    code: Lane
+    product: Lane
+    square: Lane
 
 
 class _Fit(NamedTuple):
@@ -37,27 +45,27 @@ class _Fit(NamedTuple):
     subnormal: Lane | None = None
 
 
-def _sums(x: list[Lane], w: list[Lane], codes: list[Lane], subnormal: Lane | None) -> _Fit:
-    zero = x[0] - x[0]
-    product = in_order([(u * v) * c + zero for u, v, c in zip(w, x, codes, strict=True)])
-    return _Fit(product, in_order([(u * c) * c + zero for u, c in zip(w, codes, strict=True)]), subnormal)
+def _term(x: Lane, w: Lane, code: Lane) -> _Term:
+    zero = x - x
+    return _Term(code, (w * x) * code + zero, (w * code) * code + zero)
+
+
+def _sums(terms: list[_Term], subnormal: Lane | None) -> _Fit:
+    return _Fit(in_order([t.product for t in terms]), in_order([t.square for t in terms]), subnormal)
 
 
 @partial(jax.jit, static_argnums=4)  # traced once, called eighty times
-def _moved(x: Lane, w: Lane, code: Lane, fit: _Fit, ends: tuple[int, int]) -> tuple[Lane, _Fit]:
+def _moved(x: Lane, w: Lane, term: _Term, fit: _Fit, ends: tuple[int, int]) -> tuple[_Term, _Fit]:
     """One code at its best given all others, and the sums with it, where that lowers the error."""
-    zero = x - x
-    wx = w * x + zero
-    product = fit.product - (wx * code + zero)
-    square = fit.square - ((w * code) * code + zero)
-    new = jnp.minimum(jnp.maximum(round_integer(lax.div(x * square, product)), ends[0]), ends[1])
-    longer = _Fit(product + (wx * new + zero), square + ((w * new) * new + zero), fit.subnormal)
+    product, square = fit.product - term.product, fit.square - term.square
+    best = jnp.minimum(jnp.maximum(round_integer(lax.div(x * square, product)), ends[0]), ends[1])
+    other = _term(x, w, best)
+    longer = _Fit(product + other.product, square + other.square, fit.subnormal)
     powers = (longer.product * longer.product) * fit.square, (fit.product * fit.product) * longer.square
     if fit.subnormal is not None:
         powers = tuple(_rounded(p, fit.subnormal) for p in powers)
-    gain = powers[0] > powers[1]
-    moves = (product > 0) & (new != code) & (longer.square > 0) & gain
-    return jnp.where(moves, new, code), jax.tree.map(lambda a, b: jnp.where(moves, a, b), longer, fit)
+    moves = (product > 0) & (best != term.code) & (longer.square > 0) & (powers[0] > powers[1])
+    return jax.tree.map(partial(jnp.where, moves), (other, longer), (term, fit))
 
 
 def _rounded(power: Lane, subnormal: Lane) -> Lane:
@@ -69,24 +77,25 @@ def _rounded(power: Lane, subnormal: Lane) -> Lane:
 def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
     """The scale after all sweeps, written out: one long fused loop over the blocks."""
     w = [ieee.square(v) for v in x]
-    codes, fit = list(codes), _sums(x, w, codes, None)
+    terms = [_term(*of_one) for of_one in zip(x, w, codes, strict=True)]
+    fit = _sums(terms, None)
     for _ in range(SWEEPS):
         for i in range(len(x)):
-            codes[i], fit = _moved(x[i], w[i], codes[i], fit, ends)
+            terms[i], fit = _moved(x[i], w[i], terms[i], fit, ends)
     return _ratio(fit)
 
 
 def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
     """The same sweeps in a loop, which keeps the codes too."""
 
-    def move(t: Int32[Array, ""] | int, state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
+    def move(t: Int32[Array, ""], state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
         codes, fit = state
         here = [lax.dynamic_index_in_dim(v, t % len(x), keepdims=False) for v in (x, w, codes)]
-        code, fit = _moved(*here, fit, ends)
-        return lax.dynamic_update_index_in_dim(codes, code, t % len(x), 0), fit
+        term, fit = _moved(*here[:2], _term(*here), fit, ends)
+        return lax.dynamic_update_index_in_dim(codes, term.code, t % len(x), 0), fit
 
-    start = _sums(list(x), list(w), list(codes), subnormal)
-    found, fit = lax.fori_loop(0, SWEEPS * len(x), move, (codes, start))
+    start = _sums([_term(*of_one) for of_one in zip(x, w, codes, strict=True)], subnormal)
+    found, fit = lax.fori_loop(np.int32(0), np.int32(SWEEPS * len(x)), move, (codes, start))
     return found, _ratio(fit)
 
 
@@ -102,8 +111,9 @@ class Refined(NamedTuple):
 
     def codes(self, needed: Bool[Array, ""]) -> Blocks:
         """The codes if ``needed``, else zeros; 0 in a block of zeros."""
-        shape = jax.eval_shape(self.slowly)[0]
-        return lax.cond(needed, lambda: self.slowly()[0], lambda: jnp.full(shape.shape, 0.0 * needed)).T
+        shape = jax.eval_shape(self.slowly)[0].shape
+        none = jnp.full(shape, 0.0 * needed.astype(jnp.float32))  # as sharded as the data
+        return lax.cond(needed, lambda: self.slowly()[0], lambda: none).T
 
 
 def _ends(half: int) -> tuple[int, int]:
@@ -122,7 +132,7 @@ def refined_scale_search(blocks: Blocks, half: int) -> Refined:
     """
     top = extreme(blocks)[:, 0]
     empty, small = jnp.abs(top) < TINY, jnp.abs(top) < 2.0**-15
-    unit = jnp.where(small, 2.0**24, 1.0)
+    unit = jnp.where(small, 2.0**24, jnp.float32(1.0))
     factor = jnp.where(empty, 0.0, ieee.divide(-float(half) + (top - top), jnp.where(empty, 1.0, top * unit)))
     flat_x = apart(lambda: flat(blocks * unit[:, None]), blocks)
     x = lanes(flat_x, blocks.shape[-1])
@@ -133,7 +143,9 @@ def refined_scale_search(blocks: Blocks, half: int) -> Refined:
     def slowly() -> tuple[Rows, PerBlock]:
         rows = flat_x.reshape(len(x), -1)
         start = _first_codes(rows, factor[None], half)
-        found, scale = _swept_codes(rows, ieee.square(rows), start, jnp.where(small, 2.0**66, 0.0), _ends(half))
+        found, scale = _swept_codes(
+            rows, ieee.square(rows), start, jnp.where(small, 2.0**66, jnp.float32(0.0)), _ends(half)
+        )
         return jnp.where(empty, 0.0, found + half), scale
 
     scale = lax.cond(jnp.any(small & ~empty), lambda: slowly()[1], quickly)
@@ -149,6 +161,8 @@ def scales_search(
     largest = jnp.maximum(values.max(axis=-1), 0.0)
     empty = largest < TINY
     largest = jnp.where(empty, 1.0, largest)
+    trials = np.array([t for t in range(-4, 5) if t], np.float32)
+    divisors = jnp.asarray(np.append(np.float32(top), np.float32(0.1) * trials + np.float32(top)))
 
     def codes(factor: Lane) -> list[Lane]:
         return [jnp.minimum(round_integer(factor * v), top) for v in x]
@@ -158,11 +172,15 @@ def scales_search(
         apart = [v - (unit * c + zero) for v, c in zip(x, codes(factor), strict=True)]
         return in_order([(u * d + zero) * d + zero for u, d in zip(w, apart, strict=True)])
 
-    best = ieee.divide(top + zero, largest)
-    least = loss(best)
-    for t in (t for t in range(-4, 5) if t):
-        factor = ieee.divide(np.float32(0.1) * np.float32(t) + np.float32(top) + zero, largest)
-        better = loss(factor) < least
-        best, least = jnp.where(better, factor, best), jnp.where(better, loss(factor), least)
+    def attempt(t: Int32[Array, ""], carry: tuple[Lane, Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane, Lane]:
+        best, least, factor, of_factor = carry
+        better = (of_factor < least) | (t == 1)
+        best, least = jnp.where(better, factor, best), jnp.where(better, of_factor, least)
+        factor = ieee.divide(divisors[t] + zero, largest)
+        return best, least, factor, loss(factor)
+
+    none = (zero, zero, zero, zero)
+    best, least, factor, of_factor = lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, none)
+    best = jnp.where(of_factor < least, factor, best)
     found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top))
     return jnp.where(empty[:, None], 0.0, unit), jnp.where(empty[:, None], 0.0, found.T)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
-from quantsim.quantizer.blockformats.base import ends, extreme
+from quantsim.quantizer.blockformats.blocks import ends, extreme
 from quantsim.rounding import round_integer
 
 Lane: TypeAlias = Float[Array, " blocks"]
@@ -74,12 +74,6 @@ def _nearest(x: Float[Array, "..."], low: int, high: int) -> Float[Array, "..."]
     return jnp.minimum(jnp.maximum(round_integer(x), low), high)
 
 
-def sum_of_squares(blocks: Blocks) -> PerBlock:
-    """Sum of squares of each block, in order."""
-    x = blocks.T
-    return lax.scan(lambda total, row: (total + ieee.square(row), None), jnp.zeros_like(x[0]), x)[0][:, None]
-
-
 # --- scale and minimum ----------------------------------------------------------------------------------------------
 
 
@@ -113,8 +107,9 @@ def _line_sums(x: list[Lane], w: list[Lane], t: _Line, top: int) -> tuple[Lane, 
     return in_order(wc), in_order(squares), in_order([a * b + zero for a, b in zip(wc, x, strict=True)])
 
 
-def _better(t: _Line, best: _Line) -> _Line:
-    return _Line(*(jnp.where(t.error < best.error, a, b) for a, b in zip(t, best, strict=True)))
+def _better(t: _Line, best: _Line, sure: Bool[Array, ""] | bool = False) -> _Line:
+    """The trial with the smaller error, of equals ``best``; ``t`` whatever its error if ``sure``."""
+    return _Line(*(jnp.where((t.error < best.error) | sure, a, b) for a, b in zip(t, best, strict=True)))
 
 
 def _fitted(sums: tuple[Lane, Lane, Lane], sum_w: Lane, sum_x: Lane) -> tuple[Lane, Lane, Bool[Array, " blocks"]]:
@@ -130,7 +125,8 @@ def _fitted(sums: tuple[Lane, Lane, Lane], sum_w: Lane, sum_x: Lane) -> tuple[La
 def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[PerBlock, PerBlock, Blocks]:
     """Scale, minimum (at most 0) and codes 0 … top of each block; a better trial moves the base of the next ones.
 
-    ``weights`` weighs the squared errors, or the absolute ones if the grid says so.
+    The first trial divides the range by ``top`` and keeps its scale and minimum; each other one has the least-squares
+    line of its codes. ``weights`` weighs the squared errors, or the absolute ones if the grid says so.
     """
     size, flat_x = blocks.shape[-1], flat(blocks)
     flat_w = None if callable(weights) else flat(weights)
@@ -141,25 +137,24 @@ def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[Pe
     low = jnp.minimum(low, 0.0)
     empty = high <= low
     sum_w, sum_x = in_order(w), in_order([a * b + zero for a, b in zip(w, x, strict=True)])
-    factor = ieee.divide(grid.top + zero, jnp.where(empty, 1.0, high - low))
-    first = _Line(zero, ieee.divide(1 + zero, factor), low, low, factor)
-    best = first._replace(error=_line_error(x, w, first, grid))
+    divisors = jnp.asarray(np.append(np.float32(grid.top), grid.divisors()))
 
-    def attempt(t: Int32[Array, ""] | int, carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
-        best = _better(*carry)
+    def attempt(t: Int32[Array, ""], carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
+        best, first = _better(*carry, sure=t == 1), t == 0
         # tied to t, so that nothing computed from the weights is moved out of the loop and stored
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
         x = lanes(here_x, size)
         w = _weigh(weights, here_w, x)
         factor = ieee.divide(divisors[here_t] + zero, jnp.where(empty, 1.0, high - best.low))
         trial = best._replace(base=best.low, factor=factor)
-        sums = apart(partial(_line_sums, x, w, trial, grid.top), blocks)
+        sums = apart(partial(_line_sums, x, w, trial, grid.top), blocks, idle=first)
         scale, low, found = _fitted(sums, sum_w, sum_x)
+        scale, low = jnp.where(first, ieee.divide(1 + zero, factor), scale), jnp.where(first, best.low, low)
         trial = trial._replace(scale=scale, low=low)
-        return trial._replace(error=jnp.where(found, _line_error(x, w, trial, grid), jnp.inf)), best
+        return trial._replace(error=jnp.where(found | first, _line_error(x, w, trial, grid), jnp.inf)), best
 
-    divisors = jnp.asarray(grid.divisors())
-    best = _better(*lax.fori_loop(0, grid.steps + 1, attempt, (best, best)))
+    none = _Line(zero + jnp.inf, zero, low, low, zero)
+    best = _better(*lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, (none, none)))
     codes = _nearest(best.factor[:, None] * (blocks - best.base[:, None]), 0, grid.top)
     scale = jnp.where(empty, 0.0, best.scale)[:, None]
     return scale, jnp.where(empty, low, best.low)[:, None], jnp.where(empty[:, None], 0.0, codes)
@@ -216,7 +211,7 @@ def slope_search(
         return sums(t), better(*carry)
 
     start = (_Slope(zero, zero, zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
-    _, scale, factor = better(*lax.fori_loop(0, len(divisors), attempt, start))
+    _, scale, factor = better(*lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, start))
     return jnp.where(empty, 0.0, scale)[:, None], jnp.where(empty, 0.0, factor)[:, None]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from quantsim.measure import histogram, statistics
+from quantsim.measure import classes, histogram, statistics
+from quantsim.numerics.tiles import TILE
 from quantsim.populations import Laplace, Normal, key
 from quantsim.theory import levels_mse
 
@@ -17,7 +18,7 @@ METRICS = ["mse", "rel_rms", "sqnr_db", "mean_abs", "bias", "gain"]
 SHAPES = [(1,), (7,), (4096,), (4097,), (3, 5000), (2, 3, 4095), ()]
 BY_ROW, BY_COLUMN = PartitionSpec("d", None), PartitionSpec(None, "d")
 # In any order the float32 sum of one tile is off by about sqrt(4096) units of rounding of the sum of magnitudes; k = 4
-TILE_ROUNDING = 4 * math.sqrt(statistics.TILE) * 2.0**-24
+TILE_ROUNDING = 4 * math.sqrt(TILE) * 2.0**-24
 
 
 def pair(shape, seed=0, step=0.3):
@@ -97,7 +98,7 @@ def test_shapes_must_agree(a, b):
     with pytest.raises(ValueError, match="cannot be compared"):
         statistics.error_stats(np.zeros(a), np.zeros(b))
     with pytest.raises(ValueError, match="cannot be compared"):
-        statistics.class_stats(np.zeros(a), np.zeros(b), (0.0, 1.0))
+        classes.class_stats(np.zeros(a), np.zeros(b), (0.0, 1.0))
 
 
 def test_the_error_has_no_fused_multiply_add():
@@ -179,7 +180,7 @@ def test_clipped_is_the_share_of_the_mask():
 
 
 def test_standard_errors_of_equal_tiles_are_those_of_a_mean():
-    w, w_hat = pair((9 * statistics.TILE,))
+    w, w_hat = pair((9 * TILE,))
     s, e = statistics.error_stats(w, w_hat), (w_hat - w).astype(np.float64).reshape(9, -1)
     for name, tiles in {"mse": e**2, "mean_abs": np.abs(e), "bias": e}.items():
         assert getattr(s, f"{name}_se") == pytest.approx(tiles.mean(axis=1).std(ddof=1) / 3, rel=1e-3)
@@ -211,7 +212,7 @@ def test_standard_errors_of_tiles_are_calibrated():
     mse = levels_mse(pop, np.arange(-40, 41) * step)
 
     def one(k):
-        w = pop.sample(k, (units * statistics.TILE,))
+        w = pop.sample(k, (units * TILE,))
         return statistics.tally(w, jnp.round(w / step) * step)
 
     batch = jax.jit(jax.vmap(one))(jax.random.split(key(1), REPLICATES))
@@ -260,7 +261,7 @@ EDGES = (0.0, 0.1, 0.5, 2.0, 1e9)
 def test_class_stats_equal_numpy(shape, edges):
     w, w_hat = pair(shape)
     w[: w.size // 100], w_hat[: w.size // 100] = 0.0, 0.25
-    c = statistics.class_stats(w, w_hat, edges)
+    c = classes.class_stats(w, w_hat, edges)
     e, size = np.abs(w_hat - w).astype(np.float64), np.abs(w)
     for k, (low, high) in enumerate(zip(np.float32(edges[:-1]), np.float32(edges[1:]), strict=True)):
         inside, nonzero = (size >= low) & (size < high), (size >= low) & (size < high) & (w != 0)
@@ -275,13 +276,13 @@ def test_class_stats_equal_numpy(shape, edges):
 
 def test_class_stats_merge():
     w, w_hat = pair((9000,))
-    whole = statistics.class_stats(w, w_hat, EDGES)
-    head, tail = (statistics.class_stats(w[part], w_hat[part], EDGES) for part in (slice(4096), slice(4096, None)))
-    merged = statistics.merge_classes(head, tail)
-    np.testing.assert_array_equal(merged.sums, whole.sums)
-    np.testing.assert_array_equal(merged.max_abs, whole.max_abs)
+    whole = classes.class_stats(w, w_hat, EDGES)
+    head, tail = (classes.class_stats(w[part], w_hat[part], EDGES) for part in (slice(4096), slice(4096, None)))
+    merged = classes.merge_classes(head, tail)
+    for f in dataclasses.fields(whole):
+        np.testing.assert_array_equal(getattr(merged, f.name), getattr(whole, f.name))
     with pytest.raises(ValueError, match="same class edges"):
-        statistics.merge_classes(whole, statistics.class_stats(w, w_hat, EDGES[1:]))
+        classes.merge_classes(whole, classes.class_stats(w, w_hat, EDGES[1:]))
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999, 1.0])

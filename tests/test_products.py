@@ -9,7 +9,8 @@ from jaxtyping import TypeCheckError
 import quantsim as qs
 from quantsim.granularity import Block, Channel, scale_shape
 from quantsim.outputs import products
-from quantsim.outputs.products import integer_product, output_error, output_sums, product, quantized_product
+from quantsim.outputs.output_errors import output_error, output_sums
+from quantsim.outputs.products import integer_product, product, quantized_product
 from quantsim.populations import Laplace, Normal, key
 from quantsim.quantizer import Quantizer
 

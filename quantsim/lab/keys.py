@@ -1,0 +1,60 @@
+"""Identities: of the rows of a study, of its figure, and of the code that makes each.
+
+The key of rows covers the config and the code that ``measure`` and ``Config`` reach; the key of a figure covers the
+rows and the code that ``draw`` reaches. Neither changes with comments and docstrings, nor with code that is not
+reached: ``quantsim.lab.reach`` says how that is found.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from quantsim.lab import study
+from quantsim.lab.reach import House
+from quantsim.rows import plain
+
+#: Libraries that a figure's bytes depend on.
+_DRAWN_WITH = ("matplotlib", "numpy", "scipy", "jax")
+
+
+@lru_cache(8)
+def house(package: Path, studies: Path) -> House:
+    """The modules of the package and the studies, as they are when first asked for."""
+    return House({"quantsim": package, "quantsim.studies": studies})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def measuring_code(name: str) -> dict[str, str]:
+    """Digest of what a study's measurement reaches, by module: ``rounding``, ``studies.outliers``, …."""
+    reached = house(study.PACKAGE, study.folder()).reached(f"quantsim.studies.{name}", ("measure", "Config"))
+    return {module.removeprefix("quantsim."): _digest(text) for module, text in sorted(reached.items())}
+
+
+def of_rows(name: str, config: Any) -> str:
+    """Identity of a study's rows: its config and the code that measures them."""
+    return _digest(json.dumps([plain(asdict(config)), measuring_code(name)], sort_keys=True))
+
+
+def of_figure(name: str, rows: str) -> str:
+    """Identity of a study's figure: the hash of its rows, the code that draws and saves it, and the libraries below."""
+    modules = house(study.PACKAGE, study.folder())
+    drawing = modules.reached(f"quantsim.studies.{name}", ("draw",))
+    saving = modules.reached("quantsim.lab.plotting", ("save",))
+    return _digest(json.dumps([rows, drawing, saving, {p: version(p) for p in _DRAWN_WITH}], sort_keys=True))
+
+
+def of_file(path: Path) -> str:
+    """Hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def of_text(path: Path) -> str:
+    """Hash of a text file, the same where a checkout has turned its line ends."""
+    return hashlib.sha256(path.read_text(encoding="utf-8").encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Processes of their own for what a process must not share: its number of devices, and its peak of memory."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from quantsim.populations import Normal
+from quantsim.quantizer import parse
+from quantsim.sweep import chunks, programs
+from quantsim.sweep.totals import Totals
+
+SHAPE = (256, 1024)
+SPEC = "int8:block32"
+#: What a served process runs; it finds this module as a study's neighbour, wherever the studies lie.
+_CODE = "from quantsim.lab import study; study.module('throughput')._served.serve()"
+
+#: From a number of weights to what sweeping them took.
+Ask = Callable[[int], dict[str, Any]]
+
+
+@contextmanager
+def serving(devices: int) -> Iterator[Ask]:
+    """A process with so many CPU devices that sweeps as many weights as it is asked to."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", _CODE]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(weights: int) -> dict[str, Any]:
+            assert process.stdout
+            print(weights, file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+
+
+def serve() -> None:
+    """Answer each line of the standard input, a number of weights, by what sweeping so many takes."""
+    for line in sys.stdin:
+        print(json.dumps(swept(int(line))), flush=True)
+
+
+def swept(weights: int) -> dict[str, Any]:
+    """Seconds of a sweep of one quantizer, compiled before, and the peak of memory of this process so far."""
+    cell = chunks.Cell(Normal(), SHAPE, 0, -(-weights // prod(SHAPE)))
+    engine, totals = chunks.Engine([parse(SPEC)], programs.mesh_of(jax.devices())), Totals.of(1)
+    jax.block_until_ready(engine.launch(cell, 0))
+    start = time.perf_counter()
+    for chunk in engine.chunks(cell):
+        for array in chunks.unstacked(*chunk):
+            totals.add(*array)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_gb": peak_gb(), "sqnr_db": totals.stats()[0].sqnr_db}
+
+
+def peak_gb() -> float | None:
+    """Most memory at any time: of the accelerator, or of this process, where the system is Linux and says so.
+
+    Not getrusage: its ru_maxrss begins with that of the process that started this one.
+    """
+    if found := jax.devices()[0].memory_stats():  # None on CPU
+        return found["peak_bytes_in_use"] / 1e9
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
