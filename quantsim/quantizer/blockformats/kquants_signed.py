@@ -103,7 +103,9 @@ def _levels(found: Float[Array, "blocks 16"], half: int) -> tuple[PerBlock, Floa
     return stored_f16(unit), jnp.where(top == 0, -half, levels)
 
 
-def _codes_again(blocks: Blocks, step: Float[Array, "blocks subs"], half: int, codes: Blocks) -> UInt8[Array, "..."]:
+def _codes_again(
+    blocks: Blocks, step: Float[Array, "blocks subs"], half: int, codes: Float[Array, "..."]
+) -> UInt8[Array, "blocks size"]:
     """Codes for the scales as stored; those of the search where a stored scale is 0."""
     step = spread(step, SIZE)
     again = jnp.clip(round_integer(ieee.divide(blocks, jnp.where(step == 0, 1.0, step))), -half, half - 1) + half
