@@ -117,6 +117,10 @@ class AbstractQuantizer(abc.ABC):
     @abc.abstractmethod
     def _nbytes(self, shape: Shape) -> int: ...
 
+    def _nbytes_of(self, qw: "QuantizedArray") -> int:
+        """Bytes of an array of codes."""
+        return self._nbytes(qw.shape)
+
     def _shape(self, codes: Shape) -> Shape:
         """Shape of the weights that have codes of shape ``codes``."""
         return codes
@@ -166,7 +170,7 @@ class QuantizedArray:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points, each field padded to whole bytes."""
-        return self.quantizer._nbytes(self.shape)
+        return self.quantizer._nbytes_of(self)
 
 
 def as_weights(
