@@ -13,7 +13,7 @@ Refuted if a float32, bf16 or power-of-two scale loses anything, or an fp16 scal
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -53,6 +53,7 @@ NARROW = {
 }
 LABELS = WIDE | {"int8:block32:absmax:bf16": "int8, bf16 scale"} | NARROW | {"nvfp4:gguf": "nvfp4:gguf"}
 SPECS = tuple(LABELS)
+FLOAT32_SCALED = ("int8:block32", "int4:block32", "nvfp4")  # nvfp4: its blocks have e4m3, the tensor float32
 SEARCHED = ("q6_k", "q4_k")  # their scales follow no law, so theory has no curve
 TWICE_DB = 10 * np.log10(2)  # what an error of twice the power costs
 F16_SPACING = 2.0**-24  # of its subnormal numbers
@@ -89,7 +90,7 @@ def by_std(config: Config) -> list[dict]:
     for std, at_std in zip(config.stds, found, strict=True):
         for spec in SPECS:
             sqnr_db = decibels(per_array(at_std.weights), per_array(at_std.errors[spec]))
-            predicted = predicted_sqnr_db(Normal(std), parse(spec), config.shape)
+            predicted = predicted_db(spec, std, config.shape)
             about = {"kind": "std", "spec": spec, "std": std, "predicted_sqnr_db": predicted}
             rows.append(about | columns(sqnr_db=sqnr_db))
     for spec in SPECS:
@@ -97,6 +98,16 @@ def by_std(config: Config) -> list[dict]:
         predicted = Rows(rows).where(spec=spec).column("predicted_sqnr_db").astype(float)
         rows += edges(config.stds, spec, 10 * np.log10(ratios), predicted)
     return rows
+
+
+def predicted_db(spec: str, std: float, shape: tuple[int, int]) -> float | None:
+    """SQNR that theory predicts, if it does: for a float32 scale the same at every standard deviation."""
+    return _predicted_db(spec, 1.0 if spec in FLOAT32_SCALED else std, shape)
+
+
+@cache
+def _predicted_db(spec: str, std: float, shape: tuple[int, int]) -> float | None:
+    return predicted_sqnr_db(Normal(std), parse(spec), shape)
 
 
 class Squares(NamedTuple):
