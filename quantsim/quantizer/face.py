@@ -195,15 +195,25 @@ def as_weights(
     if not (jnp.issubdtype(w.dtype, jnp.floating) or jnp.issubdtype(w.dtype, jnp.integer)):
         raise TypeError(f"{what} must be real numbers, not {w.dtype}")
     with np.errstate(over="ignore"):
-        w32 = jnp.asarray(w.astype(np.float32))
-    if nonfinite == "raise" and known_true(~jnp.isfinite(w32).all()):
+        w32 = w.astype(np.float32)
+    if nonfinite == "raise" and _surely_not_finite(w32):
         w, w32 = (lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (w, w32))
         bad = np.argwhere(~np.isfinite(np.asarray(w32)))
         at = tuple(int(i) for i in bad[0])
         raise ValueError(
-            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; " + remedy
+            f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}; {remedy}"
         )
-    return w32
+    return jnp.asarray(w32)
+
+
+def _surely_not_finite(w32: Weights | np.ndarray | np.generic) -> bool:
+    """Whether a weight is known to be NaN or infinite; arrays of NumPy are asked without compiling anything."""
+    if isinstance(w32, jax.Array):
+        return known_true(~jnp.isfinite(w32).all())
+    with np.errstate(all="ignore"):
+        if np.isfinite(w32.sum()):  # much faster than to ask each
+            return False
+    return not np.isfinite(w32).all()
 
 
 def known_true(fact: Bool[Array, ""]) -> bool:
