@@ -110,18 +110,17 @@ STYLES = plotting.styles(QUANTIZERS)
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """The matrix before, as codes, after, and its error; the errors' histogram; errors against magnitude."""
-    fig, axes = plotting.mosaic("aaabbbcccddd;eeeeffffgggg", height=3.9, height_ratios=(1, 1.7))
+    """The matrix before, after, and its error; the errors' histogram; errors against magnitude."""
+    fig, axes = plotting.mosaic("abc;def", height=3.9, height_ratios=(1, 1.6))
     matrix = rows.where(kind="matrix", first="float32")[0]
     w, codes, e, scale = np.array(matrix["w"]), np.array(matrix["codes"]), np.array(matrix["e"]), matrix["scale"]
     plotting.image(axes["a"], w, "weights", cmap="RdBu", vmin=-1, vmax=1)
-    plotting.image(axes["b"], codes / 127, "int8 codes / 127", cmap="RdBu", vmin=-1, vmax=1)
-    plotting.image(axes["c"], codes * scale, "weights after", cmap="RdBu", vmin=-1, vmax=1)
-    plotting.image(axes["d"], e / scale, "error / step (±½)", cmap="PuOr", vmin=-0.5, vmax=0.5)
-    histogram(axes["e"], np.abs(e), scale)
-    against_magnitude(axes["f"], rows.where(kind="class"), "mean_abs", "mean |error| (weight units)")
-    against_magnitude(axes["g"], rows.where(kind="class"), "mean_relative", "mean |error| / |weight|")
-    axes["f"].legend(loc="lower right", handlelength=1.0, borderpad=0.1)
+    plotting.image(axes["b"], codes * scale, "weights after: codes × scale", cmap="RdBu", vmin=-1, vmax=1)
+    plotting.image(axes["c"], e / scale, "error / step (±½)", cmap="PuOr", vmin=-0.5, vmax=0.5)
+    histogram(axes["d"], np.abs(e), scale)
+    against_magnitude(axes["e"], rows.where(kind="class"), "mean_abs", "mean |error| (weight units)")
+    against_magnitude(axes["f"], rows.where(kind="class"), "mean_relative", "mean |error| / |weight|")
+    axes["e"].legend(loc="lower right", handlelength=1.0, borderpad=0.1)
     plotting.letter(axes[k] for k in sorted(axes))
     return fig
 

@@ -131,7 +131,7 @@ def printed_weights(ax: plotting.Axes, rows: Rows) -> None:
     plotting.prediction(ax, [-1, 1], [-1, 1], label="the same")
     ax.plot(rows.column("at_seed"), rows.column("weight"), "x", color="0.1", ms=4, label="B04")
     ax.set(xlabel="weight of seed 42", ylabel="weight as printed", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower center")
 
 
 def map_shows_its_legend() -> Rule:

@@ -13,7 +13,7 @@ Refuted if a float32, bf16 or power-of-two scale loses anything, or an fp16 scal
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -53,6 +53,8 @@ NARROW = {
 }
 LABELS = WIDE | {"int8:block32:absmax:bf16": "int8, bf16 scale"} | NARROW | {"nvfp4:gguf": "nvfp4:gguf"}
 SPECS = tuple(LABELS)
+FLOAT32_SCALED = ("int8:block32", "int4:block32", "nvfp4")  # nvfp4: its blocks have e4m3, the tensor float32
+SEARCHED = ("q6_k", "q4_k")  # their scales follow no law, so theory has no curve
 TWICE_DB = 10 * np.log10(2)  # what an error of twice the power costs
 F16_SPACING = 2.0**-24  # of its subnormal numbers
 DIVISORS = {"q8_0": 127, "q4_0": 8}  # scale = extreme of the block / divisor
@@ -88,7 +90,7 @@ def by_std(config: Config) -> list[dict]:
     for std, at_std in zip(config.stds, found, strict=True):
         for spec in SPECS:
             sqnr_db = decibels(per_array(at_std.weights), per_array(at_std.errors[spec]))
-            predicted = predicted_sqnr_db(Normal(std), parse(spec), config.shape)
+            predicted = predicted_db(spec, std, config.shape)
             about = {"kind": "std", "spec": spec, "std": std, "predicted_sqnr_db": predicted}
             rows.append(about | columns(sqnr_db=sqnr_db))
     for spec in SPECS:
@@ -96,6 +98,16 @@ def by_std(config: Config) -> list[dict]:
         predicted = Rows(rows).where(spec=spec).column("predicted_sqnr_db").astype(float)
         rows += edges(config.stds, spec, 10 * np.log10(ratios), predicted)
     return rows
+
+
+def predicted_db(spec: str, std: float, shape: tuple[int, int]) -> float | None:
+    """SQNR that theory predicts, if it does: for a float32 scale the same at every standard deviation."""
+    return _predicted_db(spec, 1.0 if spec in FLOAT32_SCALED else std, shape)
+
+
+@cache
+def _predicted_db(spec: str, std: float, shape: tuple[int, int]) -> float | None:
+    return predicted_sqnr_db(Normal(std), parse(spec), shape)
 
 
 class Squares(NamedTuple):
@@ -172,17 +184,23 @@ def draw(rows: Rows) -> plotting.Figure:
     """What is left of the weights, format by format; SQNR against the standard deviation."""
     fig, axes = plotting.mosaic("aa;bc", height=5.5)
     what_is_left(axes["a"], rows)
-    of_std = rows.where(kind="std")
-    plotting.family(axes["b"], of_std, "std", "sqnr_db", by="spec", styles=plotting.styles(WIDE))
-    plotting.family(axes["c"], of_std, "std", "sqnr_db", by="spec", styles=plotting.styles(NARROW))
-    for name in "bc":
-        axes[name].set(xscale="log", xlabel="std of the weights", ylabel="SQNR (dB)")
-        axes[name].legend(loc="upper left", ncol=2, columnspacing=0.8)
+    against_std(axes["b"], rows.where(kind="std"), plotting.styles(WIDE))
+    against_std(axes["c"], rows.where(kind="std"), plotting.styles(NARROW))
     axes["b"].set(ylim=(-3, 110))
     axes["c"].set(ylim=(-12, 42))
     plotting.note(axes["c"], 8e-6, -9, "q4_k: scale 0, minimum not")
     plotting.letter(axes[k] for k in sorted(axes))
     return fig
+
+
+def against_std(ax: plotting.Axes, rows: Rows, styles: dict[str, plotting.Style]) -> None:
+    """SQNR of some formats, measured over predicted; points are joined where theory predicts none."""
+    for spec, style in styles.items():
+        line = "-" if spec in SEARCHED else "none"
+        found = rows.where(spec=spec)
+        plotting.measured(ax, found, "std", "sqnr_db", series=style, ms=1.8, linestyle=line, lw=0.4)
+    ax.set(xscale="log", xlabel="std of the weights", ylabel="SQNR (dB)")
+    ax.legend(loc="upper left", ncol=2, columnspacing=0.8)
 
 
 def what_is_left(ax: plotting.Axes, rows: Rows) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import quantsim as qs
 from quantsim.cli import terminal
 from quantsim.lab import study
 from quantsim.rows import Rows, load
@@ -35,7 +34,7 @@ def undrawn(monkeypatch):
 # --- studies --------------------------------------------------------------------------------------------------------
 
 
-def test_run_measures_then_loads(quantsim, studies, tmp_path):
+def test_run_measures_then_loads(quantsim, studies, undrawn, tmp_path):
     out = tmp_path / "out"
     code, shown, progress = quantsim("run", "--out", out)
     assert code == 0
@@ -67,7 +66,7 @@ def test_formats_says_in_one_sentence_who_wins_where():
     assert said == "Most SQNR for the bits per weight: a on normal and b on t3 within 4.5; c within 8.5."
 
 
-def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, tmp_path):
+def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, undrawn, tmp_path):
     quantsim("run", "--out", tmp_path / "out")
     before = files(tmp_path / "out")
     code, shown, _ = quantsim("run", "--small", "--fresh", "--out", tmp_path / "out")
@@ -245,39 +244,3 @@ def test_a_large_tensor_shows_its_corner(quantsim, tmp_path):
     code, shown, _ = quantsim("matrix", tmp_path / "w.npy", "--format", "int8:channel")
     assert code == 0
     assert shown.startswith("w: 2×40×50, its first 16×32 shown, int8:channel")
-
-
-# --- compare --------------------------------------------------------------------------------------------------------
-
-
-def test_compare_on_a_population(quantsim):
-    args = ("compare", "bf16", "int8:channel", "int4:block32", "--shape", 64, 512, "--population", "laplace(std=0.02)")
-    code, shown, message = quantsim(*args, "--json")
-    rows = json.loads(shown)
-    assert (code, message) == (0, "")
-    assert [r["spec"] for r in rows] == ["bf16", "int8:channel", "int4:block32"]
-    for r in rows:
-        assert 0 < r["sqnr_db_se"] <= 0.02
-        assert (r["population"], r["shape"], r["count"] % (64 * 512)) == ("laplace(std=0.02)", [64, 512], 0)
-        assert r["bits_per_weight"] == qs.parse(r["spec"]).bits_per_weight((64, 512))
-        assert r["sqnr_db"] == pytest.approx(-20 * np.log10(r["rel_rms"]))
-        assert abs(r["sqnr_db"] - r["predicted_sqnr_db"]) < 4 * r["sqnr_db_se"]
-    lines = quantsim(*args)[1].splitlines()
-    assert lines[0].split() == ["spec", "bits", "SQNR", "dB", "±", "se", "predicted", "‖e‖/‖w‖"]
-    assert [line.split()[:3] for line in lines[1:]] == [
-        [r["spec"], f"{r['bits_per_weight']:.3f}", f"{r['sqnr_db']:.3f}"] for r in rows
-    ]
-
-
-def test_compare_on_a_file(quantsim, tmp_path):
-    w, _, _, e = snippet()
-    save_file({"up": w, "down": w * 2, "steps": np.arange(3)}, tmp_path / "w.safetensors")
-    code, shown, _ = quantsim("compare", "int8:tensor", "bf16", "--weights", tmp_path / "w.safetensors", "--json")
-    rows = json.loads(shown)
-    assert (code, [(r["tensor"], r["spec"]) for r in rows]) == (
-        0, [(t, s) for t in ("down", "up") for s in ("int8:tensor", "bf16")],
-    )  # fmt: skip
-    assert rows[2]["rel_rms"] == pytest.approx(norm(e) / norm(w), rel=512 * 2.0**-24)
-    assert rows[0]["max_abs"] == 2 * rows[2]["max_abs"] == 2 * float(np.abs(e).max())
-    table = quantsim("compare", "bf16", "--weights", tmp_path / "w.safetensors", "--tensor", "up")[1].splitlines()
-    assert (table[0].split()[:2], table[1].split()[:2], len(table)) == (["tensor", "spec"], ["up", "bf16"], 2)

@@ -171,6 +171,16 @@ def test_a_change_in_what_is_not_reached_does_not(tmp_path, what):
     assert not changed(tmp_path, **CURRENT[what])
 
 
+def test_a_study_that_uses_another_does_not_reach_what_draws_that_one(tmp_path):
+    user = "from . import new\n\ndef measure(config):\n    return new.measure(config)\n"
+    write(tmp_path, HOUSE | {"studies/user.py": user})
+    folders = {"house": tmp_path / "house", "studies": tmp_path / "studies"}
+    house = House(folders, asked=("measure", "Config", "draw"))
+    own, theirs = (house.reached(f"studies.{name}", ("measure",)) for name in ("user", "new"))
+    assert set(own) == set(theirs) | {"studies.user"}
+    assert "house.plots" not in own
+
+
 def test_a_file_that_the_code_names_is_part_of_it(tmp_path):
     write(tmp_path, {"house/table.py": "def read():\n    return open('table.csv').read()\n", "house/table.csv": "1"})
     one = House({"house": tmp_path / "house"}).reached("house.table", ["read"])
@@ -207,8 +217,7 @@ def test_a_touched_module_makes_stale_exactly_the_studies_that_reach_it(tmp_path
     (package / "mitigations" / "__init__.py").touch()
     with (package / f"{module.replace('.', '/')}.py").open("a", encoding="utf-8") as file:
         file.write("\n\ndef touched():\n    return 1\n")
-    before = keys.house(study.PACKAGE, study.folder())
-    after = House({"quantsim": package, "quantsim.studies": study.folder()})
+    before, after = (keys.house(folder, study.folder()) for folder in (study.PACKAGE, package))
     for name in study.names():
         code, code_after = (h.reached(f"quantsim.studies.{name}", ("measure", "Config")) for h in (before, after))
         assert (code != code_after) == (f"quantsim.{module}" in code), name

@@ -240,6 +240,19 @@ def test_settled_are_the_studies_with_rows(register, undrawn, tmp_path):
     assert [(name, rows) for name, _, rows in runner.settled(tmp_path)] == [("other", ROWS)]
 
 
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("held", "dropped"), [(0, 0), (runner.MOST_BYTES + 1, 1), (None, 1)])
+def test_programs_are_dropped_where_much_is_held_or_nobody_knows(fake, undrawn, tmp_path, monkeypatch, held, dropped):
+    calls = []
+    monkeypatch.setattr(runner.jax, "clear_caches", lambda: calls.append(1))
+    assert runner._held_bytes() is None or 2**24 < runner._held_bytes() < 2**40
+    monkeypatch.setattr(runner, "_held_bytes", lambda: held)
+    runner.run("fake", tmp_path)
+    assert len(calls) == dropped
+
+
 # --- figures --------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from quantsim.lab import study
 from quantsim.lab.reach import House
 from quantsim.rows import plain
 
+#: What a study is asked for.
+_ASKED = ("Config", "measure", "draw", "CLAIMS", "summary")
 #: Libraries that a figure's bytes depend on.
 _DRAWN_WITH = ("matplotlib", "numpy", "scipy", "jax")
 
@@ -24,7 +26,7 @@ _DRAWN_WITH = ("matplotlib", "numpy", "scipy", "jax")
 @lru_cache(8)
 def house(package: Path, studies: Path) -> House:
     """The modules of the package and the studies, as they are when first asked for."""
-    return House({"quantsim": package, "quantsim.studies": studies})
+    return House({"quantsim": package, "quantsim.studies": studies}, asked=_ASKED)
 
 
 def _digest(text: str) -> str:

@@ -5,8 +5,9 @@ file or in a function, to the statement that defines it. A re-export by a packag
 An object comes from a class or a value that some reached code has named, so its methods are reached with it.
 
 Where the search cannot be sure it takes more: the whole of a module that is handed on as an object, or asked for a name
-that it does not define; in reached modules a definition that nobody names; and of all modules that an import of the
-reached ones runs, statements that act on what is reached (``TABLE.update(…)``) or on other libraries.
+that it does not define; in reached modules a definition that nobody names; and statements that act on what is reached
+(``TABLE.update(…)``) or on other libraries, in the reached modules and in all that importing these runs. Of the package
+in which the search begins, as the studies are, only what is reached itself counts: its files import what draws them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +23,15 @@ ALL = -1
 
 
 class House:
-    """The modules under some folders, each folder being a package of that name."""
+    """The modules under some folders, each folder being a package of that name.
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
-        self._paths = dict(_modules(folders))
+    Args:
+        folders: folder of each package.
+        asked: names that modules are asked for, as studies are for ``draw``: no code names them, their use is known.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], asked: Iterable[str] = ()) -> None:
+        self._paths, self._asked = dict(_modules(folders)), frozenset(asked)
         self._sources: dict[str, Source] = {}
         # of a statement, what it leads to and how it is written; of a name, whose it is
         self._links: dict[Place, set[Place]] = {}
@@ -115,13 +121,15 @@ class House:
             for number, statement in enumerate(self.source(module).statements):
                 if statement.plain and statement.code and self._unnamed(module, statement):
                     yield module, number
-        for module in self._run_by(reached - {start}) | {start}:
+        beside = {module for module in reached if module.rpartition(".")[0] == start.rpartition(".")[0]}
+        for module in self._run_by(reached - beside) | beside | {start}:
             for number, statement in enumerate(self.source(module).statements):
                 if not statement.plain and self._acts((module, number), found):
                     yield module, number
 
     def _unnamed(self, module: str, statement: Statement) -> bool:
-        return not any((module, name) in self._named or name.startswith("__") for name in statement.binds)
+        names = statement.binds - self._asked
+        return bool(names) and not any((module, n) in self._named or n.startswith("__") for n in names)
 
     def _acts(self, place: Place, found: set[Place]) -> bool:
         """Whether a statement that is no definition mentions reached code, or nothing of these packages at all."""

@@ -38,7 +38,7 @@ class Squares:
         return Squares(np.append(self.signal, other.signal), np.append(self.error, other.error))
 
 
-def squares(arrays: Iterable[Weights], q: AbstractQuantizer, keys: Iterable[PRNGKey | None] = ()) -> Squares:
+def squares(arrays: Iterable[Weights | F32], q: AbstractQuantizer, keys: Iterable[PRNGKey | None] = ()) -> Squares:
     """Sums of squares of the arrays and of their errors under a quantizer, for weights whose squares float32 holds.
 
     Args:

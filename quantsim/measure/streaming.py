@@ -19,7 +19,7 @@ from quantsim.numerics.ieee import on_cpu
 from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.tiles import TILE
 from quantsim.populations.structure import Structure
-from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.face import AbstractQuantizer, as_weights
 from quantsim.quantizer.parsing import parse
 from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
 
@@ -97,10 +97,18 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     >>> weight_error(w, "int8:block32").mse == qs.error_stats(w, qs.parse("int8:block32").roundtrip(w)).mse
     True
     """
-    quantizer = parse(q)
-    w32 = quantizer._checked(w, None)
+    quantizer, w32 = parse(q), as_weights(w, remedy="mend the input")
+    if not _is_narrow(w):
+        return statistics.error_stats(w, quantizer.roundtrip(w, key=key))
+    jax.eval_shape(lambda w: quantizer._checked(w, "raise"), w32)  # its shape: the values are known to be finite
 
     def measured(unit: Exponents | None) -> Tally:
         return tally(quantizer, w32, key, unit=unit)
 
     return statistics.fold(statistics.init(), statistics.of_any_scale(measured))
+
+
+def _is_narrow(w: ArrayLike) -> bool:
+    """Whether float32 holds these numbers, so that it does not matter who rounds them."""
+    dtype = w.dtype if isinstance(w, jax.Array | np.ndarray | np.generic) else np.asarray(w).dtype
+    return jnp.finfo(dtype).bits <= 32 if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).bits <= 16

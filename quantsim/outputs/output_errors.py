@@ -53,7 +53,8 @@ def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key:
         key: for stochastic rounding.
 
     Raises:
-        TypeError: if ``w`` or ``x`` is not numeric, or ``q`` no quantizer.
+        TypeError: if ``w`` or ``x`` is not numeric, or ``q`` no quantizer; inside ``jit`` and other transformations,
+            where ``output_sums`` gives what ``summarize`` takes outside.
         ValueError: if the shapes do not fit, and for a NaN or infinity.
 
     >>> import quantsim as qs
@@ -63,7 +64,8 @@ def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key:
     >>> abs(e.rel_rms / e.predicted_rel_rms - 1) < 0.05, e.to_bound < 0.1
     (True, True)
     """
-    quantizer, w32, x32 = parse(q), as_weights(w), as_weights(x, what="activations")
+    quantizer = parse(q)
+    w32, x32 = (as_weights(a, what=what, remedy="mend them") for a, what in ((w, "weights"), (x, "activations")))
     if w32.ndim != 2 or x32.ndim != 2 or w32.shape[1] != x32.shape[1]:
         raise ValueError(f"weights (out, in) and activations (batch, in) do not fit: {w32.shape} and {x32.shape}")
     sums = _sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), x32)
@@ -143,7 +145,13 @@ def _exponent(a: Float[Array, "rows columns"]) -> Int32[Array, ""]:
 
 def _in_one_unit(sums: OutputSums, exponents: _Exponents) -> OutputSums:
     """The sums in float64, in the units of weights and activations."""
-    w, e, x = (int(k) for k in exponents)
+    try:
+        w, e, x = (int(k) for k in exponents)
+    except jax.errors.ConcretizationTypeError:
+        raise TypeError(
+            "errors of outputs are summarized on the host, not inside jit, vmap or grad: return output_sums(w, w_hat, "
+            "x) of quantsim.outputs.output_errors from there, and summarize them outside"
+        ) from None
 
     def unscaled(sum_of: Float[Array | np.ndarray, " out"], power: int) -> Float[np.ndarray, " out"]:
         return np.ldexp(np.asarray(sum_of, np.float64), power)

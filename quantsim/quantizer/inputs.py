@@ -47,11 +47,14 @@ def as_weights(
     return jnp.asarray(w32)
 
 
-def _is_finite(w: jax.Array | np.ndarray) -> bool:
+def _is_finite(w: jax.Array | np.ndarray | np.generic) -> bool:
     """Whether all is finite, as far as it is known."""
-    if isinstance(w, np.ndarray):
-        return bool(np.isfinite(w).all())
-    return not known_true(_any_not_finite(w))
+    if isinstance(w, jax.Array):
+        return not known_true(_any_not_finite(w))
+    with np.errstate(all="ignore"):
+        if np.isfinite(w.sum()):  # much faster than to ask each
+            return True
+    return bool(np.isfinite(w).all())
 
 
 @jax.jit
@@ -59,7 +62,7 @@ def _any_not_finite(w: Weights) -> Bool[Array, ""]:
     return ~jnp.isfinite(w).all()
 
 
-def _first_not_finite(w: jax.Array | np.ndarray, w32: jax.Array | np.ndarray, what: str) -> str:
+def _first_not_finite(w: Any, w32: Any, what: str) -> str:
     w, w32 = (lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (w, w32))
     bad = np.argwhere(~np.isfinite(np.asarray(w32)))
     at = tuple(int(i) for i in bad[0])

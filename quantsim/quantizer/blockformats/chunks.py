@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Int32, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from quantsim.numerics.ieee import on_cpu
 
@@ -33,8 +32,8 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
     if not total:
         return jax.tree.map(lambda out: jnp.zeros((0, *out.shape[1:]), out.dtype), jax.eval_shape(f, 0, some(1)))
 
-    def step(i: Int32[Array, ""] | int, out: Any) -> Any:
-        first = jnp.minimum(i * chunk, total - chunk)
+    def step(i: Int[Array, ""] | int, out: Any) -> Any:
+        first = jnp.minimum(i * chunk, total - chunk).astype(jnp.int32)
         part = f(first, lax.dynamic_slice_in_dim(rows, first, chunk))
         return jax.tree.map(lambda o, p: lax.dynamic_update_slice_in_dim(o, p, first, 0), out, part)
 
@@ -43,4 +42,4 @@ def over_chunks(f: Callable[..., Any], rows: Shaped[Array, "rows n"], chunk: int
         lambda part: jnp.full((total, *part.shape[1:]), rows.reshape(-1)[0].astype(part.dtype), part.dtype),
         jax.eval_shape(f, 0, some(chunk)),
     )
-    return lax.fori_loop(np.int32(0), np.int32(-(-total // chunk)), step, out)
+    return lax.fori_loop(0, -(-total // chunk), step, out)

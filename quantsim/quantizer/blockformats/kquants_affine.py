@@ -12,7 +12,7 @@ from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
 from quantsim.quantizer.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.quantizer.blockformats.refine import scales_search
 from quantsim.quantizer.blockformats.search import Grid, Weigh, scale_and_min_search
-from quantsim.quantizer.blockformats.superblocks import SUPER, error_weights, spread, sub_blocks, totals
+from quantsim.quantizer.blockformats.superblocks import SUPER, Supers, error_weights, spread, sub_blocks, totals
 from quantsim.rounding import round_integer
 
 
@@ -20,14 +20,14 @@ from quantsim.rounding import round_integer
 class Q2K(Coding):
     """Sub-blocks of 16, two-bit codes, four-bit scales and minimums."""
 
-    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+    def search(self, blocks: Supers, importance: Importance | None) -> Stored:
         """Absolute errors weighed by abs(w), or squared ones by importance."""
         sub, grid = sub_blocks(blocks, 16), Grid(3, -0.5, 0.1, 15, absolute=True)
         if importance is None:
             return _searched(blocks, sub, jnp.abs, grid, 15)
         return _weighed(blocks, sub, error_weights(blocks, importance, 1.0), 3, 15)
 
-    def values(self, stored: Stored) -> Blocks:
+    def values(self, stored: Stored) -> Supers:
         """``code d scale - d_min min``."""
         return _values(stored, 16)
 
@@ -50,14 +50,14 @@ class Q45K(Coding):
     bits: int
     grid: Grid
 
-    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+    def search(self, blocks: Supers, importance: Importance | None) -> Stored:
         """Squared errors weighed by rms + abs(w), or by importance."""
         sub = sub_blocks(blocks, 32)
         if importance is None:
             return _searched(blocks, sub, jnp.sqrt(mean_square(sub)) + jnp.abs(sub), self.grid, 63)
         return _weighed(blocks, sub, error_weights(blocks, importance, 2.0), self.grid.top, 63)
 
-    def values(self, stored: Stored) -> Blocks:
+    def values(self, stored: Stored) -> Supers:
         """``code d scale - d_min min``."""
         return _values(stored, 32)
 
@@ -83,7 +83,7 @@ class Q45K(Coding):
         return Stored(codes, (bytes_f16(data[:, :2]), scales, bytes_f16(data[:, 2:4]), mins))
 
 
-def _searched(blocks: Blocks, sub: Blocks, weights: Weigh, grid: Grid, most: int) -> Stored:
+def _searched(blocks: Supers, sub: Blocks, weights: Weigh, grid: Grid, most: int) -> Stored:
     """Scales and minimums of the sub-blocks, rounded to integers 0 … most, and codes for what they became."""
     scale, low, codes = scale_and_min_search(sub, weights, grid)
     count = SUPER // sub.shape[-1]
@@ -92,12 +92,12 @@ def _searched(blocks: Blocks, sub: Blocks, weights: Weigh, grid: Grid, most: int
     return _stored(blocks, codes, grid.top, (d, scales, d_min, mins))
 
 
-def _weighed(blocks: Blocks, sub: Blocks, weights: Blocks, top: int, most: int) -> Stored:
+def _weighed(blocks: Supers, sub: Blocks, weights: Supers, top: int, most: int) -> Stored:
     """The same with importances: a finer grid, and the integers are searched too."""
-    size = sub.shape[-1]
-    count, weights = SUPER // size, sub_blocks(weights, size)
-    scale, low, codes = scale_and_min_search(sub, weights, Grid(top, -0.9, 0.05, 36))
-    total = totals(weights, count)
+    of_sub = sub_blocks(weights, sub.shape[-1])
+    count = SUPER // sub.shape[-1]
+    scale, low, codes = scale_and_min_search(sub, of_sub, Grid(top, -0.9, 0.05, 36))
+    total = totals(of_sub, count)
     d, scales = scales_search(scale.reshape(-1, count), total, most)
     d_min, mins = scales_search(-low.reshape(-1, count), total, most)
     return _stored(blocks, codes, top, (stored_f16(d), scales, stored_f16(d_min), mins))
@@ -110,7 +110,7 @@ def _levels(found: Float[Array, "blocks subs"], most: int) -> tuple[PerBlock, Fl
     return stored_f16(ieee.divide(largest, float(most))), jnp.minimum(round_integer(inverse * found), most)
 
 
-def _stored(blocks: Blocks, codes: Blocks, top: int, levels: tuple[Float[Array, "..."], ...]) -> Stored:
+def _stored(blocks: Supers, codes: Blocks, top: int, levels: tuple[Float[Array, "..."], ...]) -> Stored:
     """Codes 0 … top for the scales as stored; those of the search where a stored scale is 0."""
     d, scales, d_min, mins = levels
     size = codes.shape[-1]
@@ -121,7 +121,7 @@ def _stored(blocks: Blocks, codes: Blocks, top: int, levels: tuple[Float[Array, 
     return Stored(codes.astype(jnp.uint8), (d, scales.astype(jnp.uint8), d_min, mins.astype(jnp.uint8)))
 
 
-def _values(stored: Stored, size: int) -> Blocks:
+def _values(stored: Stored, size: int) -> Supers:
     d, scales, d_min, mins = stored.scales
     step = spread(d * scales.astype(jnp.float32), size)
     base = spread(d_min * mins.astype(jnp.float32), size)

@@ -13,7 +13,7 @@ from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
 from quantsim.quantizer.blockformats.packing import bytes_f16, f16_bytes, pack_planes, stored_f16, unpack_planes
 from quantsim.quantizer.blockformats.refine import refined_scale_search
 from quantsim.quantizer.blockformats.search import TINY, scale_search
-from quantsim.quantizer.blockformats.superblocks import error_weights, spread, sub_blocks, totals
+from quantsim.quantizer.blockformats.superblocks import Supers, error_weights, spread, sub_blocks, totals
 from quantsim.rounding import round_integer
 
 SIZE = 16
@@ -25,7 +25,7 @@ class Q3K(Coding):
 
     half = 4
 
-    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+    def search(self, blocks: Supers, importance: Importance | None) -> Stored:
         """Scales refined code by code, or with importances the best of a few, of the scales too."""
         sub = sub_blocks(blocks, SIZE)
         if importance is None:
@@ -40,7 +40,7 @@ class Q3K(Coding):
         found = _codes_again(blocks, d * levels, self.half, codes)
         return Stored(found, (d, levels.astype(jnp.int8)))
 
-    def values(self, stored: Stored) -> Blocks:
+    def values(self, stored: Stored) -> Supers:
         """``(code - half) d scale``."""
         return _values(stored, self.half)
 
@@ -67,7 +67,7 @@ class Q6K(Coding):
 
     half = 32
 
-    def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
+    def search(self, blocks: Supers, importance: Importance | None) -> Stored:
         """Errors weighed by w^2, or by importance."""
         sub = sub_blocks(blocks, SIZE)
         weights = ieee.square if importance is None else sub_blocks(importance.weights, SIZE)
@@ -78,7 +78,7 @@ class Q6K(Coding):
         found = jnp.where(nothing, 0, _codes_again(blocks, d * levels, self.half, codes))
         return Stored(found, (jnp.where(nothing, 0.0, d), jnp.where(nothing, 0, levels).astype(jnp.int8)))
 
-    def values(self, stored: Stored) -> Blocks:
+    def values(self, stored: Stored) -> Supers:
         """``(code - half) d scale``."""
         return _values(stored, self.half)
 
@@ -103,14 +103,16 @@ def _levels(found: Float[Array, "blocks 16"], half: int) -> tuple[PerBlock, Floa
     return stored_f16(unit), jnp.where(top == 0, -half, levels)
 
 
-def _codes_again(blocks: Blocks, step: Float[Array, "blocks subs"], half: int, codes: Blocks) -> UInt8[Array, "..."]:
+def _codes_again(
+    blocks: Supers, step: Float[Array, "supers 16"], half: int, codes: Blocks
+) -> UInt8[Array, "supers 256"]:
     """Codes for the scales as stored; those of the search where a stored scale is 0."""
     step = spread(step, SIZE)
     again = jnp.clip(round_integer(ieee.divide(blocks, jnp.where(step == 0, 1.0, step))), -half, half - 1) + half
     return jnp.where(step == 0, codes.reshape(blocks.shape), again).astype(jnp.uint8)
 
 
-def _values(stored: Stored, half: int) -> Blocks:
+def _values(stored: Stored, half: int) -> Supers:
     d, levels = stored.scales
     step = spread(d * levels.astype(jnp.float32), SIZE)
     return step * (stored.codes.astype(jnp.float32) - half)

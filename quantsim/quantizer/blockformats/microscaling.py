@@ -80,7 +80,7 @@ class Microscaling(AbstractQuantizer):
 
     def _decode(self, qw: QuantizedArray) -> Weights:
         assert qw.scale is not None
-        tensors = () if qw.tensor_scale is None else qw.tensor_scale.shape
+        tensors = self._tensors(qw)
         if tensors != qw.codes.shape[: len(tensors)]:
             raise ValueError(
                 f"{tensors} scales of tensors do not fit codes {qw.codes.shape}: vmap along the first axis"
@@ -112,6 +112,14 @@ class Microscaling(AbstractQuantizer):
         codes = -(-self.element.bits * prod(shape) // 8)
         tensor = 4 if self.scaling == E4M3(two_level=True) else 0
         return codes + prod(scale_shape(Block(self.size), shape)) + tensor
+
+    def _nbytes_of(self, qw: QuantizedArray) -> int:
+        tensors = self._tensors(qw)
+        return prod(tensors) * self._nbytes(qw.shape[len(tensors) :])
+
+    def _tensors(self, qw: QuantizedArray) -> Shape:
+        """How many tensors ``vmap`` stacked along each of the first axes, where each has a scale of its own."""
+        return () if qw.tensor_scale is None else qw.tensor_scale.shape
 
     def __str__(self) -> str:
         """The spec: the name, and what differs from its default."""

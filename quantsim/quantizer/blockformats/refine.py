@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int
 
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
@@ -88,14 +88,14 @@ def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
 def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
     """The same sweeps in a loop, which keeps the codes too."""
 
-    def move(t: Int32[Array, ""], state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
+    def move(t: Int[Array, ""] | int, state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
         codes, fit = state
         here = [lax.dynamic_index_in_dim(v, t % len(x), keepdims=False) for v in (x, w, codes)]
         term, fit = _moved(*here[:2], _term(*here), fit, ends)
         return lax.dynamic_update_index_in_dim(codes, term.code, t % len(x), 0), fit
 
     start = _sums([_term(*of_one) for of_one in zip(x, w, codes, strict=True)], subnormal)
-    found, fit = lax.fori_loop(np.int32(0), np.int32(SWEEPS * len(x)), move, (codes, start))
+    found, fit = lax.fori_loop(0, SWEEPS * len(x), move, (codes, start))
     return found, _ratio(fit)
 
 
@@ -172,7 +172,7 @@ def scales_search(
         apart = [v - (unit * c + zero) for v, c in zip(x, codes(factor), strict=True)]
         return in_order([(u * d + zero) * d + zero for u, d in zip(w, apart, strict=True)])
 
-    def attempt(t: Int32[Array, ""], carry: tuple[Lane, Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane, Lane]:
+    def attempt(t: Int[Array, ""] | int, carry: tuple[Lane, Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane, Lane]:
         best, least, factor, of_factor = carry
         better = (of_factor < least) | (t == 1)
         best, least = jnp.where(better, factor, best), jnp.where(better, of_factor, least)
@@ -180,7 +180,7 @@ def scales_search(
         return best, least, factor, loss(factor)
 
     none = (zero, zero, zero, zero)
-    best, least, factor, of_factor = lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, none)
+    best, least, factor, of_factor = lax.fori_loop(0, len(divisors), attempt, none)
     best = jnp.where(of_factor < least, factor, best)
     found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top))
     return jnp.where(empty[:, None], 0.0, unit), jnp.where(empty[:, None], 0.0, found.T)

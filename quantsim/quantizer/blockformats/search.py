@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int
 
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
@@ -139,7 +139,7 @@ def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[Pe
     sum_w, sum_x = in_order(w), in_order([a * b + zero for a, b in zip(w, x, strict=True)])
     divisors = jnp.asarray(np.append(np.float32(grid.top), grid.divisors()))
 
-    def attempt(t: Int32[Array, ""], carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
+    def attempt(t: Int[Array, ""] | int, carry: tuple[_Line, _Line]) -> tuple[_Line, _Line]:
         best, first = _better(*carry, sure=t == 1), t == 0
         # tied to t, so that nothing computed from the weights is moved out of the loop and stored
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
@@ -154,7 +154,7 @@ def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[Pe
         return trial._replace(error=jnp.where(found | first, _line_error(x, w, trial, grid), jnp.inf)), best
 
     none = _Line(zero + jnp.inf, zero, low, low, zero)
-    best = _better(*lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, (none, none)))
+    best = _better(*lax.fori_loop(0, len(divisors), attempt, (none, none)))
     codes = _nearest(best.factor[:, None] * (blocks - best.base[:, None]), 0, grid.top)
     scale = jnp.where(empty, 0.0, best.scale)[:, None]
     return scale, jnp.where(empty, low, best.low)[:, None], jnp.where(empty[:, None], 0.0, codes)
@@ -194,7 +194,7 @@ def slope_search(
     top = jnp.where(empty, 1.0, top)
     tried, zero = jnp.asarray(divisors, jnp.float32), top - top
 
-    def sums(t: Int32[Array, ""] | int) -> _Slope:
+    def sums(t: Int[Array, ""] | int) -> _Slope:
         here_x, here_w, here_t = lax.optimization_barrier((flat_x, flat_w, t))
         factor = ieee.divide(tried[here_t] + zero, top)
         if table:
@@ -207,11 +207,11 @@ def slope_search(
         wins = (s.square > 0) & (s.product * s.product > best[0] * s.square)
         return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * s.product, scale, s.factor), best)
 
-    def attempt(t: Int32[Array, ""] | int, carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
+    def attempt(t: Int[Array, ""] | int, carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
         return sums(t), better(*carry)
 
     start = (_Slope(zero, zero, zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
-    _, scale, factor = better(*lax.fori_loop(np.int32(0), np.int32(len(divisors)), attempt, start))
+    _, scale, factor = better(*lax.fori_loop(0, len(divisors), attempt, start))
     return jnp.where(empty, 0.0, scale)[:, None], jnp.where(empty, 0.0, factor)[:, None]
 
 

@@ -1,5 +1,7 @@
 """What the K-quants share: 256 weights in sub-blocks of 16 or 32, whose scales are quantized again."""
 
+from typing import TypeAlias
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -10,19 +12,20 @@ from quantsim.quantizer.blockformats.blocks import mean_square
 from quantsim.quantizer.blockformats.coding import Importance
 
 SUPER = 256
+Supers: TypeAlias = Float[Array, "supers 256"]
 
 
-def sub_blocks(blocks: Float[Array, "supers 256"], size: int) -> Blocks:
+def sub_blocks(blocks: Supers, size: int) -> Blocks:
     """Sub-blocks of ``size`` weights, one a row."""
     return blocks.reshape(-1, size)
 
 
-def spread(sub: Float[Array, "..."], size: int) -> Blocks:
+def spread(sub: Float[Array, "..."], size: int) -> Supers:
     """One number for each sub-block, repeated for its ``size`` weights."""
     return jnp.repeat(sub.reshape(-1, SUPER // size), size, axis=-1)
 
 
-def error_weights(blocks: Blocks, importance: Importance, factor: float) -> Blocks:
+def error_weights(blocks: Supers, importance: Importance, factor: float) -> Supers:
     """Weight of an error: importance times sqrt(factor * mean square of the super-block + w^2)."""
     power = factor * mean_square(blocks)
     return ieee.unfused(importance.weights * jnp.sqrt(power + ieee.square(blocks)), blocks)
