@@ -174,7 +174,7 @@ class QuantizedArray:
     ((3, 4, 8), (3, 4), 144, (3, 4, 8))
     """
 
-    # Any: a tree transformation may put shapes or specs in the place of arrays, a program its structure of the quantizer
+    # Any: a tree transformation may put shapes or specs in the place of arrays, a program the structure of a quantizer
     codes: Codes | Any
     scale: Scale | Any | None
     zero_point: ZeroPoint | Any | None
