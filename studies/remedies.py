@@ -336,7 +336,8 @@ def advised_is_good(rows: Rows, advice: Advice) -> float:
 def three_sigma_detects(rows: Rows) -> float:
     """Share of the cells in which more than 3 standard deviations have 95 % of the outliers and 1 % of the bulk."""
     apart = rows.where(remedy=APART.name)
-    return share(r["share_of_outliers_kept"] >= 0.95 and r["share_of_bulk_kept"] <= 0.01 for r in apart)
+    outliers, bulk = apart.column("share_of_outliers_kept"), apart.column("share_of_bulk_kept")
+    return share((outliers >= 0.95) & (bulk <= 0.01))
 
 
 BELOW_A_THOUSANDTH, BELOW_A_HUNDREDTH, MORE = ADVICE

@@ -32,6 +32,7 @@ FLOORS = {
 NAMELESS = {"utils", "util", "core", "common", "helpers", "misc", "_src"}
 PRIVATE_JAX = ("jax.experimental", "jax.core", "jax.interpreters", "jax._src")
 MAX_BODY_LINES, MAX_PARAMETERS = 40, 6
+MARK = "fmt: " + "skip"
 
 
 def room(module):
@@ -141,13 +142,27 @@ def cycle_violations(trees):
     return found
 
 
+def packing_violations(module, source, tree):
+    """What a reader has to unpack: layout kept from the formatter, tables of lambdas, strings split at run time."""
+    found = [f"{module} keeps the formatter off {source.count(MARK)} statements"] if MARK in source else []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict | ast.List | ast.Tuple | ast.Set):
+            values = node.values if isinstance(node, ast.Dict) else node.elts
+            if sum(isinstance(v, ast.Lambda) for v in values) > 1:
+                found.append(f"{module}:{node.lineno} is a table of lambdas")
+        literal = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Constant | ast.JoinedStr)
+        if literal and node.attr == "split":
+            found.append(f"{module}:{node.lineno} splits a literal at run time")
+    return found
+
+
 def violations(sources):
     """Everything that a dictionary of module name to source does against the rules."""
     trees = {module: ast.parse(source) for module, source in sources.items()}
     found = cycle_violations(trees)
     for module, tree in trees.items():
         found += floor_violations(module, tree, trees) + forbidden_violations(module, tree)
-        found += size_violations(module, tree)
+        found += size_violations(module, tree) + packing_violations(module, sources[module], tree)
     return found
 
 
@@ -169,10 +184,14 @@ def test_the_package_keeps_the_rules():
     assert not violations(sources), "\n".join(violations(sources))
 
 
-def test_studies_call_plotting_and_public_jax():
+def test_studies_call_plotting_and_public_jax_and_are_written_out():
     sources = sources_of("studies")
     assert sources
-    found = [v for module, source in sources.items() for v in forbidden_violations(module, ast.parse(source))]
+    found = []
+    for module, source in sources.items():
+        tree = ast.parse(source)
+        found += forbidden_violations(module, tree) + size_violations(module, tree)
+        found += packing_violations(module, source, tree)
     assert not found, "\n".join(found)
 
 
@@ -215,6 +234,9 @@ BAD = {
         {"quantsim.measure.tallies": "class C:\n" + "".join(f"    {s}\n" for s in LONG.split("\n"))},
         "41 body",
     ),
+    "layout kept from the formatter": ({"quantsim.rows": f"x = (1,  2)  # {MARK}"}, "keeps the formatter off 1"),
+    "a table of lambdas": ({"quantsim.rows": 'x = {"a": lambda v: v, "b": lambda v: -v}'}, "table of lambdas"),
+    "a table in a string": ({"quantsim.rows": 'x = dict(zip("a b c".split(), (1, 2, 3)))'}, "splits a literal"),
     "many parameters": ({"quantsim.measure.tallies": "def f(a, b, c, *, d, e, f, g): pass"}, "7 parameters"),
     "a circle in a family": (
         {"quantsim.theory.a": "from quantsim.theory import b", "quantsim.theory.b": "import quantsim.theory.a"},

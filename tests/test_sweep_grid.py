@@ -11,11 +11,10 @@ import pytest
 import quantsim as qs
 from quantsim.measure import statistics
 from quantsim.populations.structure import split_population
-from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import measure, population_key, programs
-from quantsim.sweep.chunks import Cell, Engine, unstacked
+from quantsim.sweep.chunks import Cell, Engine, kinds_of, unstacked
 from quantsim.sweep.plan import Plan
-from quantsim.sweep.programs import chunk_layout, drawing, measuring, mesh_of
+from quantsim.sweep.programs import chunk_layout, mesh_of
 from quantsim.sweep.streams import stream_of
 from quantsim.sweep.totals import Totals
 from tests.test_traces import counting
@@ -23,8 +22,8 @@ from tests.test_traces import counting
 POPULATIONS = ["normal(std=0.02)", "t5+outliers(rate=0.05,magnitude=20)"]
 SPECS = ["int8:tensor", "int4:block32:absmax:stochastic", "nf4:block64", "q8_0"]
 ALL_POPULATIONS, ALL_SPECS = [*POPULATIONS, "normal(std=3)"], [*SPECS, "int4:tensor"]  # two share a program, and two
-SHAPES, SEEDS = [(16, 288), (5, 96)], (0, 7)
-WEIGHTS = 5 * 16 * 288  # 5 arrays of the one shape, 48 of the other: no multiple of the devices
+SHAPES, SEEDS = [(16, 288), (32, 160)], (0, 7)  # two tiles, the second one short
+WEIGHTS = 47 * 32 * 160  # 53 arrays of the one shape, 47 of the other: no multiple of the devices
 
 
 def swept(populations=ALL_POPULATIONS, specs=ALL_SPECS, **axes):
@@ -98,20 +97,25 @@ def test_rows_equal_brute_force(rows, population, spec):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
-def test_rows_are_the_same_bits_on_any_number_of_devices(rows, devices):
+def test_rows_are_the_same_bits_on_any_number_of_devices(rows, devices, monkeypatch):
+    some = jax.devices()[:devices]
     assert len(jax.devices()) == 4  # those of ``rows``
     shape, specs = SHAPES[devices % 2], ["int8:tensor", "int4:tensor", "int4:block32:absmax:stochastic"]
-    found = swept(POPULATIONS[1], specs, shapes=[shape], mesh=mesh_of(jax.devices()[:devices]))
+    found = swept(POPULATIONS[1], specs, shapes=[shape], mesh=mesh_of(some))
     for row in found:
         assert [row] == rows.where(**{name: row[name] for name in ("population", "shape", "seed", "spec")})
     assert len(found) == 2 * len(specs)
+    monkeypatch.setattr(jax, "local_devices", lambda: some)
+    measured = measure(POPULATIONS[1], specs, shape=shape, arrays=arrays_of(shape), seed=7)
+    for row, s in zip(found.where(seed=7), measured, strict=True):
+        assert s.result() == {name: row[name] for name in s.result()}
 
 
 @pytest.mark.parametrize("arrays", [1, 5])
 def test_totals_are_the_same_bits_for_any_size_of_a_chunk(arrays):
-    cell = Cell(qs.populations.parse(POPULATIONS[0]), (5, 96), 7, 47)
+    cell = Cell(qs.populations.parse(POPULATIONS[0]), (32, 160), 7, 47)
     chunks = {}
-    for size in (arrays * 5 * 96, None):
+    for size in (arrays * 32 * 160, None):
         engine = Engine([qs.parse(SPECS[1])], mesh_of(jax.devices()), size)
         parts, total = list(engine.chunks(cell)), Totals.of(1)
         for array in (a for part in parts for a in unstacked(*part)):
@@ -174,17 +178,29 @@ TRACED = {
 }  # fmt: skip
 
 
+def programs_of(plan):
+    return Engine(plan.quantizers, mesh_of(jax.devices())).programs(plan.cells())
+
+
 @pytest.mark.parametrize("name", TRACED)
 def test_one_program_draws_and_one_measures_all_values_of_a_traced_parameter(name):
+    """Compiled are the programs that an engine names, and a rebuilt quantizer or population is the same to the bit."""
     populations, specs = TRACED[name]
-    axes = {"seeds": (1, 2, 3), "shapes": [(3, 64)], "weights": 5000}
-    plan = Plan.of(populations, specs, **axes)
-    needed = Engine(plan.quantizers, mesh_of(jax.devices())).programs(plan.cells())
-    assert len(needed) == 2
+    plan = Plan.of(populations, specs, seeds=(1, 2, 3), shapes=[(3, 64)], weights=5000)
+    assert len(programs_of(plan)) == 2
+
+
+def test_programs_of_traced_parameters_compile_once():
+    """All populations of four traced parameters, and all quantizers of five."""
+    populations = [p for name in ("rates", "df") for p in TRACED[name][0]]
+    specs = [s for name in ("bits of codes with a zero point", "exponents", "bits, clip ratios and scale formats")
+             for s in TRACED[name][1]]  # fmt: skip
+    axes = {"seeds": (1, 2), "shapes": [(3, 64)], "weights": 5000}
+    assert len(programs_of(Plan.of(populations, specs, **axes))) == 5
     with counting() as counted:
         found = swept(populations, specs, **axes)
-    assert found.compiles == counted["compiles"] <= 2  # another parameter may have needed one of them
-    assert len({r["mse"] for r in found}) == len(found) == 3 * len(populations) * len(specs)
+    assert (counted["compiles"], found.compiles) == (5, 5)
+    assert len({r["mse"] for r in found}) == len(found) == 2 * len(populations) * len(specs)
     with counting() as again:
         assert swept(populations, specs, **axes) == found
     assert again["compiles"] == 0
@@ -192,8 +208,7 @@ def test_one_program_draws_and_one_measures_all_values_of_a_traced_parameter(nam
 
 def test_compiles_are_the_programs_of_the_cells(rows):
     plan = Plan.of(ALL_POPULATIONS, ALL_SPECS, seeds=SEEDS, shapes=SHAPES, weights=WEIGHTS)
-    expected = Engine(plan.quantizers, mesh_of(jax.devices())).programs(plan.cells())
-    assert rows.compiles == len(expected) == len(SHAPES) * (2 + 4)  # one draws normal ones, one is int8 and int4
+    assert rows.compiles == len(programs_of(plan)) == len(SHAPES) * (2 + 4)  # each shared once
 
 
 def _temporary(program, *arguments):
@@ -201,15 +216,15 @@ def _temporary(program, *arguments):
 
 
 def test_no_temporary_is_as_large_as_the_population():
-    """What a program needs beside its arguments and results is at most eight arrays, of the 32 on a device."""
-    shape, few, arrays = (128, 512), 8 * 128 * 512 * 4, 32
-    layout = chunk_layout(shape, arrays, mesh_of(jax.devices()[:1]), arrays * 128 * 512)
-    assert layout.per_device == arrays
-    stream, first = stream_of(0, "normal"), np.uint32(0)
-    structure, numbers = split_population(qs.populations.parse(POPULATIONS[1]))
-    assert _temporary(drawing(structure, layout), np.float32(numbers), stream, first, None) <= few
-    w = jax.ShapeDtypeStruct((arrays, *shape), np.float32)
-    for spec in SPECS:
-        structure, numbers = split_quantizer(qs.parse(spec))
-        several = np.tile(np.float32(numbers), (3, 1))
-        assert _temporary(measuring(structure, layout), several, stream, first, None, w) <= few
+    """What a program of ``rows`` needs beside arguments and results is at most 8 arrays, of the 12 on a device."""
+    shape = SHAPES[1]
+    layout = chunk_layout(shape, arrays_of(shape), mesh_of(jax.devices()))
+    few = 8 * 4 * shape[0] * shape[1]
+    assert layout.per_device == 12
+    shared = stream_of(0, "normal"), np.uint32(0), None
+    for text in POPULATIONS:
+        structure, numbers = split_population(qs.populations.parse(text))
+        assert _temporary(programs.drawing(structure, layout), np.float32(numbers), *shared) <= few
+    for kind in kinds_of([qs.parse(s) for s in ALL_SPECS]):
+        measuring = programs.measuring(kind.structure, layout)
+        assert _temporary(measuring, kind.numbers, *shared, programs.arrays_of(layout)) <= few

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
@@ -70,6 +70,11 @@ def in_order(terms: Sequence[Lane]) -> Lane:
     return total
 
 
+def _pair(a: Lane, b: Lane) -> Complex[Array, " blocks"]:
+    """Two sums in one array: the compiler makes a loop for each array, and would compute the codes in both."""
+    return lax.complex(a, b)
+
+
 def _nearest(x: Float[Array, "..."], low: int, high: int) -> Float[Array, "..."]:
     return jnp.minimum(jnp.maximum(round_integer(x), low), high)
 
@@ -98,13 +103,14 @@ def _line_error(x: list[Lane], w: list[Lane], t: _Line, grid: Grid) -> Lane:
     return in_order([u * d + zero for u, d in zip(w, loss, strict=True)])
 
 
-def _line_sums(x: list[Lane], w: list[Lane], t: _Line, top: int) -> tuple[Lane, Lane, Lane]:
-    """Weighed sums of the codes, their squares, and their products with the weights."""
+def _line_sums(x: list[Lane], w: list[Lane], t: _Line, top: int) -> tuple[Complex[Array, " blocks"], Lane]:
+    """Weighed sums of the codes and their squares, as a pair, and of their products with the weights."""
     zero = x[0] - x[0]
     c = _line_codes(x, t, top)
     wc = [u * v + zero for u, v in zip(w, c, strict=True)]
     squares = [a * b + zero for a, b in zip(wc, c, strict=True)]
-    return in_order(wc), in_order(squares), in_order([a * b + zero for a, b in zip(wc, x, strict=True)])
+    products = [a * b + zero for a, b in zip(wc, x, strict=True)]
+    return _pair(in_order(wc), in_order(squares)), in_order(products)
 
 
 def _better(t: _Line, best: _Line, sure: Bool[Array, ""] | bool = False) -> _Line:
@@ -112,9 +118,11 @@ def _better(t: _Line, best: _Line, sure: Bool[Array, ""] | bool = False) -> _Lin
     return _Line(*(jnp.where((t.error < best.error) | sure, a, b) for a, b in zip(t, best, strict=True)))
 
 
-def _fitted(sums: tuple[Lane, Lane, Lane], sum_w: Lane, sum_x: Lane) -> tuple[Lane, Lane, Bool[Array, " blocks"]]:
+def _fitted(
+    sums: tuple[Complex[Array, " blocks"], Lane], sum_w: Lane, sum_x: Lane
+) -> tuple[Lane, Lane, Bool[Array, " blocks"]]:
     """Least-squares scale and minimum (at most 0), and whether there is one."""
-    c, cc, cx = sums
+    c, cc, cx = lax.real(sums[0]), lax.imag(sums[0]), sums[1]
     zero = c - c
     d = (sum_w * cc + zero) - (c * c + zero)
     scale = lax.div((sum_w * cx + zero) - (sum_x * c + zero), d)
@@ -164,10 +172,9 @@ def scale_and_min_search(blocks: Blocks, weights: Weigh, grid: Grid) -> tuple[Pe
 
 
 class _Slope(NamedTuple):
-    """A trial: weighed sums of code times weight and code squared, and the factor that made the codes."""
+    """A trial: the pair of weighed sums of code times weight and of code squared, and the factor of the codes."""
 
-    product: Lane
-    square: Lane
+    sums: Complex[Array, " blocks"]
     factor: Lane
 
 
@@ -176,7 +183,7 @@ def _slope_sums(x: list[Lane], w: list[Lane], factor: Lane, snap: Callable[[Lane
     c = [snap(factor * v) for v in x]
     terms = [(u * a) * v if code_first else (u * v) * a for u, v, a in zip(w, x, c, strict=True)]
     square = in_order([(u * a) * a + zero for u, a in zip(w, c, strict=True)])
-    return _Slope(in_order([t + zero for t in terms]), square, factor)
+    return _Slope(_pair(in_order([t + zero for t in terms]), square), factor)
 
 
 def slope_search(
@@ -203,14 +210,15 @@ def slope_search(
         return _slope_sums(x, _weigh(weights, here_w, x), factor, snap, table)
 
     def better(s: _Slope, best: tuple[Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane]:
-        scale = lax.div(s.product, s.square)
-        wins = (s.square > 0) & (s.product * s.product > best[0] * s.square)
-        return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * s.product, scale, s.factor), best)
+        product, square = lax.real(s.sums), lax.imag(s.sums)
+        scale = lax.div(product, square)
+        wins = (square > 0) & (product * product > best[0] * square)
+        return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * product, scale, s.factor), best)
 
     def attempt(t: Int[Array, ""] | int, carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
         return sums(t), better(*carry)
 
-    start = (_Slope(zero, zero, zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
+    start = (_Slope(_pair(zero, zero), zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
     _, scale, factor = better(*lax.fori_loop(0, len(divisors), attempt, start))
     return jnp.where(empty, 0.0, scale)[:, None], jnp.where(empty, 0.0, factor)[:, None]
 
