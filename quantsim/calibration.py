@@ -6,7 +6,7 @@ Every rule but ``MinMax`` chooses a *reach*, the magnitude that the last level o
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,16 @@ from quantsim.numerics import ieee
 from quantsim.rounding import round_integer, snap
 
 
+def _known_number(number: Any, what: str, example: str) -> float | None:
+    """The number as a float; None if it is traced."""
+    try:
+        return float(number)
+    except jax.errors.ConcretizationTypeError:
+        return None
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} is a number, not {number!r}; for example {example}") from None
+
+
 @dataclass(frozen=True)
 class Absmax:
     """reach = max |w|: nothing is clipped."""
@@ -29,18 +39,26 @@ class Absmax:
 
 @dataclass(frozen=True)
 class Clip:
-    """reach = ratio * max |w|: what is larger clips.
+    """reach = ratio * max |w|: what is larger clips. The ratio may be traced by ``jit`` or ``vmap``, for a sweep.
 
     Raises:
-        ValueError: if the ratio does not lie above 0 and at most at 1.
+        TypeError: if the ratio is no number.
+        ValueError: if it is known, and does not lie above 0 and at most at 1.
+
+    >>> Clip(jnp.float32(0.5))
+    Clip(ratio=0.5)
     """
 
     ratio: Number
 
     def __post_init__(self) -> None:
-        """Reject what is no part of the range."""
-        if not isinstance(self.ratio, jax.Array) and not 0 < self.ratio <= 1:
-            raise ValueError(f"a clip ratio lies above 0 and at most at 1, got {self.ratio:g}; for example clip0.8")
+        """Reject what is no part of the range; a known ratio is a float, so that the rule can be hashed."""
+        known = _known_number(self.ratio, "a clip ratio", "clip0.8")
+        if known is None:
+            return
+        object.__setattr__(self, "ratio", known)
+        if not 0 < known <= 1:
+            raise ValueError(f"a clip ratio lies above 0 and at most at 1, got {known:g}; for example clip0.8")
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,10 @@ class Percentile:
 
     def __post_init__(self) -> None:
         """Reject what is no percentile."""
+        known = _known_number(self.p, "a percentile", "p99.9")
+        if known is None:
+            raise TypeError("a percentile is known before a program is compiled: it says which weights are ranked")
+        object.__setattr__(self, "p", known)
         if not 0 < self.p <= 100:
             raise ValueError(f"a percentile lies above 0 and at most at 100, got {self.p:g}; for example p99.9")
 
@@ -141,7 +163,7 @@ def _order_statistic(magnitude_bits: Int[Array, "blocks size"], from_top: Counts
 
     def halve(i: Int[Array, ""] | int, found: Int[Array, "blocks 1"]) -> Int[Array, "blocks 1"]:
         trial = found | (jnp.int32(1) << (30 - i))
-        enough = jnp.sum(magnitude_bits >= trial, axis=-1, keepdims=True) > from_top
+        enough = jnp.sum(magnitude_bits >= trial, axis=-1, keepdims=True, dtype=jnp.int32) > from_top
         return jnp.where(enough, trial, found)
 
     return lax.fori_loop(0, 31, halve, jnp.zeros_like(magnitude_bits[:, :1]))
@@ -158,7 +180,7 @@ def _ranks(p: float, n: NDArray[np.integer] | int) -> tuple:
 def _percentile(blocks: Blocks, p: float, counts: Counts) -> PerBlock:
     # ranks from the top: the zeros of the padding stay at the bottom, out of the way
     if isinstance(counts, int):
-        above, below, down, up = (v.item() for v in _ranks(p, counts))
+        above, below, down, up = (v.item() for v in _ranks(p, counts))  # numbers of Python take the type of arrays
     else:
         above, below, down, up = (jnp.asarray(v)[counts - 1] for v in _ranks(p, np.arange(1, blocks.shape[-1] + 1)))
     bits = ieee.bits_of(blocks) & 0x7FFFFFFF

@@ -8,7 +8,7 @@ which change neither an extreme nor a squared error, and is cut off on the way b
 from dataclasses import dataclass
 from math import prod
 from operator import index
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
@@ -20,7 +20,7 @@ class ShapeNeededError(ValueError):
     """How many weights share a scale depends on the shape of the array, which was not given."""
 
 
-def _whole(number: int, what: str, example: str) -> int:
+def _whole(number: Any, what: str, example: str) -> int:
     try:
         return index(number)
     except TypeError:

@@ -1,5 +1,6 @@
 """Scales: every rule against float64 NumPy, and the padding of a ragged tail never counts."""
 
+from inspect import unwrap
 from typing import get_args
 
 import jax
@@ -11,7 +12,7 @@ from scipy import integrate, optimize, stats
 
 import quantsim as qs
 from quantsim import calibration, formats
-from quantsim.calibration import MSE, RMS, Absmax, MinMax, Percentile, calibrate, minmax, normal_reach
+from quantsim.calibration import MSE, RMS, Absmax, Clip, MinMax, Percentile, calibrate, minmax, normal_reach
 from quantsim.formats import Integer
 from tests import oracles
 
@@ -103,6 +104,66 @@ def test_percentile_where_the_rank_is_a_hair_below_a_whole_number():
 def test_what_is_no_percentile(p):
     with pytest.raises(ValueError, match=r"a percentile lies above 0 and at most at 100.*for example p99\.9"):
         Percentile(p)
+
+
+# --- clip -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_ratio_may_be_traced():
+    """One program for a sweep; each of its results is that of the ratio as a number, to the bit."""
+    w, block = _blocks(12, 8, 64), qs.granularity.Block(32)
+    ratios = jnp.float32([0.5, 0.7, 0.9])
+    for fmt in (formats.parse("int4"), formats.parse("nf4")):
+
+        def each(r, fmt=fmt):
+            q = qs.Quantizer(fmt, block, Clip(r))
+            qw = q.quantize(w)
+            return qw.codes, qw.dequantize(), q.roundtrip(w), q.clipped(w)
+
+        codes, decoded, roundtrip, clipped = jax.jit(jax.vmap(each))(ratios)
+        for i, r in enumerate(ratios):
+            q = qs.Quantizer(fmt, block, Clip(float(r)))
+            np.testing.assert_array_equal(codes[i], q.quantize(w).codes)
+            oracles.same_bits(decoded[i], q.roundtrip(w))
+            oracles.same_bits(roundtrip[i], q.roundtrip(w))
+            np.testing.assert_array_equal(clipped[i], q.clipped(w))
+
+
+@pytest.mark.parametrize("ratio", [np.float32(0.5), jnp.float32(0.5), np.array(0.5), 0.5])
+def test_a_known_clip_ratio_is_a_float(ratio):
+    unwrap(Clip.__post_init__)(clip := _made(Clip, ratio=ratio))
+    assert (clip, hash(clip), str(qs.Quantizer(formats.parse("int4"), qs.granularity.Tensor(), clip))) == (
+        Clip(0.5),
+        hash(Clip(0.5)),
+        "int4:tensor:clip0.5",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "wrong", "message"),
+    [
+        (Clip, "ratio", None, "a clip ratio is a number, not None; for example clip0.8"),
+        (Clip, "ratio", "x", "a clip ratio is a number, not 'x'; for example clip0.8"),
+        (Percentile, "p", "all", "a percentile is a number, not 'all'; for example p99.9"),
+    ],
+)
+def test_what_is_no_number(kind, field, wrong, message):
+    rule = _made(kind, **{field: wrong})
+    with pytest.raises(TypeError, match=message):
+        unwrap(kind.__post_init__)(rule)
+
+
+def _made(kind, **fields):
+    """A rule that the type checker of the tests would not let through."""
+    rule = object.__new__(kind)
+    for name, value in fields.items():
+        object.__setattr__(rule, name, value)
+    return rule
+
+
+def test_a_percentile_is_not_traced():
+    with pytest.raises(TypeError, match="a percentile is known before a program is compiled"):
+        jax.jit(lambda p: unwrap(Percentile.__post_init__)(_made(Percentile, p=p)))(50.0)
 
 
 # --- mean squared error ---------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Array to blocks and back, against an enumeration of every element."""
 
+from copy import copy
+from inspect import unwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +15,16 @@ SHAPES = [(), (1,), (7,), (3, 8), (2, 5), (1, 1), (2, 3, 4), (2, 2, 3, 5), (0,),
 
 
 def _granularities(shape: tuple[int, ...]) -> list:
-    """Tensor, channels and blocks along every axis, blocks of one and of more than the array."""
-    along = [g for axis in range(len(shape)) for g in (Channel(axis), Block(3, axis))]
+    """Tensor, channels and blocks along every axis and from it on, blocks of one and of more than the array."""
+    along = [g for axis in range(len(shape)) for g in (Channel(axis), Block(3, axis), Block(4, axis, onward=True))]
     return [Tensor(), *along, Block(1), Block(4), Block(50)]
 
 
 def _ids(g, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(g, Block) and g.onward:
+        axis = g.axis % len(shape)
+        flat = (*shape[:axis], int(np.prod(shape[axis:])))
+        return oracles.block_ids(flat, "block", g.size, -1).reshape(shape)
     if isinstance(g, Block):
         return oracles.block_ids(shape, "block", g.size, g.axis)
     return (
@@ -32,15 +39,21 @@ def _elements(shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_each_row_holds_one_block_in_order_and_the_way_back_is_the_identity(shape):
-    w = _elements(shape)
-    for g in _granularities(shape):
-        rows, ids = np.asarray(to_blocks(jnp.asarray(w), g)), _ids(g, shape)
+    w, granularities = _elements(shape), _granularities(shape)
+
+    @jax.jit
+    def there_and_back(w):  # of all at once: one program
+        blocks = [to_blocks(w, g) for g in granularities]
+        return blocks, [from_blocks(b, g, shape) for b, g in zip(blocks, granularities, strict=True)]
+
+    for g, rows, back in zip(granularities, *jax.device_get(there_and_back(w)), strict=True):
+        ids = _ids(g, shape)
         assert len(rows) == int(np.prod(scale_shape(g, shape))), g
         for i, row in enumerate(rows):
             inside = w[ids == i]
             np.testing.assert_array_equal(row[: len(inside)], inside, err_msg=f"{g} {i}")
             np.testing.assert_array_equal(row[len(inside) :], 0, err_msg=f"{g} {i}")
-        np.testing.assert_array_equal(from_blocks(jnp.asarray(rows), g, shape), w, err_msg=str(g))
+        np.testing.assert_array_equal(back, w, err_msg=str(g))
 
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
@@ -85,6 +98,9 @@ def test_an_empty_array_has_no_sizes_of_blocks(g, shape):
         (Block(32), (4, 97), (4, 4)),
         (Block(3, 0), (7, 2), (2, 3)),
         (Block(2, 1), (3, 5, 4), (3, 4, 3)),
+        (Block(2, 1, onward=True), (3, 5, 3), (3, 8)),
+        (Block(2, -2, onward=True), (3, 5, 3), (3, 8)),
+        (Block(2, 0, onward=True), (3, 5, 3), (23,)),
         (Block(32), (), ()),
         (Channel(), (), ()),
         (Block(32), (5, 0), (5, 0)),
@@ -123,7 +139,46 @@ def test_blocks_without_weights(size):
         Block(size)
 
 
-@pytest.mark.parametrize("g", [Channel(2), Channel(-3), Block(4, 2), Block(4, -3)], ids=str)
+def test_from_the_last_axis_on_is_along_it():
+    assert Block(4, -1, onward=True) == Block(4)
+    assert Block(4, 1, onward=True) != Block(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: unwrap(Block.__post_init__)(_with(Block(4), size="32")),
+            "the size of a block is a whole number, not '32'",
+        ),
+        (
+            lambda: unwrap(Block.__post_init__)(_with(Block(4), size=32.0)),
+            "the size of a block is a whole number, not 32.0",
+        ),
+        (lambda: unwrap(Block.__post_init__)(_with(Block(4), axis=0.5)), "an axis is a whole number, not 0.5"),
+        (lambda: unwrap(Channel.__post_init__)(_with(Channel(), axis="0")), "an axis is a whole number, not '0'"),
+    ],
+)
+def test_other_kinds_of_sizes_and_axes(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def _with(g, **fields):
+    """A granularity that the type checker of the tests would not let through."""
+    for name, value in fields.items():
+        object.__setattr__(g, name, value)
+    return g
+
+
+def test_integers_of_numpy_are_whole_numbers():
+    for g, given in ((Block(32, 0), {"size": np.int64(32), "axis": np.int8(0)}), (Channel(1), {"axis": np.int32(1)})):
+        unwrap(type(g).__post_init__)(again := _with(copy(g), **given))
+        assert again == g
+        assert type(again.axis) is int
+
+
+@pytest.mark.parametrize("g", [Channel(2), Channel(-3), Block(4, 2), Block(4, -3), Block(4, 2, onward=True)], ids=str)
 def test_axes_that_do_not_exist(g):
     for call in (
         lambda: to_blocks(jnp.ones((2, 3)), g),

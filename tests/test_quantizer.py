@@ -1,5 +1,9 @@
 """Quantize, store, dequantize: NumPy in float32 bit for bit, every odd input, what is charged is what is stored."""
 
+import copy
+import pickle
+from inspect import unwrap
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -297,6 +301,62 @@ def test_a_quantized_array_is_a_pytree(spec):
     oracles.same_bits(jax.vmap(lambda a: a.dequantize())(batch)[0], qw.dequantize())
     assert jax.tree.map(jnp.shape, qw).codes == jax.eval_shape(qs.parse(spec).quantize, w[0]).codes.shape == (3, 40)
     assert jax.tree.map(lambda a: a[0], batch).quantizer is batch.quantizer == qs.parse(spec)
+
+
+# --- kinds of argument ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "example"),
+    [
+        ("format", "int4", "quantsim.formats.parse"),
+        ("format", 4, "quantsim.formats.parse"),
+        ("format", None, "quantsim.formats.parse"),
+        ("granularity", "block32", "quantsim.granularity.Block"),
+        ("granularity", Block, "quantsim.granularity.Block"),
+        ("granularity", 32, "quantsim.granularity.Block"),
+        ("calibration", "mse", "quantsim.calibration.Absmax"),
+        ("scale_format", "f16", "quantsim.formats.parse"),
+        ("scale_format", formats.parse("int8"), "quantsim.formats.parse"),
+    ],
+)
+def test_parts_of_a_quantizer_of_another_kind(field, wrong, example):
+    q = copy.copy(qs.parse("int4:block32"))
+    object.__setattr__(q, field, wrong)  # past the type checker of the tests
+    with pytest.raises(
+        TypeError, match=rf"the {field.replace('_', ' ')} of a quantizer is an object such as {example}"
+    ):
+        q.__post_init__()
+
+
+@pytest.mark.parametrize("shape", [5, "ab", (4.0, 2), None])
+def test_what_is_no_shape(shape):
+    for use in (unwrap(type(qs.parse("e4m3")).bits_per_weight), unwrap(qs.Quantizer.scheme)):
+        if shape is not None or use is not unwrap(qs.Quantizer.scheme):
+            with pytest.raises(TypeError, match=r"a shape is a tuple of whole numbers such as \(out, in\), not"):
+                use(qs.parse("int8:channel"), shape)
+
+
+def test_shapes_of_any_whole_numbers():
+    assert unwrap(qs.Quantizer.bits_per_weight)(qs.parse("int8:channel"), [np.int64(4), 8]) == 12
+    with pytest.raises(ValueError, match=r"a shape has no negative numbers: \(4, -1\)"):
+        qs.parse("int8:channel").bits_per_weight((4, -1))
+
+
+def test_a_seed_is_no_key():
+    with pytest.raises(TypeError, match=r"a key is made by jax.random.key\(seed\), not 0"):
+        unwrap(qs.Quantizer.roundtrip)(qs.parse("int8:tensor:stochastic"), [1.0], key=0)
+
+
+@pytest.mark.parametrize("text", ["e4m3", "int8:channel", "int4:block32:clip0.7:f16", "nf4:block64@0-", "uint4:tensor"])
+def test_copies_equal_the_original(text):
+    q = qs.parse(text)
+    for again in (pickle.loads(pickle.dumps(q)), copy.deepcopy(q), copy.copy(q)):
+        assert again == q
+        assert hash(again) == hash(q)
+    qw = q.quantize([1.0, 2.0])
+    again = pickle.loads(pickle.dumps(jax.tree.map(np.asarray, qw)))
+    jax.tree.map(np.testing.assert_array_equal, qw, again)
 
 
 def test_quantizers_are_static():

@@ -70,6 +70,34 @@ def test_roundtrip_is_traced_once_for_a_shape_and_a_spec(spec):
     assert other["traces"] > 0
 
 
+SHARED = [
+    ("int4:block32", "int8:block32", "int2:block32"),
+    ("e4m3:channel", "e5m2:channel", "e2m1:channel", "e3m3:channel"),
+    ("e4m3", "e2m1"),
+    ("int4:tensor:clip0.5", "int7:tensor:clip0.8"),
+    ("int8:channel:minmax", "int3:channel:minmax"),
+    ("nf4:block8:absmax:f16", "nf4:block8:absmax:e4m3"),
+    ("nf4:block8:clip0.5", "nf4:block8:clip0.9"),
+    ("uint8:channel", "uint3:channel"),
+]
+
+
+@pytest.mark.parametrize("specs", SHARED, ids=lambda specs: specs[0])
+def test_what_differs_in_numbers_shares_its_programs(specs):
+    w = weights(1, (6, 71))
+
+    def everything(spec):
+        q = qs.parse(spec)
+        jax.grad(lambda w: q.roundtrip(w).sum())(w).block_until_ready()
+        return q.quantize(w).dequantize().block_until_ready(), q.roundtrip(w).block_until_ready(), q.clipped(w)
+
+    everything(specs[0])
+    for spec in specs[1:]:
+        with counting() as warm:
+            everything(spec)
+        assert warm == NOTHING, spec
+
+
 @pytest.mark.parametrize("spec", ["int4:block32", "nf4:block64"])
 def test_quantize_and_dequantize_are_traced_once(spec):
     first, second = weights(1, (3, 64)), weights(2, (3, 64))

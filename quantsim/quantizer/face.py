@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from quantsim._types import ArrayLike, Codes, Number, PRNGKey, Scale, Shape, Weights, ZeroPoint
 from quantsim.populations.structure import Structure
 from quantsim.quantizer import programs
-from quantsim.quantizer.inputs import as_shape, as_weights, known_true
+from quantsim.quantizer.inputs import as_key, as_shape, as_weights, known_true
 from quantsim.quantizer.structure import parted
 from quantsim.theory.scheme import NoTheoryError, Scheme
 
@@ -43,15 +43,15 @@ class AbstractQuantizer(abc.ABC):
             nonfinite: "raise", or "propagate": a block that holds a NaN or an infinity dequantizes to NaN.
 
         Raises:
-            TypeError: if ``w`` is not numeric.
-            ValueError: for a NaN or infinity, named with its index, unless propagated.
+            TypeError: if ``w`` is not numeric, or ``key`` no key.
+            ValueError: for a NaN or infinity, named with its index, unless propagated; for a missing key.
 
         >>> import quantsim as qs
         >>> qs.parse("int8:tensor").quantize([[1.27, -0.5]]).codes.tolist()
         [[127, -50]]
         """
         w32 = self._checked(w, nonfinite)
-        found = programs.quantized(*parted(self), w32, key, self._code_dtype())
+        found = programs.quantized(*parted(self), w32, as_key(key), self._code_dtype())
         return replace(found, quantizer=self, ndim=w32.ndim)
 
     def roundtrip(self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise") -> Weights:
@@ -64,7 +64,7 @@ class AbstractQuantizer(abc.ABC):
         >>> jax.grad(lambda w: qs.parse("int4:tensor:p50").roundtrip(w).sum())(jnp.array([1.0, 2.0, 9.0])).tolist()
         [1.0, 1.0, 0.0]
         """
-        return programs.roundtrip(*parted(self), self._checked(w, nonfinite), key)
+        return programs.roundtrip(*parted(self), self._checked(w, nonfinite), as_key(key))
 
     def clipped(self, w: ArrayLike) -> Bool[Array, "..."]:
         """Which weights lie more than half a step outside the range of their block.
@@ -232,7 +232,10 @@ def beyond(x: Float[Array, "..."], ends: tuple[Float[Array, "..."] | float, ...]
     >>> beyond(jnp.array([-1.6, -1.4, 2.4]), (-1.0, 0.0, 1.0, 2.0)).tolist()
     [True, False, False]
     """
-    limit, xp = float(np.finfo(np.float32).max), np if isinstance(ends, np.ndarray) else jnp
-    low = xp.maximum(ends[0] - (ends[1] - ends[0]) / 2, -limit)
-    high = xp.minimum(ends[3] + (ends[3] - ends[2]) / 2, limit)
-    return (x < low) | (x > high)
+    limit = float(np.finfo(np.float32).max)
+    if isinstance(ends, np.ndarray):
+        first, second, before, last = ends.tolist()
+        return (x < max(first - (second - first) / 2, -limit)) | (x > min(last + (last - before) / 2, limit))
+    first, second, before, last = ends
+    low, high = first - (second - first) / 2, last + (last - before) / 2
+    return (x < jnp.maximum(low, -limit)) | (x > jnp.minimum(high, limit))

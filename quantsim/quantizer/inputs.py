@@ -36,10 +36,11 @@ def as_weights(
     """
     if nonfinite not in ("raise", "propagate", None):
         raise ValueError(f"nonfinite is 'raise' or 'propagate', not {nonfinite!r}")
+    given = type(w)
     if not isinstance(w, jax.Array):
         w = np.asarray(w)
     if not (jnp.issubdtype(w.dtype, jnp.floating) or jnp.issubdtype(w.dtype, jnp.integer)):
-        raise TypeError(f"{what} must be real numbers, not {w.dtype}")
+        raise TypeError(f"{what} must be real numbers, not {w.dtype if given is np.ndarray else given.__name__}")
     w32 = (to_odd if odd else to_nearest)(w)
     if nonfinite != "propagate" and not _is_finite(w32):
         known = "mend the input" if nonfinite is None else 'mend the input, or pass nonfinite="propagate"'
@@ -75,6 +76,17 @@ def known_true(fact: Bool[Array, ""]) -> bool:
         return bool(fact)
     except jax.errors.TracerBoolConversionError:
         return False
+
+
+def as_key(key: Any) -> Any:
+    """``key``, if it is None or a key of JAX.
+
+    >>> as_key(jax.random.key(0)).shape
+    ()
+    """
+    if key is not None and not isinstance(key, jax.Array):
+        raise TypeError(f"a key is made by jax.random.key(seed), not {key!r}")
+    return key
 
 
 def as_shape(shape: Any) -> Shape:

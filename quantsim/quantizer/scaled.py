@@ -28,7 +28,7 @@ from quantsim.numerics.narrowing import ODD_ENOUGH_FOR
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.combinations import require_combination, require_kinds
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
-from quantsim.quantizer.inputs import as_weights
+from quantsim.quantizer.inputs import as_shape, as_weights
 from quantsim.quantizer.short_blocks import warn_of_short_blocks
 from quantsim.quantizer.spec import spell
 from quantsim.quantizer.structure import Kind, Take, has_numbers, numbers_of, traced
@@ -70,6 +70,7 @@ class Quantizer(AbstractQuantizer):
 
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know of it."""
+        shape = None if shape is None else as_shape(shape)
         if self.granularity is None:
             return Scheme(self.format, rounding=self.rounding)
         stored = None if self.scale_format == _F32 else self.scale_format
@@ -135,7 +136,7 @@ class Quantizer(AbstractQuantizer):
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
-        warn_of_short_blocks(self, w32.shape, stacklevel=3)
+        warn_of_short_blocks(self, w32.shape)
         return w32
 
     def _split(self) -> tuple[Structure, tuple[Number, ...]]:
