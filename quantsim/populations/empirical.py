@@ -20,6 +20,7 @@ class Empirical(Population):
     An element is ``values[bits % n]``: the bias of the modulus is below n / 2^32.
 
     Raises:
+        TypeError: for values that are no real numbers.
         ValueError: for no values, or values that are not finite.
 
     >>> Empirical([3.0, -1.0]).quantile([0.25, 0.75]).tolist()
@@ -28,7 +29,10 @@ class Empirical(Population):
 
     def __init__(self, values: ArrayLike) -> None:
         """Keep the sorted values as float32."""
-        self.values: np.ndarray = np.sort(np.asarray(values, np.float32).ravel())
+        given = np.asarray(values)
+        if given.size and not (np.issubdtype(given.dtype, np.integer) or given.dtype.kind in "fV"):
+            raise TypeError(f"an empirical population is made of numbers, got an array of {given.dtype}")
+        self.values: np.ndarray = np.sort(given.astype(np.float32).ravel())
         if not self.values.size or not np.isfinite(self.values).all():
             raise ValueError("an empirical population needs at least one value, all of them finite")
         self.values.setflags(write=False)
