@@ -87,32 +87,20 @@ def integer_dot_with_scales(x: Activations, w: QuantizedArray) -> Array:
 
 @dataclass(frozen=True)
 class Method:
-    """A product: the forms in which it is given activations and weights, what it does, and how it is drawn."""
+    """A product: the forms in which it is given activations and weights, and what it does."""
 
     activations: str
     weights: str
     multiply: Callable[[Any, Any], Array]
-    style: plotting.Style
 
 
 METHODS = {
-    "f32": Method("f32", "f32", dot, plotting.Style(plotting.BLACK, "*", "float32")),
-    "bf16": Method("bf16", "bf16", dot, plotting.Style(plotting.BLUE, "o", "bf16")),
-    "fake": Method(
-        "f32", "f32", dot_with_simulated_int8, plotting.Style(plotting.PURPLE, "D", "float32 through int8 and back")
-    ),
-    "dequantize": Method(
-        "bf16", "int8", dot_with_dequantized, plotting.Style(plotting.ORANGE, "v", "int8 dequantized to bf16")
-    ),
-    "int8": Method(
-        "bf16",
-        "int8",
-        integer_dot_with_scales,
-        plotting.Style(plotting.VERMILION, "s", "int8 × int8, activations quantized"),
-    ),
-    "codes": Method(
-        "codes", "codes", integer_product, plotting.Style(plotting.GREEN, "^", "int8 × int8 → int32 alone")
-    ),
+    "f32": Method("f32", "f32", dot),
+    "bf16": Method("bf16", "bf16", dot),
+    "fake": Method("f32", "f32", dot_with_simulated_int8),
+    "dequantize": Method("bf16", "int8", dot_with_dequantized),
+    "int8": Method("bf16", "int8", integer_dot_with_scales),
+    "codes": Method("codes", "codes", integer_product),
 }
 
 
@@ -270,12 +258,22 @@ def _error(y: Array, x: Activations, w: Matrix) -> dict[str, float]:
     return columns(rel_rms=root_ratio((off**2).sum(0), (exact**2).sum(0)))
 
 
+STYLES = {
+    "f32": plotting.Style(plotting.BLACK, "*", "float32"),
+    "bf16": plotting.Style(plotting.BLUE, "o", "bf16"),
+    "fake": plotting.Style(plotting.PURPLE, "D", "float32 through int8 and back"),
+    "dequantize": plotting.Style(plotting.ORANGE, "v", "int8 dequantized to bf16"),
+    "int8": plotting.Style(plotting.VERMILION, "s", "int8 × int8, activations quantized"),
+    "codes": plotting.Style(plotting.GREEN, "^", "int8 × int8 → int32 alone"),
+}
+
+
 def summary(rows: Rows) -> str:
     """One sentence: what ran on what, and the time of each int8 path against the faster float product."""
     timed, texts = rows.where(kind="time"), []
     for name in PATHS:
         ratios = timed.where(method=name).column("of_float")
-        texts.append(f"{METHODS[name].style.label} {ratios.min():.2f} to {ratios.max():.2f}")
+        texts.append(f"{STYLES[name].label} {ratios.min():.2f} to {ratios.max():.2f}")
     return f"On {_device(timed)}, time over that of the faster float product: {'; '.join(texts)}."
 
 
@@ -312,9 +310,9 @@ def draw(rows: Rows) -> plotting.Figure:
 
 
 def _times(ax: plotting.Axes, layer: Rows) -> None:
-    for name, method in METHODS.items():
+    for name, style in STYLES.items():
         c = layer.where(method=name)
-        plotting.curve(ax, c.column("batch"), c.column("of_float"), se=c.column("of_float_se"), series=method.style)
+        plotting.curve(ax, c.column("batch"), c.column("of_float"), se=c.column("of_float_se"), series=style)
     c = layer.where(method="int8")
     limit = c.column("of_bandwidth") * c.column("of_float")
     plotting.prediction(ax, c.column("batch"), limit, label="int8: bytes / bandwidth")
@@ -328,8 +326,8 @@ def _times(ax: plotting.Axes, layer: Rows) -> None:
 def _dots(ax: plotting.Axes, layer: Rows, batches: list[int], x: str, y: str | None = None) -> None:
     """A marker a method, hollow for more rows, at two columns, or below each other."""
     for batch, face in zip(batches, (None, "w"), strict=False):
-        for place, (name, method) in enumerate(METHODS.items()):
-            row, style = layer.where(method=name, batch=batch)[0], method.style
+        for place, (name, style) in enumerate(STYLES.items()):
+            row = layer.where(method=name, batch=batch)[0]
             down, down_se = (row.get(y, np.nan), row.get(f"{y}_se", 0)) if y else (place, 0)  # codes have no error
             look: dict[str, Any] = {"color": style.color, "marker": style.marker, "mfc": face or style.color}
             ax.errorbar(row[x], down, xerr=1.96 * row[f"{x}_se"], yerr=1.96 * down_se, capsize=1.5, **look)
@@ -338,11 +336,11 @@ def _dots(ax: plotting.Axes, layer: Rows, batches: list[int], x: str, y: str | N
 
 def _memory(ax: plotting.Axes, layer: Rows, stored: Rows) -> None:
     """Bytes of weights as stored, and what the program needs beside them."""
-    for place, (name, method) in enumerate(METHODS.items()):
+    for place, (name, style) in enumerate(STYLES.items()):
         row = layer.where(method=name)[0]
         kept, beside = (row[c] / row["out"] / row["in"] for c in ("weight_bytes", "temporary_bytes"))
-        ax.barh(place, kept, color=method.style.color)
-        ax.barh(place, beside, left=kept, color=method.style.color, alpha=0.35)
+        ax.barh(place, kept, color=style.color)
+        ax.barh(place, beside, left=kept, color=style.color, alpha=0.35)
     for place, row in enumerate(stored, len(METHODS)):
         kept, saved = row["bits_per_weight"] / 8, 100 * (1 - row["bits_per_weight"] / 16)
         ax.barh(place, kept, color="0.6")

@@ -25,7 +25,7 @@ from quantsim.formats import FORMATS, levels
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, between, share, share_of_cases, stated, value_of
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import Estimate, columns, mean, ratio, root_ratio
+from quantsim.measure.ratios import Estimate, columns, mean, per_unit, ratio, root_ratio
 from quantsim.measure.statistics import error
 from quantsim.outputs.products import product
 from quantsim.populations import Contaminated, Normal, Population, Uniform, samples
@@ -127,7 +127,7 @@ def keys_of_matrices(config: Config, population: Contaminated, shape: Shape) -> 
 def rms_of_bulk(weights: Weights, clean: Weights) -> Estimate:
     """Relative rms error of the weights that no outlier replaced."""
     squared_errors, squared_weights = bulk_squares(weights, clean)
-    return root_ratio(per_matrix(squared_errors), per_matrix(squared_weights))
+    return root_ratio(squared_errors, squared_weights)
 
 
 @jax.jit
@@ -140,11 +140,6 @@ def bulk_squares(weights: Weights, clean: Weights) -> tuple[Array, Array]:
         return jnp.sum(e * e, axis=-1, where=bulk), jnp.sum(w * w, axis=-1, where=bulk)
 
     return jax.lax.map(one, (weights, clean))
-
-
-def per_matrix(sums_of_rows: Array) -> np.ndarray:
-    """Sums over whole matrices, in float64."""
-    return np.asarray(sums_of_rows, np.float64).sum(axis=-1)
 
 
 class Sums(NamedTuple):
@@ -212,7 +207,7 @@ def by_class(config: Config, population: Contaminated) -> list[dict]:
     inputs = samples(Normal(), jax.vmap(jax.random.fold_in, (0, None))(keys, 1), (INPUTS, SHAPE[1]))
     in_bulk = drawn.weights == drawn.clean
     bulk, outliers, clean = (
-        Sums(*map(per_matrix, row_sums(matrices, members, inputs)))
+        Sums(*map(per_unit, row_sums(matrices, members, inputs)))
         for matrices, members in ((drawn.weights, in_bulk), (drawn.weights, ~in_bulk), (drawn.clean, in_bulk | True))
     )
     more_mse = ratio(bulk.squared_output_errors, clean.squared_output_errors).plus(-1).times(100)

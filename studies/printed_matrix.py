@@ -18,7 +18,7 @@ import numpy as np
 from quantsim.formats import Float, largest
 from quantsim.formats import parse as parse_format
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, Rule, Verdict, at_most, no_statement, share, share_of_cases, stated, value_of
+from quantsim.lab.claims import Claim, Rule, Verdict, at_most, no_statement, share_of_cases, stated, value_of
 from quantsim.lab.matrix import LEGEND, document_matrix
 from quantsim.lab.study import Cell
 from quantsim.measure.statistics import error
@@ -90,8 +90,8 @@ def document(table: tuple[Printed, ...], seed: int) -> dict:
     return {
         "kind": "document",
         "rows": len(table),
-        "at_seed": share(round(float(w[line.row, line.column]), 3) == line.weight for line in table),
-        "follows_scale": share(map(follows_scale, table)),
+        "at_seed": np.mean([round(float(w[line.row, line.column]), 3) == line.weight for line in table]),
+        "follows_scale": np.mean([follows_scale(line) for line in table]),
         "bf16": (np.abs(rounds_to - numbers) <= 5.001e-4).mean(),
         "drawn_light": 1 - len(DRAWN_DARK) / np.prod(SHAPE),
         "reserved_link": float((urlparse(LINK).hostname or "").endswith("example.com")),

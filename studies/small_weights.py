@@ -26,7 +26,7 @@ from quantsim._types import Matrix, Weights
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import columns, decibels, mean
+from quantsim.measure.ratios import columns, decibels, mean, per_unit
 from quantsim.measure.statistics import error
 from quantsim.populations import Normal, samples
 from quantsim.quantizer import parse
@@ -89,12 +89,12 @@ def by_std(config: Config) -> list[dict]:
     rows = []
     for std, at_std in zip(config.stds, found, strict=True):
         for spec in SPECS:
-            sqnr_db = decibels(per_array(at_std.weights), per_array(at_std.errors[spec]))
+            sqnr_db = decibels(at_std.weights, at_std.errors[spec])
             predicted = predicted_db(spec, std, config.shape)
             about = {"kind": "std", "spec": spec, "std": std, "predicted_sqnr_db": predicted}
             rows.append(about | columns(sqnr_db=sqnr_db))
     for spec in SPECS:
-        ratios = [per_array(at_std.weights) / per_array(at_std.errors[spec]) for at_std in found]
+        ratios = [per_unit(at_std.weights) / per_unit(at_std.errors[spec]) for at_std in found]
         predicted = Rows(rows).where(spec=spec).column("predicted_sqnr_db").astype(float)
         rows += edges(config.stds, spec, 10 * np.log10(ratios), predicted)
     return rows
@@ -126,11 +126,6 @@ def squares(arrays: Weights) -> Squares:
         return Squares(jnp.sum(w * w, axis=-1), {spec: jnp.sum(e * e, axis=-1) for spec, e in errors.items()})
 
     return jax.lax.map(one, arrays)
-
-
-def per_array(sums_of_rows: Array) -> np.ndarray:
-    """Sums over whole arrays, in float64."""
-    return np.asarray(sums_of_rows, np.float64).sum(axis=-1)
 
 
 def edges(stds: tuple[float, ...], spec: str, each_db: np.ndarray, predicted_db: np.ndarray) -> list[dict]:

@@ -65,7 +65,7 @@ def by_way(config: Config, largest: float) -> list[dict]:
         for spec, errors in squares.errors.items():
             row = {"kind": "largest", "way": way, "spec": spec, "largest": largest}
             row["predicted_sqnr_db"] = predicted_sqnr_db(way, spec, largest, config.shape)
-            rows.append(row | columns(sqnr_db=decibels(per_array(squares.weights), per_array(errors))))
+            rows.append(row | columns(sqnr_db=decibels(squares.weights, errors)))
     return rows
 
 
@@ -109,11 +109,6 @@ def squares(w: Matrix, counted: Array) -> Squares:
     errors = {spec: error(w, parse(spec).roundtrip(w)) for spec in SHARING}
     of_rows = partial(jnp.sum, axis=-1, where=counted)
     return Squares(of_rows(w * w), {spec: of_rows(e * e) for spec, e in errors.items()})
-
-
-def per_array(sums_of_rows: Array) -> np.ndarray:
-    """Sums over whole arrays, in float64."""
-    return np.asarray(sums_of_rows, np.float64).sum(axis=-1)
 
 
 def draw(rows: Rows) -> plotting.Figure:

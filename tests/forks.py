@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from functools import cache
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def _started(said, devices, chunk, **what):
             for path, at in zip(said, (1, 2), strict=True):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), at)
             code = _in_child(devices, chunk, **what)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

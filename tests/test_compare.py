@@ -74,6 +74,18 @@ def test_what_would_be_ignored_is_refused(source, message):
 # --- a file ---------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_sure_is_drawn_less_often():
+    """A scale for each of these tensors needs some hundreds of them, a scale for a block of 32 a few."""
+    specs = ["int8:tensor", "int8:block32", "int4:tensor"]
+    rows = list(compared([qs.parse(spec) for spec in specs], Source(shape=(16, 512))))
+    counts = {row["spec"]: row["count"] for row in rows}
+    assert [row["spec"] for row in rows] == specs
+    assert counts["int8:block32"] < counts["int8:tensor"] == counts["int4:tensor"]  # of one program
+    for row in rows:
+        assert row["sqnr_db_se"] <= 0.02
+        assert abs(row["sqnr_db"] - row["predicted_sqnr_db"]) < 5 * row["sqnr_db_se"]
+
+
 def test_compare_on_a_file(quantsim, tmp_path):
     w = uniform()
     scale = np.abs(w).max() / np.float32(127)

@@ -104,7 +104,7 @@ def test_each_upper_moment_is_the_integral_of_the_one_below(pop):
         np.testing.assert_allclose(between, loss, rtol=1e-9, atol=1e-14 * float(pop.upper_moment(a[0], k)))
 
 
-@pytest.mark.parametrize("factor", [2.0**-30, 0.3, 1e10])
+@pytest.mark.parametrize("factor", [2.0**-30, 0.375, 1e10])  # four times each is a float32 number, as outliers are
 @pytest.mark.parametrize(
     "family",
     [

@@ -125,6 +125,45 @@ def test_quantiles_are_those_of_scipy(pop):
     np.testing.assert_allclose(pop.quantile(p), reference(pop).ppf(p), rtol=1e-8, atol=1e-12)
 
 
+UNIFORM_END = 2 * 3**0.5
+BOUNDED = [
+    (Uniform(2.0), (-UNIFORM_END, UNIFORM_END)),
+    (Empirical(VALUES), (-2.5, 4.0)),
+    (Mixture((0.5, 0.5, 0.0), (Uniform(2.0), Empirical(VALUES), Normal())), (-UNIFORM_END, 4.0)),
+    (Uniform(2.0).with_outliers(rate=0.1, value=9.0, sign="positive"), (-UNIFORM_END, 9.0)),
+    (Uniform(2.0).with_outliers(rate=0.1, value=1.0, sign="negative"), (-UNIFORM_END, UNIFORM_END)),
+    (Empirical(VALUES).with_outliers(rate=0.1, value=8.0, values="spread"), (-12.0, 12.0)),
+    (Normal().with_outliers(rate=1.0, value=8.0, sign="positive", values="spread"), (4.0, 12.0)),
+    (Uniform(2.0).with_outliers(rate=0.0, value=9.0), (-UNIFORM_END, UNIFORM_END)),
+]
+CONTAMINATED = [
+    Normal().with_outliers(rate=0.1, value=9.0),
+    FAMILIES[8].with_outliers(rate=0.1, magnitude=9.0, values="spread"),
+    StudentT(5.0).with_outliers(rate=0.1, value=9.0).with_outliers(rate=0.1, value=20.0, sign="positive"),
+]
+ENDLESS = [p for p in [*FAMILIES, *CONTAMINATED] if not isinstance(p, Uniform | Empirical)]
+
+
+@pytest.mark.parametrize(("pop", "ends"), [*BOUNDED, *((p, (-np.inf, np.inf)) for p in ENDLESS)], ids=str)
+def test_quantiles_end_where_the_population_does(pop, ends):
+    """At 0 and 1; there is none outside, and none of what is no number."""
+    np.testing.assert_allclose(pop.quantile([0.0, 1.0]), ends, rtol=1e-15)
+    assert np.isnan(pop.quantile([np.nan, -0.1, 1.1, -np.inf, np.inf])).all()
+    within = pop.quantile(np.array([[0.25, 0.5], [0.0, np.nan]]))
+    assert within.shape == (2, 2)
+    assert ends[0] <= within[0, 0] <= within[0, 1] <= ends[1]
+    one = pop.quantile(0.5)
+    assert np.shape(one) == ()
+    assert one == within[0, 1]
+
+
+def test_a_population_of_zeros_has_no_shape():
+    for pop in (Empirical(np.zeros(5)), Mixture((0.5, 0.5), (Empirical([0.0]), Empirical([0.0, 0.0])))):
+        assert (pop.moment(2), pop.std_dev(), pop.quantile(0.5)) == (0, 0, 0)
+        assert math.isnan(pop.kurtosis())
+        assert math.isnan(pop.crest(7))
+
+
 @pytest.mark.parametrize("pop", SMOOTH, ids=str)
 def test_quantile_inverts_cdf(pop):
     # above the median 1 - cdf loses digits: stay below three standard deviations

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantsim.measure.ratios import Estimate, columns, decibels, difference, mean, ratio, root_ratio
+from quantsim.measure.ratios import Estimate, columns, decibels, difference, mean, per_unit, ratio, root_ratio
 
 RNG = np.random.default_rng(11)
 OVER = RNG.gamma(8.0, size=200)
@@ -60,6 +60,13 @@ def test_ratios_without_a_signal_are_no_numbers():
 def test_nothing_errs():
     assert root_ratio([0.0, 0.0], [1.0, 2.0]) == (0.0, 0.0)
     assert decibels([1.0, 2.0], [0.0, 0.0]).value == np.inf
+
+
+def test_parts_of_a_unit_are_added_before_anything_else():
+    parts = OF.reshape(50, 4), OVER.reshape(50, 2, 2)
+    assert ratio(*parts) == ratio(parts[0].sum(axis=1), parts[1].sum(axis=(1, 2)))
+    assert decibels(*parts).se != decibels(OF, OVER).se
+    assert per_unit(np.ones((3, 2**24 + 1), np.float32))[0] == 2**24 + 1  # float32 would stop at 2^24
 
 
 def test_sums_of_float32_are_added_in_float64():

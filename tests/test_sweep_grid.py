@@ -96,7 +96,7 @@ def test_rows_equal_brute_force(rows, population, spec):
     assert stats.result() == {name: row[name] for name in stats.result()}
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("devices", [1, 3])
 def test_rows_are_the_same_bits_on_any_number_of_devices(rows, devices, monkeypatch):
     some = jax.devices()[:devices]
     assert len(jax.devices()) == 4  # those of ``rows``

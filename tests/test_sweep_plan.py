@@ -2,14 +2,18 @@
 
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import quantsim as qs
 from quantsim.populations import Normal
 from quantsim.rows import Rows
+from quantsim.sweep import measure, parts
 from quantsim.sweep.config import ConfigError, load
 from quantsim.sweep.plan import Plan
 from tests.fake_study import command
+from tests.test_traces import counting
 
 
 def test_defaults():
@@ -24,6 +28,37 @@ def test_specs_objects_and_single_values_are_one():
     objects = Plan.of(Normal(2.0), qs.parse("int8:tensor"), seeds=3, shapes=iter([(4, 8)]), weights=64)
     assert texts == objects
     assert texts.plain() == objects.plain()
+
+
+NUMBERS = {
+    "a NumPy integer": np.int64(64),
+    "a small NumPy integer": np.uint8(64),
+    "a NumPy float": np.float32(64),
+    "an array of one number": np.array(64),
+    "a JAX integer": jnp.int32(64),
+    "a float": 64.0,
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_whole_numbers_of_every_kind_are_one(kind):
+    plain = Plan.of("normal", "int8:tensor", seeds=64, shapes=[(4, 64)], weights=64)
+    given = NUMBERS[kind]
+    found = Plan.of("normal", "int8:tensor", seeds=given, shapes=[(4, given)], weights=given)
+    assert (found, found.plain()) == (plain, plain.plain())
+    assert {type(v) for v in (*found.seeds, *found.shapes[0], found.weights)} == {int}
+
+
+@pytest.mark.parametrize(
+    "seeds", [np.arange(3), jnp.arange(3), range(3), (0, 1, 2), iter([0, np.int8(1), 2.0])], ids=type
+)
+def test_seeds_of_every_kind_are_one(seeds):
+    assert Plan.of("normal", "int8:tensor", seeds=seeds).seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("predict", [True, np.bool_(True), np.array(True)], ids=type)
+def test_truth_values_of_every_kind_are_one(predict):
+    assert Plan.of("normal", "int8:tensor", predict=predict).predict is True
 
 
 def test_cells_are_populations_then_shapes_then_seeds():
@@ -49,6 +84,11 @@ REFUSED = [
     ({"weights": 2.5}, r"number of weights of a sweep is a whole number, not 2\.5"),
     ({"weights": True}, "number of weights of a sweep is a whole number, not True"),
     ({"weights": "many"}, "number of weights of a sweep is a whole number, not 'many'"),
+    ({"weights": float("inf")}, "number of weights of a sweep is a whole number, not inf"),
+    ({"weights": np.float32("nan")}, "number of weights of a sweep is a whole number, not .*nan"),
+    ({"weights": np.arange(2)}, "number of weights of a sweep is a whole number, not array"),
+    ({"seeds": [np.bool_(True)]}, "seed of a sweep is a whole number, not .*True"),
+    ({"predict": 1}, "predict of a sweep is true or false, not 1"),
     ({"seeds": [0.5]}, r"seed of a sweep is a whole number, not 0\.5"),
     ({"shapes": [(4, 8.5)]}, r"size of a sweep is a whole number, not 8\.5"),
     ({"shapes": [(4, 0)]}, r"sizes of at least 1, got \(4, 0\)"),
@@ -73,6 +113,49 @@ def test_a_seed_that_is_no_32_bit_number_is_refused_first(seed, tmp_path):
     with pytest.raises(ValueError, match=rf"between 0 and 2\^32 - 1, got {seed}"):
         qs.sweep("normal", "int8:tensor", seeds=[0, seed], shapes=[(4, 8)], weights=64, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+KINDS = [
+    ({"populations": 3}, "a sweep wants a population or its spec, or several, not 3"),
+    ({"populations": [3]}, "a population or its spec is wanted, for example 'normal', not 3"),
+    ({"populations": [qs.parse("bf16")]}, "a population or its spec is wanted"),
+    ({"quantizers": None}, "a sweep wants a quantizer or its spec, or several, not None"),
+    ({"seeds": None}, "a sweep wants a seed, or several, not None"),
+    ({"shapes": 4}, "a sweep wants a shape, or several, not 4"),
+    ({"shapes": (4, 8)}, r"a shape of a sweep is several sizes, for example \(256, 1024\), not 4"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), KINDS, ids=[m for _, m in KINDS])
+def test_wrong_kinds_of_arguments_are_refused_with_words(change, message):
+    with pytest.raises(TypeError, match=message):
+        Plan.of(**{"populations": "normal", "quantizers": "int8:tensor"} | change)
+
+
+REFUSED_BY_MEASURE = [
+    ({"arrays": 0}, ValueError, "at least one array"),
+    ({"arrays": 1.5}, ValueError, "number of arrays of a sweep is a whole number"),
+    ({"seed": 2**32}, ValueError, r"between 0 and 2\^32 - 1"),
+    ({"quantizers": []}, ValueError, "at least one quantizer"),
+    ({"quantizers": "q4_k"}, ValueError, "256"),
+    ({"shape": (0, 8)}, ValueError, "sizes of at least 1"),
+    ({"shape": (4, 8.5)}, ValueError, "size of a sweep is a whole number"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED_BY_MEASURE, ids=[m for *_, m in REFUSED_BY_MEASURE])
+def test_what_measure_cannot_measure_is_refused_first(change, error, message):
+    given = {"pop": "normal", "quantizers": "int8:tensor", "shape": (4, 8), "arrays": 3, "seed": 0}
+    with counting() as counted, pytest.raises(error, match=message):
+        unchecked(measure)(**given | change)
+    assert counted["compiles"] == 0
+
+
+def unchecked(function):
+    """Without the check of annotations that the tests add."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -108,6 +191,11 @@ def test_a_file_with_axes_is_the_grid_written_out(written):
     assert load(written(EXAMPLE)) == Plan.of(
         ["normal", *outliers], specs, seeds=[0, 1], shapes=[(64, 256)], weights=10**6, predict=False
     )
+
+
+def test_a_file_with_one_of_each(written):
+    one = 'populations = "t5"\nquantizers = "bf16"\nseeds = 3\n'
+    assert load(written(one)) == Plan.of("t5", "bf16", seeds=3)
 
 
 def test_a_file_without_axes(written):
@@ -159,9 +247,29 @@ def test_a_bad_file_ends_the_command_with_3(capsys, written, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+#: One program draws and one measures in the tests of the command.
+SMALL = """populations = ["normal", "normal(std=2)"]
+quantizers = ["int8:tensor", "int4:tensor"]
+shapes = [[8, 40]]
+weights = 640
+predict = false
+"""
+
+
+def test_results_go_into_a_folder_of_the_files_name(capsys, monkeypatch, tmp_path):
+    """A second configuration does not meet the results of the first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parts, "self_test", lambda: "the same draws")
+    folders = {"first.toml": "first", "second.v2.toml": "second.v2", "third": "third-results"}
+    for seed, name in enumerate(folders):
+        (tmp_path / name).write_text(f"seeds = {seed}\n{SMALL}")
+        code, _, message = command(capsys)("sweep", name)
+        assert code == 0, message
+    assert {p.parent.name for p in tmp_path.rglob("table.csv")} == set(folders.values())
+
+
 def test_dry_run_says_what_would_be_and_writes_nothing(capsys, written, tmp_path):
-    path = written('populations = ["normal", "normal(std=2)"]\nquantizers = ["int8:tensor", "int4:tensor"]\n'
-                   "seeds = [0, 1]\nshapes = [[8, 40]]\nweights = 640\n")  # fmt: skip
+    path = written(f"seeds = [0, 1]\n{SMALL}")
     code, shown, message = command(capsys)("sweep", path, "--out", tmp_path / "out", "--dry-run")
     assert (code, message) == (0, "")
     assert "4 cells, 8 points, 2560 weights drawn, on 4 x cpu" in shown

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quantsim.measure import tallies
+from quantsim.measure.tallies import Exponents
 from quantsim.numerics.tiles import STEPS, TILE
 from tests import oracle_mx, oracles
 
@@ -15,7 +16,8 @@ def same(a, b):
         oracles.same_bits(x, y)
 
 
-SIZES = [1, 5, 4095, 4096, 4097, 3 * 4096, 2**16, 2**17 + 4096 + 17]  # one tile to two stages, a tile and a rest
+#: Of each kind one: a part of a tile, a tile, a tile and one, and two stages with a tile and a part of one.
+SIZES = [5, 4096, 4097, 2**17 + 4096 + 17]
 
 
 def pair(size, seed=0):
@@ -117,7 +119,7 @@ def test_what_is_not_finite_stays_in_its_tile_and_in_the_extremes(at, where, bad
     assert np.isnan(found.max_signal) == (where != "w_hat" and np.isnan(bad))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES[-2:])
 def test_signal_and_noise_are_the_parts_of_a_tally(size):
     w, w_hat = pair(size, 3)
     whole, parts = tallies.tally(w, w_hat), tallies.combined(tallies.signal(w), tallies.noise(w, w_hat))
@@ -127,17 +129,21 @@ def test_signal_and_noise_are_the_parts_of_a_tally(size):
     same(on_host, whole)
 
 
-@pytest.mark.parametrize("ends", [[TILE], [TILE, 5 * TILE], [k * TILE for k in range(1, 7)]])
+joined = jax.jit(tallies.joined)
+
+
+@pytest.mark.parametrize("ends", [[TILE], [TILE, 2 * TILE], [2 * TILE]], ids=str)
 def test_tallies_of_consecutive_parts_are_joined(ends):
-    w, w_hat = pair(7 * TILE - 99, 4)
+    w, w_hat = pair(3 * TILE - 99, 4)
     parts = [tallies.tally(*p) for p in zip(np.split(w, ends), np.split(w_hat, ends), strict=True)]
-    same(tallies.joined(*parts), tallies.tally(w, w_hat))
+    same(joined(*parts), tallies.tally(w, w_hat))
 
 
 def test_a_stack_of_tallies_is_joined():
-    w, w_hat = pair(6 * TILE, 5)
-    stack = jax.vmap(tallies.tally)(w.reshape(3, -1), w_hat.reshape(3, -1))
-    same(tallies.joined(stack), tallies.tally(w, w_hat))
+    w, w_hat = pair(3 * TILE, 5)
+    parts = [tallies.tally(*p) for p in zip(np.split(w, 3), np.split(w_hat, 3), strict=True)]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+    same(joined(stack), joined(*parts))
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan])
@@ -146,10 +152,70 @@ def test_a_nan_is_joined(bad):
     w_hat[5] = bad
     parts = [tallies.tally(w[k : k + TILE], w_hat[k : k + TILE]) for k in (0, TILE)]
     for order in (parts, parts[::-1]):
-        assert np.isnan(tallies.joined(*order).max_abs)
+        assert np.isnan(joined(*order).max_abs)
 
 
 def test_nothing_is_tallied():
     found = tallies.tally(jnp.zeros((0, 3)), jnp.zeros((0, 3)))
     assert found.sums.shape == (0, 6)
     assert [float(v) for v in jax.tree.leaves(found)[6:]] == [0.0] * 5
+
+
+# --- units ----------------------------------------------------------------------------------------------------------
+
+EXACT = ("count", "max_abs", "max_signal", "nonzero", "zeroed", "clipped")
+POWERS = {"e": (0, 1), "abs_e": (0, 1), "e2": (0, 2), "w2": (2, 0), "ew": (1, 1)}  # of the units of w and e in a sum
+
+
+def pair_in_eighths():
+    """Weights, and the same in eighths, whose magnitudes span few powers of two."""
+    w = np.random.default_rng(8).standard_normal(9000).astype(np.float32)
+    return w, np.round(w * 8) / np.float32(8)
+
+
+@pytest.mark.parametrize(("w_power", "e_power"), [(0, 0), (30, 0), (-3, -30), (25, 30)])
+def test_units_change_no_bit_of_a_sum_that_stays_in_float32(w_power, e_power):
+    w, w_hat = pair(9000)
+    plain, unit = tallies.tally(w, w_hat), Exponents(np.int32(w_power), np.int32(e_power))
+    found = tallies.tally(w, w_hat, unit=unit)
+    for name in EXACT:
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name), err_msg=name)
+    for name, (of_w, of_e) in POWERS.items():
+        wide = np.asarray(getattr(plain, name), np.float64)
+        np.testing.assert_array_equal(getattr(found, name), np.ldexp(wide, -of_w * w_power - of_e * e_power), name)
+    same(tallies.on_host(found), tallies.on_host(plain))
+    parts = tallies.signal(w, unit=unit), tallies.noise(w, w_hat, unit=unit)
+    same(tallies.combined(*parts), found)
+    same(tallies.combined(*map(tallies.on_host, parts)), tallies.on_host(found))
+
+
+@pytest.mark.parametrize("power", [-90, 90])
+def test_units_keep_squares_that_leave_float32(power):
+    plain = pair_in_eighths()
+    w, w_hat = (v * np.float32(2.0**power) for v in plain)
+    unit = tallies.unit_for(float(np.abs(w).max()), float(np.abs(w_hat - w).max()))
+    found, expected = (tallies.on_host(t) for t in (tallies.tally(w, w_hat, unit=unit), tallies.tally(*plain)))
+    for name, (of_w, of_e) in POWERS.items():
+        np.testing.assert_array_equal(getattr(found, name), np.ldexp(getattr(expected, name), power * (of_w + of_e)))
+
+
+def test_units_are_asked_for_only_where_squares_leave_float32():
+    low, high = tallies.SAFE
+    assert high**2 * TILE < float(np.finfo(np.float32).max)
+    assert 2**24 * float(np.finfo(np.float32).tiny) < 2.0**-21 * low**2
+    for safe in (low, high, 1.0, 0.02, 0.0, np.inf, np.nan):  # zeros need no unit, and what is not finite finds none
+        assert tallies.unit_for(safe, 1.0) is tallies.unit_for(1.0, safe) is None
+    for beyond in (low / 2, high * 2, 1e-45, 3e38):
+        for unit, own in ((tallies.unit_for(beyond, 1.0), "w"), (tallies.unit_for(1.0, beyond), "e")):
+            power = getattr(unit, own)
+            assert abs(power) <= 126
+            assert 1 <= beyond / 2.0**power < 4 or beyond == 1e-45
+            assert {unit.w, unit.e} == {0, power}
+
+
+def test_units_of_a_batch():
+    w, w_hat = (np.stack([v * np.float32(2.0**-90), v]) for v in pair_in_eighths())
+    unit = Exponents(np.int32([-90, 0]), np.int32([-90, 0]))
+    batch = tallies.on_host(jax.vmap(lambda w, w_hat, unit: tallies.tally(w, w_hat, unit=unit))(w, w_hat, unit))
+    np.testing.assert_array_equal(batch.e2[0], batch.e2[1] * 2.0**-180)
+    np.testing.assert_array_equal(batch.ew[1], tallies.on_host(tallies.tally(*pair_in_eighths())).ew)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,11 +11,11 @@ from quantsim import populations as pops
 from quantsim.measure.statistics import ErrorStats
 from quantsim.measure.streaming import weight_error
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.structure import split_quantizer
 from quantsim.sweep import measure, predicted_sqnr_db
 
-#: Standard error, in dB, at which a synthetic comparison has seen enough arrays, and how many it draws at most.
-ENOUGH_DB, AT_MOST = 0.02, 4096
-
+#: Standard error, in dB, at which a quantizer has seen enough arrays; how many all see at most, and those not yet sure.
+ENOUGH_DB, AT_FIRST, AT_MOST = 0.02, 64, 4096
 
 #: Called with the name of a tensor that cannot be measured, and the reason.
 Refused: TypeAlias = Callable[[str, str], None]
@@ -86,13 +87,20 @@ def _of_population(qs: list[AbstractQuantizer], source: Source) -> Iterator[dict
     pop, shape = pops.parse(source.population or "normal"), source.shape or (256, 1024)
     if min(shape) < 1:
         raise ValueError(f"the shape of an array needs at least one row and column, got {shape}")
-    found = measure(pop, qs, shape=shape, arrays=AT_MOST, seed=source.seed or 0, enough=_enough)
+    drawn = partial(measure, pop, shape=shape, seed=source.seed or 0, enough=_all_sure)
+    found = drawn(qs, arrays=AT_FIRST)
+    unsure = {split_quantizer(q)[0] for q, stats in zip(qs, found, strict=True) if not _all_sure([stats])}
+    # whole structures go on, so that their programs need not be compiled for fewer quantizers
+    places = [place for place, q in enumerate(qs) if split_quantizer(q)[0] in unsure]
+    if places:
+        more = drawn([qs[place] for place in places], arrays=AT_MOST)
+        found = [dict(zip(places, more, strict=True)).get(place, stats) for place, stats in enumerate(found)]
     for q, stats in zip(qs, found, strict=True):
         row = _row(q, stats, shape, predicted_sqnr_db(pop, q, shape))
         yield row | {"population": str(pop), "shape": list(shape)}
 
 
-def _enough(stats: list[ErrorStats]) -> bool:
+def _all_sure(stats: list[ErrorStats]) -> bool:
     return all(not s.sqnr_db_se > ENOUGH_DB for s in stats)
 
 

@@ -177,7 +177,7 @@ def _around(node: ast.AST) -> tuple[set[str], set[str]]:
         elif isinstance(node, _NAMED) and node.name:
             binds.add(node.name)
         todo += _outside(node)
-    return binds, uses | binds
+    return binds, uses
 
 
 def _outside(node: ast.AST) -> list[ast.AST]:

@@ -165,7 +165,7 @@ def heat_map(ax: Axes, grid: Grid, *, texts: Grid | None = None, white_above: fl
     for (k, j), value in np.ndenumerate(grid.values):
         if texts is not None:
             color = "w" if value > white_above else "0.1"
-            note(ax, j, k, texts.values[k, j], ha="center", va="center", fontsize=6, color=color)
+            note(ax, j, k, str(texts.values[k, j]), ha="center", va="center", fontsize=6, color=color)
     ax.set_xticks(range(len(grid.xs)), [_tick(v) for v in grid.xs])
     ax.set_yticks(range(len(grid.ys)), [_tick(v) for v in grid.ys])
     ax.grid(visible=False)
@@ -208,7 +208,8 @@ def save(fig: Figure, folder: Path, stem: str) -> list[Path]:
     """Write ``<stem>.pdf``, ``.svg`` and ``.png`` and close the figure."""
     paths = [folder / f"{stem}.{kind}" for kind in FORMATS]
     fig.draw_without_rendering()
-    fig.set_layout_engine("none")  # solved once, not once a file
+    # solved; the placeholder that set_layout_engine("none") leaves would have every file drawn twice
+    fig._layout_engine = None  # pyright: ignore[reportAttributeAccessIssue]
     with mpl.rc_context({"svg.hashsalt": "quantsim"}):
         for path in paths:
             temporary = path.with_suffix(".tmp")

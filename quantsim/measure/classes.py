@@ -117,8 +117,9 @@ def _sums_of_tile(
     w: Float[Array, " 4096"], w_hat: Float[Array, " 4096"], edges: Float[Array, " edges"], unit: Exponents | None
 ) -> tuple[Float[Array, "classes 6"], Float[Array, "classes 2"]]:
     e, magnitude, nonzero = jnp.abs(error(w, w_hat)), jnp.abs(w), w != 0
+    bits, limits = ieee.bits_of(magnitude), ieee.bits_of(edges)  # in the order of the numbers, subnormals too
     relative = jnp.where(nonzero, e / jnp.where(nonzero, magnitude, 1.0), 0.0)
-    inside = (magnitude[None] >= edges[:-1, None]) & (magnitude[None] < edges[1:, None])
+    inside = (bits[None] >= limits[:-1, None]) & (bits[None] < limits[1:, None])
     largest = [ieee.absmax(jnp.where(inside, v[None], 0.0)) for v in (magnitude, e)]
     if unit is not None:  # then weights and errors have a row for each class
         w, e = (v[None] * ieee.power_of_two(-k)[:, None] for v, k in ((w, unit.w), (e, unit.e)))

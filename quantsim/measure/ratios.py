@@ -1,12 +1,13 @@
 """Ratios of sums with their standard errors: what a study makes of the sums over its independent units.
 
 A unit is whatever varies independently: an array that was drawn, a row, an output. Every function takes one sum for
-each unit, on the host in float64, and gives an ``Estimate``, a value with its standard error.
+each unit, or several that are added on the host in float64, and gives an ``Estimate``, a value with its standard error.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
 
@@ -49,6 +50,16 @@ class Estimate(NamedTuple):
         return self.value > limit + CLEARLY * self.se
 
 
+def per_unit(sums: ArrayLike) -> NDArray[np.float64]:
+    """One sum for each unit: what a device has summed, row by row or tile by tile, added over all axes but the first.
+
+    >>> per_unit([[1.0, 2.0], [3.0, 4.0]]).tolist(), per_unit([1.0, 2.0]).tolist(), per_unit(1.0).tolist()
+    ([3.0, 7.0], [1.0, 2.0], 1.0)
+    """
+    wide = np.asarray(sums, np.float64)
+    return np.asarray(wide.sum(axis=tuple(range(1, wide.ndim))))
+
+
 def mean(values: ArrayLike) -> Estimate:
     """Mean over units and its standard error, s / sqrt(n); that of one unit is NaN.
 
@@ -65,7 +76,7 @@ def ratio(of: ArrayLike, over: ArrayLike) -> Estimate:
     whose a and b rise together add little to it.
 
     Args:
-        of: one sum for each unit, (units,).
+        of: sums of each unit, (units, ...).
         over: the same, or one number for all.
 
     >>> ratio([1.0, 3.0], [2.0, 2.0])
@@ -73,7 +84,7 @@ def ratio(of: ArrayLike, over: ArrayLike) -> Estimate:
     >>> ratio([1.0, 2.0], [2.0, 4.0])
     Estimate(value=0.5, se=0.0)
     """
-    a, b = np.broadcast_arrays(np.asarray(of, np.float64), np.asarray(over, np.float64))
+    a, b = np.broadcast_arrays(per_unit(of), per_unit(over))
     n, total = a.size, b.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         r = a.sum() / total

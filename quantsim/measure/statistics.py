@@ -256,12 +256,13 @@ def pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
     """Both as float32 arrays; what is not finite stays.
 
     Raises:
-        TypeError: if they are not numeric.
+        TypeError: if they are not numeric, or not known, inside ``jit`` and other transformations.
         ValueError: if the shapes differ.
     """
     a, b = as_weights(w, "propagate"), as_weights(w_hat, "propagate", "approximated weights")
     if a.shape != b.shape:
         raise ValueError(f"weights of shape {a.shape} cannot be compared with weights of shape {b.shape}")
+    tallies.require_known(a, b)
     return a, b
 
 

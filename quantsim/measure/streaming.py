@@ -98,6 +98,7 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     True
     """
     quantizer, w32 = parse(q), as_weights(w, remedy="mend the input")
+    tallies.require_known(w32)
     if not _is_narrow(w):
         return statistics.error_stats(w, quantizer.roundtrip(w, key=key))
     jax.eval_shape(lambda w: quantizer._checked(w, "raise"), w32)  # its shape: the values are known to be finite

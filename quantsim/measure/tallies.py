@@ -260,13 +260,17 @@ def on_host(part: Part) -> Part:
     Raises:
         TypeError: for a part whose numbers are not known, inside ``jit`` and other transformations.
     """
-    try:
-        return _in_float64(part)
-    except jax.errors.TracerArrayConversionError:
+    require_known(*jax.tree.leaves(part))
+    return _in_float64(part)
+
+
+def require_known(*arrays: Array | np.ndarray) -> None:
+    """Refuse arrays whose numbers are not known, inside ``jit`` and other transformations."""
+    if not all(hasattr(a, "sharding") for a in arrays if isinstance(a, jax.Array)):  # what is traced lies nowhere
         raise TypeError(
             "statistics are folded on the host, not inside jit, vmap or grad: return quantsim.measure.tally(w, w_hat) "
             "from there, and outside of it fold: measure.fold(measure.init(), tally)"
-        ) from None
+        )
 
 
 def _in_float64(part: Part) -> Part:

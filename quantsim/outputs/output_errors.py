@@ -68,6 +68,11 @@ def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key:
     w32, x32 = (as_weights(a, what=what, remedy="mend them") for a, what in ((w, "weights"), (x, "activations")))
     if w32.ndim != 2 or x32.ndim != 2 or w32.shape[1] != x32.shape[1]:
         raise ValueError(f"weights (out, in) and activations (batch, in) do not fit: {w32.shape} and {x32.shape}")
+    if not (hasattr(w32, "sharding") and hasattr(x32, "sharding")):  # what is traced lies nowhere
+        raise TypeError(
+            "errors of outputs are summarized on the host, not inside jit, vmap or grad: return output_sums(w, w_hat, "
+            "x) of quantsim.outputs.output_errors from there, and summarize them outside"
+        )
     sums = _sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), x32)
     return summarize(_in_one_unit(*sums), x32.shape[1])
 
@@ -145,13 +150,7 @@ def _exponent(a: Float[Array, "rows columns"]) -> Int32[Array, ""]:
 
 def _in_one_unit(sums: OutputSums, exponents: _Exponents) -> OutputSums:
     """The sums in float64, in the units of weights and activations."""
-    try:
-        w, e, x = (int(k) for k in exponents)
-    except jax.errors.ConcretizationTypeError:
-        raise TypeError(
-            "errors of outputs are summarized on the host, not inside jit, vmap or grad: return output_sums(w, w_hat, "
-            "x) of quantsim.outputs.output_errors from there, and summarize them outside"
-        ) from None
+    w, e, x = (int(k) for k in exponents)
 
     def unscaled(sum_of: Float[Array | np.ndarray, " out"], power: int) -> Float[np.ndarray, " out"]:
         return np.ldexp(np.asarray(sum_of, np.float64), power)

@@ -10,6 +10,7 @@ from quantsim.populations.parameters import F64, Vector
 from quantsim.populations.population import Population
 from quantsim.populations.samplers import Chosen, Sampler
 
+_FAR, _MOST_FAR = 1000, 64  # root mean squares of the other values, and how many such values are told apart
 _MAX_BREAKS = 1 << 14  # enough for quadrature: what lies between two of them holds less than 10^-4 of the values
 
 
@@ -19,6 +20,7 @@ class Empirical(Population):
     An element is ``values[bits % n]``: the bias of the modulus is below n / 2^32.
 
     Raises:
+        TypeError: for values that are no real numbers.
         ValueError: for no values, or values that are not finite.
 
     >>> Empirical([3.0, -1.0]).quantile([0.25, 0.75]).tolist()
@@ -27,7 +29,10 @@ class Empirical(Population):
 
     def __init__(self, values: ArrayLike) -> None:
         """Keep the sorted values as float32."""
-        self.values: np.ndarray = np.sort(np.asarray(values, np.float32).ravel())
+        given = np.asarray(values)
+        if given.size and not (np.issubdtype(given.dtype, np.integer) or given.dtype.kind in "fV"):
+            raise TypeError(f"an empirical population is made of numbers, got an array of {given.dtype}")
+        self.values: np.ndarray = np.sort(given.astype(np.float32).ravel())
         if not self.values.size or not np.isfinite(self.values).all():
             raise ValueError("an empirical population needs at least one value, all of them finite")
         self.values.setflags(write=False)
@@ -91,8 +96,37 @@ class Empirical(Population):
         return Empirical(0 - self.values)  # of 0 it makes 0, not the -0 that has other bytes
 
     def _atoms(self) -> tuple[Vector, Vector]:
+        return self._distinct
+
+    @cached_property
+    def _distinct(self) -> tuple[Vector, Vector]:
         at, counts = np.unique(self.values.astype(np.float64), return_counts=True)
         return at, counts / self.values.size
+
+    @cached_property
+    def _far(self) -> float:
+        """Magnitude from which on values lie 1000 times as far out as the root mean square of the others."""
+        at, mass = self._distinct
+        order = np.argsort(np.abs(at))
+        at, mass = np.abs(at[order]), mass[order]
+        others, power = np.cumsum(mass)[:-1], np.cumsum(mass * at**2)[:-1]
+        apart = np.flatnonzero(at[1:] ** 2 * others > _FAR**2 * power)
+        apart = apart[apart >= at.size - 1 - _MOST_FAR]
+        return float(at[1 + apart[0]]) if apart.size else np.inf
+
+    def _points(self) -> tuple[Vector, Vector]:
+        at, mass = self._distinct
+        far = np.abs(at) >= self._far
+        return at[far], mass[far]
+
+    @cached_property
+    def _near(self) -> "Empirical":
+        return Empirical(self.values[np.abs(self.values) < self._far])
+
+    def _upper_moment_beside_points(self, x: ArrayLike, k: int) -> F64:
+        if self._far == np.inf:
+            return self.upper_moment(x, k)
+        return self._near.upper_moment(x, k) * (self._near.values.size / self.values.size)
 
     def moment(self, k: int) -> float:
         return float(np.mean(self.values.astype(np.float64) ** k))

@@ -1,6 +1,7 @@
 """Normal, Laplace and uniform weights, all with mean 0 and parametrized by their standard deviation."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import factorial, prod
 from typing import Any
 
@@ -47,17 +48,17 @@ class Normal(Population):
         return self.std * ndtri(p)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        return mirrored(x, self.std**2, k, partial(self._upper_moment_of_positive, k=k))
+
+    def _upper_moment_of_positive(self, x: F64, k: int) -> F64:
         from scipy.special import erfcx, ndtr
 
-        def positive(x: F64) -> F64:
-            z = np.minimum(x / self.std, 40.0)  # there and beyond the density is 0
-            if k == 0:
-                return ndtr(-z)
-            mills = np.sqrt(np.pi / 2) * erfcx(z / _ROOT2)  # P(Z > z) / pdf(z)
-            over_pdf = 1 - z * mills if k == 1 else (1 + z * z) * mills - z
-            return self.std**k * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * over_pdf
-
-        return mirrored(x, self.std**2, k, positive)
+        z = np.minimum(x / self.std, 40.0)  # there and beyond the density is 0
+        if k == 0:
+            return ndtr(-z)
+        mills = np.sqrt(np.pi / 2) * erfcx(z / _ROOT2)  # P(Z > z) / pdf(z)
+        over_pdf = 1 - z * mills if k == 1 else (1 + z * z) * mills - z
+        return self.std**k * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * over_pdf
 
     def moment(self, k: int) -> Any:
         return 0.0 if k % 2 else float(prod(range(1, k, 2))) * self.std**k

@@ -1,6 +1,7 @@
 """The family between Laplace, normal and uniform: one exponent says how fast the tails fall."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import comb, gamma
 from typing import Any
 
@@ -77,23 +78,25 @@ class GeneralizedNormal(Population):
         return self._scale * np.where(p < 0.5, -z, z)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
-        def positive(x: F64) -> F64:
-            z = self._unscaled(x)
-            beyond = [self._moment_beyond(j, z) for j in range(k + 1)]
-            near = np.sum([comb(k, j) * (-x) ** (k - j) * part for j, part in enumerate(beyond)], axis=0)
-            return with_far(near, (z**self.beta > 4) & (k > 0), x, far)
+        positive = partial(self._upper_moment_of_positive, k=k)
+        if k == 1:
+            positive = partial(interpolated, self, exact=positive)
+        return mirrored(x, self.std**2, k, positive)
 
-        def far(x: F64) -> F64:
-            z = self._unscaled(x)
-            u, x = z**self.beta, z * self._scale
+    def _upper_moment_of_positive(self, x: F64, k: int) -> F64:
+        z = self._unscaled(x)
+        beyond = [self._moment_beyond(j, z) for j in range(k + 1)]
+        near = np.sum([comb(k, j) * (-x) ** (k - j) * part for j, part in enumerate(beyond)], axis=0)
+        return with_far(near, (z**self.beta > 4) & (k > 0), x, partial(self._upper_moment_far, k=k))
 
-            def path(w: float) -> tuple[F64, F64]:
-                longer = np.log1p(w / u) / self.beta
-                return x * np.expm1(longer), x * np.exp(longer) / (self.beta * (u + w))
+    def _upper_moment_far(self, x: F64, k: int) -> F64:
+        z = self._unscaled(x)
+        return self.pdf(z * self._scale) * far_moment(k, partial(self._path, z * self._scale, z**self.beta))
 
-            return self.pdf(x) * far_moment(k, path)
-
-        return mirrored(x, self.std**2, k, (lambda x: interpolated(self, x, positive)) if k == 1 else positive)
+    def _path(self, x: F64, u: Any, w: float) -> tuple[Any, Any]:
+        """How far beyond x the density is e^-w of that at x, where it is e^-u of that at 0; and the slope of it."""
+        longer = np.log1p(w / u) / self.beta
+        return x * np.expm1(longer), x * np.exp(longer) / (self.beta * (u + w))
 
     def _moment_beyond(self, k: int, z: F64) -> F64:
         """E[X^k; X > z a]."""

@@ -98,6 +98,14 @@ class Law(ABC):
         """Point masses: where they are, and their probabilities."""
         return np.zeros(0), np.zeros(0)
 
+    def _points(self) -> tuple[Vector, Vector]:
+        """Point masses that theory counts one by one, because they may lie far out, and their probabilities."""
+        return np.zeros(0), np.zeros(0)
+
+    def _upper_moment_beside_points(self, x: ArrayLike, k: int) -> F64:
+        """``upper_moment`` without these."""
+        return self.upper_moment(x, k)
+
     def _reach(self) -> float:
         """Magnitude that is exceeded with probability 1e-280 only: where quadrature may end."""
         return reach(self)

@@ -93,6 +93,14 @@ class Mixture(Population):
         at, mass = zip(*atoms, strict=True)
         return np.concatenate(at), np.concatenate(mass)
 
+    def _points(self) -> tuple[Vector, Vector]:
+        points = [c._points() for c in self.components]
+        masses = [w * mass for w, (_, mass) in zip(self.weights, points, strict=True)]
+        return np.concatenate([at for at, _ in points]), np.concatenate(masses)
+
+    def _upper_moment_beside_points(self, x: ArrayLike, k: int) -> F64:
+        return self._mean_of(c._upper_moment_beside_points(x, k) for c in self.components)
+
     def moment(self, k: int) -> Any:
         return self._mean_of(c.moment(k) for c in self.components)
 

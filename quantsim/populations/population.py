@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -156,8 +157,13 @@ class Contaminated(Population):
         return marks_of(with_float32_leaves(self._places()), key, checked_shape(shape))
 
     def _size(self) -> Any:
+        """Absolute size, a float32 number, as it is drawn."""
         o = self.outliers
-        return o.value if o.value is not None else o.size(self.bulk.std_dev())
+        size = o.value if o.value is not None else o.size(self.bulk.std_dev())
+        if isinstance(size, jax.Array):
+            return size
+        with np.errstate(over="ignore"):
+            return float(np.float32(size))
 
     def _rate(self) -> Number:
         if self.outliers.rate is None:
@@ -205,6 +211,17 @@ class Contaminated(Population):
         (at, mass), rate = self.bulk._atoms(), float(self._rate())
         own, share = self.outliers.atoms(self._size())
         return np.append(at, own), np.append(mass * (1 - rate), share * rate)
+
+    def _points(self) -> tuple[Vector, Vector]:
+        (at, mass), rate = self.bulk._points(), float(self._rate())
+        own, share = self.outliers.atoms(self._size())
+        return np.append(at, own), np.append(mass * (1 - rate), share * rate)
+
+    def _upper_moment_beside_points(self, x: ArrayLike, k: int) -> F64:
+        x, outliers = np.asarray(x, np.float64), 0.0
+        if self.outliers.values == "spread":
+            outliers = self.outliers.upper_moment(x, k, self._size())
+        return self._mean(self.bulk._upper_moment_beside_points(x, k), outliers)
 
     def _support(self) -> tuple[float, float]:
         rate = float(self._rate())

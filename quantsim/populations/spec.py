@@ -19,7 +19,8 @@ def parse(text: str) -> Population:
     """Population of a spec string; ``str`` of it parses back.
 
     Raises:
-        ValueError: if it is none; the message says what was probably meant.
+        TypeError: if it is no text.
+        ValueError: if it is no population; the message says what was probably meant.
 
     >>> pop = parse("t5+outliers(rate=0.01,magnitude=100)")
     >>> print(pop, pop.bulk)
@@ -27,6 +28,8 @@ def parse(text: str) -> Population:
     >>> print(parse("mixture(0.9*normal+0.1*normal(std=3))"))
     mixture(0.9*normal+0.1*normal(std=3))
     """
+    if not isinstance(text, str):
+        raise TypeError(f"the spec of a population is text, got {text!r}")
     return _population(text.replace(" ", ""), text)
 
 

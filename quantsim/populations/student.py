@@ -1,6 +1,7 @@
 """Heavy-tailed weights."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf, prod
 from typing import Any
 
@@ -79,29 +80,32 @@ class StudentT(Population):
         return -np.exp(y)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
+        positive = partial(self._upper_moment_of_positive, k=k)
+        if k == 1:
+            positive = partial(interpolated, self, exact=positive)
+        return mirrored(x, self.std**2, k, positive)
+
+    def _upper_moment_of_positive(self, x: F64, k: int) -> F64:
         from scipy.special import stdtr
 
-        def positive(x: F64) -> F64:
-            z, v = x / self._scale, self.df
-            above = stdtr(v, -z)
-            if k == 0:
-                return above
-            # integrals by parts, from (v + z^2) pdf'(z) = -(v + 1) z pdf(z)
-            first = (v + z * z) / (v - 1) * self.pdf(x) * self._scale - z * above
-            near = first if k == 1 else ((v + z * z) * above - (v - 3) * z * first) / (v - 2)
-            return with_far(self._scale**k * near, (z > 3) & (v > 50), x, far)
+        z, v = x / self._scale, self.df
+        above = stdtr(v, -z)
+        if k == 0:
+            return above
+        # integrals by parts, from (v + z^2) pdf'(z) = -(v + 1) z pdf(z)
+        first = (v + z * z) / (v - 1) * self.pdf(x) * self._scale - z * above
+        near = first if k == 1 else ((v + z * z) * above - (v - 3) * z * first) / (v - 2)
+        return with_far(self._scale**k * near, (z > 3) & (v > 50), x, partial(self._upper_moment_far, k=k))
 
-        def far(x: F64) -> F64:
-            z, v = x / self._scale, self.df
+    def _upper_moment_far(self, x: F64, k: int) -> F64:
+        return self._scale ** (k + 1) * self.pdf(x) * far_moment(k, partial(self._path, x / self._scale))
 
-            def path(w: float) -> tuple[F64, F64]:
-                more = (v + z * z) * np.expm1(2 * w / (v + 1))
-                y = np.sqrt(z * z + more)
-                return more / (y + z), (v + z * z + more) / ((v + 1) * y)
-
-            return self._scale ** (k + 1) * self.pdf(x) * far_moment(k, path)
-
-        return mirrored(x, self.std**2, k, (lambda x: interpolated(self, x, positive)) if k == 1 else positive)
+    def _path(self, z: F64, w: float) -> tuple[Any, Any]:
+        """How far beyond z the unscaled density is e^-w of that at z, and the slope of it."""
+        v = self.df
+        more = (v + z * z) * np.expm1(2 * w / (v + 1))
+        y = np.sqrt(z * z + more)
+        return more / (y + z), (v + z * z + more) / ((v + 1) * y)
 
     def moment(self, k: int) -> Any:
         if k % 2:

@@ -126,7 +126,7 @@ def _on_all_devices(f: Callable[..., Any], layout: Layout, *, in_specs: Any, out
 
 def arrays_of(layout: Layout) -> jax.ShapeDtypeStruct:
     """Shape, type and place of the arrays that ``drawing`` gives and ``measuring`` takes."""
-    spread = NamedSharding(layout.mesh, P(_AXIS))
+    spread = NamedSharding(layout.mesh, P(_AXIS) if layout.mesh.size > 1 else P())  # as JAX says it of one device
     return jax.ShapeDtypeStruct((layout.arrays, *layout.shape), jnp.float32, sharding=spread)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 from jax.sharding import Mesh
@@ -75,7 +75,8 @@ def measure(
     return totals.stats()
 
 
-def _cell(pop: Population | str, shape: Shape, seed: int, arrays: int) -> Cell:
+def _cell(pop: Any, shape: Any, seed: Any, arrays: Any) -> Cell:
+    """The cell of these arguments, checked."""
     (population,) = arguments.populations([pop])
     cell = Cell(
         population,

@@ -10,7 +10,7 @@ integral over t is left: Gauss-Legendre between the magnitudes at which the scal
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -76,7 +76,8 @@ def _edges(pop: Population, n: int) -> F64:
     # behind the first edge at which the maximum is larger for certain, before the first that nothing exceeds
     kept[:-1] &= (tails[1:] < 60) | (n < 60)
     power = edges**2 * np.minimum(tails, 1.0)
-    kept[1:] &= power[:-1] > _NONE * power.max(initial=0.0)
+    least = min(part.moment(2) for part in pop._parts())  # the error may be no more than that of the bulk alone
+    kept[1:] &= power[:-1] > _NONE * min(power.max(initial=0.0), least)
     return edges[kept]
 
 
@@ -147,26 +148,30 @@ class _Case(NamedTuple):
 
 
 def _cases(pop: Population, t: F64, sides: Sides, law: Law, cost: Cost, beyond: F64 | None = None) -> list[_Case]:
-    code, value, weights = law.scales(t)
-    mirrored, own = pop._mirrored(), t[:, None] + 0 * value
-    upto = own if beyond is None else own + beyond[:, None]
-
-    def under(sides: Sides, signs: tuple[int, ...]) -> _Case:
-        above = cost(sides.positive.times(value, code))
-        alike = all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
-        below = above if alike else cost(sides.negative.times(value, code))
-        mean = mean_above(pop, above, upto)
-        mean = mean + (mean if alike and mirrored is pop else mean_above(mirrored, below, upto))
-        mean = mean + _mass_at_zero(pop) * above.c0[..., 0]
-        extreme = {s: (value_at(p, own) * weights).sum(axis=1) for s, p in ((1, above), (-1, below))}
-        return _Case(signs, (mean * weights).sum(axis=1), extreme)
-
+    beyond = np.zeros(t.shape) if beyond is None else beyond
+    under = partial(_case, pop, (t, t + beyond), law.scales(t), cost)
     if not law.signed:
         return [under(sides, (1, -1))]
     one = under(sides, (1,))
-    if mirrored is pop:
+    if pop._mirrored() is pop:
         return [one, _Case((-1,), one.within, {1: one.extreme[-1], -1: one.extreme[1]})]
     return [one, under(sides.flipped(), (-1,))]
+
+
+def _case(
+    pop: Population, ends: tuple[F64, F64], scales: tuple[F64, F64, F64], cost: Cost, sides: Sides, signs: tuple
+) -> _Case:
+    """Means up to the second of the ends under the scales of the first, averaged over the cases of the scale."""
+    (code, value, weights), mirrored = scales, pop._mirrored()
+    own, upto = (end[:, None] + 0 * value for end in ends)
+    above = cost(sides.positive.times(value, code))
+    alike = all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
+    below = above if alike else cost(sides.negative.times(value, code))
+    mean = mean_above(pop, above, upto)
+    mean = mean + (mean if alike and mirrored is pop else mean_above(mirrored, below, upto))
+    mean = mean + _mass_at_zero(pop) * above.c0[..., 0]
+    extreme = {s: (value_at(p, own) * weights).sum(axis=1) for s, p in ((1, above), (-1, below))}
+    return _Case(signs, (mean * weights).sum(axis=1), extreme)
 
 
 def _mass_at_zero(pop: Population) -> float:
@@ -184,7 +189,8 @@ def _of_atoms(pop: Population, n: int, sides: Sides, law: Law, cost: Cost) -> fl
     share = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)]).astype(np.float64)
     block, chances = _chances_of_ties(np.minimum(pop.tail(size), 1.0), share, n, law.positive_first)
     size = size.astype(np.float32).astype(np.float64)  # as they are drawn
-    size, (_, *share), chances = _grouped(size, np.stack([block, *share]), chances)
+    far = np.abs(pop._points()[0]).min(initial=np.inf)
+    size, (_, *share), chances = _grouped((size, np.stack([block, *share]), chances), far)
     last_bit, total = np.spacing(size.astype(np.float32)).astype(np.float64) / 2, 0.0
     for case in _cases(pop, size, sides, law, cost, last_bit):
         below = case.within - share[0] * case.extreme[1] - share[1] * case.extreme[-1]
@@ -203,39 +209,44 @@ def _chances_of_ties(beyond: F64, share: F64, n: int, positive_first: bool) -> t
     both = share[0] + share[1]
     within, without, no_plus = (np.log1p(-np.minimum(beyond + p, 1 - 1e-16)) for p in (0.0, both, share[0]))
 
-    def power(log: F64, k: int) -> F64:
-        return np.exp(k * log)
-
-    def gap(high: F64, low: F64, k: int) -> F64:
-        return power(high, k) * -np.expm1(k * (low - high))
-
-    block = gap(within, without, n)
+    block = _gap(within, without, n)
     if positive_first:
-        some, none = gap(within, no_plus, n - 1), gap(no_plus, without, n - 1)
-        plus = [some, share[0] * power(within, n - 1), share[1] * some]
-        return block, {1: np.stack(plus), -1: np.stack([none, 0 * none, share[1] * power(no_plus, n - 1)])}
+        some, none = _gap(within, no_plus, n - 1), _gap(no_plus, without, n - 1)
+        plus = [some, share[0] * np.exp((n - 1) * within), share[1] * some]
+        return block, {1: np.stack(plus), -1: np.stack([none, 0 * none, share[1] * np.exp((n - 1) * no_plus)])}
     split = share / np.maximum(both, 1e-300)
-    one, others = block / n, gap(within, without, n - 1)
-    ties = both * power(within, n - 1) - one
+    one, others = block / n, _gap(within, without, n - 1)
+    ties = both * np.exp((n - 1) * within) - one
     return block, {
         s: split[i] * np.stack([others, (s > 0) * one + ties * split[0], (s < 0) * one + ties * split[1]])
         for i, s in enumerate((1, -1))
     }
 
 
-def _grouped(size: F64, columns: F64, chances: dict[int, F64]) -> tuple[F64, F64, dict[int, F64]]:
-    """Magnitudes with what happens at each; many are taken together, equally likely groups at their rms."""
+def _gap(high: F64, low: F64, k: int) -> F64:
+    """``exp(high)^k - exp(low)^k``."""
+    return np.exp(k * high) * -np.expm1(k * (low - high))
+
+
+def _grouped(atoms: tuple[F64, F64, dict[int, F64]], far: float) -> tuple[F64, F64, dict[int, F64]]:
+    """Magnitudes with what happens at each; many are taken together, equally likely groups at their rms.
+
+    Not those from ``far`` on, which are few and have nothing in common with the others.
+    """
+    size, columns, chances = atoms
     kept = columns[0] > 1e-18
     size, columns, chances = size[kept], columns[:, kept], {s: c[:, kept] for s, c in chances.items()}
     if size.size <= _MOST:
         return size, columns, chances
-    block = columns[0]
-    group = np.minimum((np.cumsum(block) / block.sum() * _MOST).astype(int), _MOST - 1)
-    power = np.bincount(group, block * size**2, _MOST)
-    some = np.bincount(group, block, _MOST) > 0
+    block, near = columns[0], size < far
+    share = np.cumsum(block * near) / block[near].sum()
+    group = np.where(near, np.minimum((share * _MOST).astype(int), _MOST - 1), _MOST - 1 + np.cumsum(~near))
+    some = np.bincount(group, block) > 0
+    power = np.bincount(group, block * size**2)[some]
+    columns = _summed(columns, group, some)
+    return np.sqrt(power / columns[0]), columns, {s: _summed(c, group, some) for s, c in chances.items()}
 
-    def summed(rows: F64) -> F64:
-        return np.stack([np.bincount(group, row, _MOST)[some] for row in rows])  # pyright: ignore[reportReturnType]
 
-    columns = summed(columns)
-    return np.sqrt(power[some] / columns[0]), columns, {s: summed(c) for s, c in chances.items()}
+def _summed(rows: F64, group: np.ndarray, some: np.ndarray) -> F64:
+    """Sums of each row over the groups that hold something."""
+    return np.asarray([np.bincount(group, row)[some] for row in rows], np.float64)

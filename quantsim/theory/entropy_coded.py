@@ -1,5 +1,6 @@
 """Entropy-coded scalar quantization: cells of one width, a rare cell in more bits than a frequent one."""
 
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -104,27 +105,32 @@ def ecsq_cells(pop: Population, bits: float | int) -> tuple[float, float]:
         raise ValueError(f"a rate is above 0 bits a weight, got {bits}; at 0 bits the error is the variance")
     start = entropy(pop) - float(bits)
 
-    def error(dead_zone: float) -> float:
-        return uniform_threshold(pop, _step(pop, bits, start, dead_zone), dead_zone=dead_zone).mse
-
+    error = partial(_error, pop, bits, start)
     found: Any = minimize_scalar(error, bounds=(0.5, 3.0), method="bounded", options={"xatol": 1e-3})
     dead_zone = 0.0 if bits >= 1 and error(0.0) <= found.fun else float(found.x)
     return _step(pop, bits, start, dead_zone), dead_zone
+
+
+def _error(pop: Population, bits: float | int, start: float, dead_zone: float) -> float:
+    """Mean squared error of cells with this entropy."""
+    return uniform_threshold(pop, _step(pop, bits, start, dead_zone), dead_zone=dead_zone).mse
 
 
 def _step(pop: Population, bits: float | int, start: float, dead_zone: float) -> float:
     """Step at which the cells have this entropy; ``start`` is near its binary logarithm."""
     from scipy.optimize import brentq
 
-    def excess(log_step: float) -> float:
-        return uniform_threshold(pop, np.exp2(log_step), dead_zone=dead_zone).bits - bits
-
+    excess = partial(_excess_bits, pop, bits, dead_zone)
     low = high = start
     while excess(low) <= 0:
         low -= 0.5
     while excess(high) > 1e-13 and high < start + 64:  # one bit is reached in the limit only
         high += 0.5
     return float(np.exp2(cast(float, brentq(excess, low, high, xtol=1e-13)) if excess(high) < 0 else high))
+
+
+def _excess_bits(pop: Population, bits: float | int, dead_zone: float, log_step: float) -> float:
+    return uniform_threshold(pop, np.exp2(log_step), dead_zone=dead_zone).bits - bits
 
 
 def _second(pop: Population, x: float) -> float:

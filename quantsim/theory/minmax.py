@@ -6,7 +6,7 @@ from quantsim.formats import grid
 from quantsim.populations import Population
 from quantsim.theory.known import FINE_BITS
 from quantsim.theory.order import COARSE, FAR, FEW, FEW_ATOMS, edges_between, jumps_of, on_atom, panel_nodes
-from quantsim.theory.pieces import Pieces, Stairs, mean_above, squared, value_at
+from quantsim.theory.pieces import Stairs, mean_above, squared, value_at
 from quantsim.theory.scheme import F64, AbsmaxScale, MinMaxScale
 
 _NEAR_ZERO = np.array([0.3, 0.1, 0.03, 0.01, 0.003])  # std: where the zero point of few weights turns fast
@@ -25,17 +25,16 @@ def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
         one_sided = _one_sided(pop, n, bits, law) + _one_sided(mirrored, n, bits, law)
     if n == 1 or (law.zero_point and min(pop.cdf(0.0), mirrored.cdf(0.0)) <= 0):
         return one_sided
-    nodes, turns = _both_extremes(pop, n, bits, law.zero_point, None), None
-    if law.zero_point:  # how many zero points occur
-        a, b, ua, ub, weight = nodes
-        phase = -a / (b - a) * (2.0**bits - 1)
-        mean, spread = _moments(phase, weight * (1 - ua - ub) ** (n - 2))
-        if bits < FINE_BITS or spread < _CYCLES:
-            last = min(np.ceil(mean + 8 * spread) + 1, 2.0**bits - 1)
-            turns = np.arange(max(np.floor(mean - 8 * spread), 0.0), last)
-            nodes = _both_extremes(pop, n, bits, True, turns)
+    nodes = _both_extremes(pop, n, bits, law.zero_point, None)
+    few = _few_zero_points(nodes, n, bits) if law.zero_point else None
+    coarse = law.zero_point and few is None and np.any(_far_apart(pop, nodes, bits))
+    if few is not None or coarse:
+        turns = few if few is not None else _zero_points_near_ends(bits)
+        nodes = _both_extremes(pop, n, bits, True, turns)
     a, b, ua, ub, weight = nodes
-    random = (law.zero_point and turns is None) & ~(on_atom(pop, a) & on_atom(pop, b))
+    random = (law.zero_point and few is None) & ~(on_atom(pop, a) & on_atom(pop, b))
+    if coarse:
+        random &= ~_far_apart(pop, nodes, bits)
     if law.stored is not None:  # below, it may be zero
         random &= (b - a) / (2.0**bits - 1) >= 2.0 ** grid(law.stored).min_exponent
     inside, at_a, at_b = np.empty((3, a.size))
@@ -45,6 +44,30 @@ def minmax_mean(pop: Population, n: int, bits: int, law: MinMaxScale) -> float:
     within = 1 - ua - ub
     each = (n - 2) * within ** max(n - 3, 0) * inside + within ** (n - 2) * (at_a + at_b)
     return float((weight * each).sum()) + one_sided
+
+
+def _few_zero_points(nodes: tuple[F64, ...], n: int, bits: int) -> F64 | None:
+    """Zero points between which that of a block moves, if they are few enough to follow one by one."""
+    a, b, ua, ub, weight = nodes
+    phase = -a / (b - a) * (2.0**bits - 1)
+    mean, spread = _moments(phase, weight * (1 - ua - ub) ** (n - 2))
+    if bits >= FINE_BITS and spread >= _CYCLES:
+        return None
+    last = min(np.ceil(mean + 8 * spread) + 1, 2.0**bits - 1)
+    return np.arange(max(np.floor(mean - 8 * spread), 0.0), last)
+
+
+def _far_apart(pop: Population, nodes: tuple[F64, ...], bits: int) -> np.ndarray:
+    """Blocks in which a far outlier makes the step so wide that the other extreme lies within few steps of zero."""
+    finest = min(part.std_dev() for part in pop._parts())
+    a, b = nodes[:2]
+    return ((b - a) / (2.0**bits - 1) > finest / 2) & ~(on_atom(pop, a) & on_atom(pop, b))
+
+
+def _zero_points_near_ends(bits: int) -> F64:
+    """Those of such blocks: extremes up to 8 standard deviations lie within 16 steps."""
+    near = np.arange(16.0)
+    return np.union1d(near, 2.0**bits - 2 - near)
 
 
 def _both_extremes(pop: Population, n: int, bits: int, negative: bool, turns: F64 | None) -> tuple[F64, ...]:
@@ -108,9 +131,27 @@ def _span(pop: Population, ends: tuple[F64, F64], bits: int, law: MinMaxScale) -
     """E[e^2; a < X <= b], and the squared errors of a and of b, as rows; in portions that stay in the cache."""
     if not ends[0].size:
         return np.zeros((3, 0))
+    a, b = ends
+    if law.zero_point and np.any(turned := -a > b):
+        out = np.empty((3, a.size))
+        out[:, ~turned] = _span(pop, (a[~turned], b[~turned]), bits, law)
+        out[:, turned] = _span_of_mirrored(pop, (a[turned], b[turned]), bits, law)
+        return out
     portions = -(-(ends[0].size + 1) * 2**bits // 100_000)
     parts = zip(*(np.array_split(x, portions) for x in ends), strict=True)
     return np.hstack([_span_of_few(pop, (a, b), bits, law) for a, b in parts])
+
+
+def _span_of_mirrored(pop: Population, ends: tuple[F64, F64], bits: int, law: MinMaxScale) -> F64:
+    """The same from -X, which has the same levels mirrored: kinks far from a weight lose it in the rounding of float64.
+
+    There the interval is closed at a and open at b.
+    """
+    (a, b), mirrored = ends, pop._mirrored()
+    inside, at_b, at_a = _span(mirrored, (-b, -a), bits, law)
+    mass_at_a = pop.cdf(a) - mirrored.upper_moment(-a, 0)
+    mass_at_b = mirrored.cdf(-b) - pop.upper_moment(b, 0)
+    return np.stack([inside - mass_at_a * at_a + mass_at_b * at_b, at_a, at_b])
 
 
 def _span_of_few(pop: Population, ends: tuple[F64, F64], bits: int, law: MinMaxScale) -> F64:
@@ -120,7 +161,8 @@ def _span_of_few(pop: Population, ends: tuple[F64, F64], bits: int, law: MinMaxS
     else:
         levels, thresholds, weights = _of_minimum(pop, ends, bits, law)
     pieces = squared(Stairs(levels, thresholds))
-    pieces = Pieces(pieces.at + a[:, None, None], *pieces[1:])
+    value = pieces.value
+    pieces = pieces._replace(at=pieces.at + a[:, None, None], value=lambda x: value(x - a[:, None]))
     upto = b[:, None] + np.zeros(len(weights))
     at_a = np.where(pieces.at == a[:, None, None], pieces.c0, 0.0).sum(axis=-1) @ weights
     return np.stack([mean_above(pop, pieces, upto) @ weights, at_a, value_at(pieces, upto) @ weights])

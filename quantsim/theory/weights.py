@@ -30,7 +30,6 @@ from quantsim.theory.scheme import (
 
 _F32_BITS = 23
 _FEW_SCALES = 256  # that are followed one by one
-_NOTHING = 1e-15  # of the variance: the rounding errors of float64
 
 
 def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> float:
@@ -124,8 +123,7 @@ def _of_blocks(pop: Population, n: int, scheme: Scheme, cost: Cost) -> float:
     if isinstance(law, RmsScale):
         return rms_mse(pop, n, sides, law)
     if not isinstance(law, TwoLevelScale):
-        mean = absmax_mean(pop, n, sides.flipped() if law.signed else sides, law, cost)
-        return 0.0 if abs(mean) <= _NOTHING * pop.moment(2) else mean
+        return absmax_mean(pop, n, sides.flipped() if law.signed else sides, law, cost)
     if law.total <= n:
         return absmax_mean(pop, n, sides, _InTensor(law, 0.0), cost)
     others = law.total - n
