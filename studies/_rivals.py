@@ -137,7 +137,7 @@ def _nvfp4(w: F32) -> F32:
     return (_cast("e2m1", b / scale) * scale).reshape(w.shape)
 
 
-def _mxint8(x: F32) -> F32:
+def _mxint8(x: F32) -> Any:
     return np.clip(np.rint(x * 64), -127, 127) / 64
 
 

@@ -12,7 +12,7 @@ Refuted where an effect is off its exact prediction by over four standard errors
 good to 0.001 of a step).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -74,19 +74,10 @@ def scales() -> Iterator[Convention]:
         yield Convention(f"{element} → {mx}", f"{element}:block32", mx)
 
 
-def rules() -> Iterator[Convention]:
-    for mx in ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4"):
+def rules(formats_: Iterable[str]) -> Iterator[Convention]:
+    for mx in formats_:
         for name in ("ceil", "even", "rceil"):
             yield Convention(f"{mx.rpartition('_')[2]} {name}", mx, f"{mx}:{name}")
-
-
-GROUPS = {
-    "bounds": tuple(bounds()),
-    "rounding": tuple(roundings()),
-    "ties": (Convention("bf16 → e4m3 away", "e4m3", "e4m3:away"),),  # of weights in bf16: few digits, which do tie
-    "scale": tuple(scales()),
-    "rule": tuple(rules()),
-}
 
 
 @dataclass(frozen=True)
@@ -95,18 +86,26 @@ class Config:
     populations: tuple[str, ...] = ("normal", "laplace", "t5")
     shape: tuple[int, int] = (256, 1024)
     arrays: int = 16
+    mx: tuple[str, ...] = ("mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4")
     phases: int = 8  # of the sizes, for the exact mse
     points: int = 196418  # of the numerical expectation of the bias
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(shape=(32, 1024), arrays=4, phases=2, points=17711)
+        return cls(populations=("normal", "t5"), shape=(32, 1024), arrays=4, mx=("mxfp4",), phases=1, points=17711)
 
 
 def measure(config: Config) -> Iterator[Cell]:
+    groups = {
+        "bounds": tuple(bounds()),
+        "rounding": tuple(roundings()),
+        "ties": (Convention("bf16 → e4m3 away", "e4m3", "e4m3:away"),),  # of weights in bf16: few digits, which do tie
+        "scale": tuple(scales()),
+        "rule": tuple(rules(config.mx)),
+    }
     for name in config.populations:
-        for group in GROUPS:
-            yield f"{group}, {name}", partial(effects, config, name, group)
+        for group, conventions in groups.items():
+            yield f"{group}, {name}", partial(effects, config, name, group, conventions)
     yield "codes", partial(codes_in_use, config)
 
 
@@ -139,15 +138,15 @@ class Errors:
     outward: NDArray[np.float64]
 
 
-def effects(config: Config, name: str, group: str) -> list[dict[str, Any]]:
+def effects(config: Config, name: str, group: str, conventions: Iterable[Convention]) -> list[dict[str, Any]]:
     """What each convention of a group changes, all measured on the same arrays."""
-    specs = dict.fromkeys(spec for c in GROUPS[group] for spec in (c.usual, c.changed))
+    specs = dict.fromkeys(spec for c in conventions for spec in (c.usual, c.changed))
     arrays, keys = weights(config, name), array_keys(config.seed, name, config.arrays)
     if group == "ties":
         arrays = arrays.astype(jnp.bfloat16).astype(jnp.float32)
     found = {spec: errors_of(arrays, keys, spec, stream) for stream, spec in enumerate(specs)}
     rows = []
-    for c in GROUPS[group]:
+    for c in conventions:
         usual, changed = found[c.usual], found[c.changed]
         row = {"kind": group, "population": name, "label": c.label, "usual": c.usual, "spec": c.changed}
         row |= columns(
@@ -176,7 +175,8 @@ def errors_of(arrays: Any, keys: PRNGKey, spec: str, stream: int) -> Errors:
     q, (_, rows, columns_) = parse(spec), arrays.shape
     sums = []
     for w, key in zip(arrays, keys, strict=True):
-        w_hat = q.roundtrip(w, key=jax.random.fold_in(jax.random.fold_in(key, ROUNDING), stream))
+        random = jax.random.fold_in(jax.random.fold_in(key, ROUNDING), stream) if "stochastic" in spec else None
+        w_hat = q.roundtrip(w, key=random)
         sums.append(row_sums(w, w_hat, sizes_of_rows(rows)))
     stacked = jax.tree.map(lambda *leaves: np.array(leaves, np.float64).mean(axis=1) / columns_, *sums)
     return Errors(stacked.squared, stacked.signed, stacked.outward)

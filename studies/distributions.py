@@ -59,7 +59,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(shape=(128, 1024), batches=2, batch=2, rescaled_rows=64)
+        return cls(populations=("normal", "t5"), shape=(32, 1024), batches=2, batch=4, rescaled_rows=32)
 
 
 def measure(config: Config) -> Iterator[Cell]:

@@ -82,7 +82,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(shape=(32, 1024), batches=1)
+        return cls(populations=("normal", "t5"), shape=(32, 1024), batch=4, batches=1)
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -211,7 +211,10 @@ def draw(rows: Rows) -> plotting.Figure:
     figure, panels = plotting.mosaic("acd;bef;bgl", height=5.5)
     sqnr_against_bits(panels["a"], rows.where(population="normal"))
     bytes_of_each_size(panels["b"], rows.where(kind="memory"))
-    for letter, name in zip("cdefg", rows.where(kind="winner").values("population"), strict=True):
+    for letter in "cdefgl":
+        panels[letter].axis("off")
+    for letter, name in zip("cdefg", rows.where(kind="winner").values("population"), strict=False):
+        panels[letter].axis("on")
         below_the_bound(panels[letter], rows.where(population=name))
         panels[letter].set_title(name)
     for letter in "ceg":
@@ -220,7 +223,6 @@ def draw(rows: Rows) -> plotting.Figure:
         panels[letter].set_xlabel("true bits per weight")
     look = {"loc": "center", "labelspacing": 0.3, "borderpad": 0, "title_fontsize": 6.5}
     panels["l"].legend(*panels["c"].get_legend_handles_labels(), title="i = int8:channel:minmax", **look)
-    panels["l"].axis("off")
     plotting.letter(panels[letter] for letter in "abcdefg")
     return figure
 

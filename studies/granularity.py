@@ -42,7 +42,7 @@ STATED = {"weights": 32, "code_of_zero": 0, "bytes": 34}  # of a block of q8_0
 class Config:
     seed: int = 0
     populations: tuple[str, ...] = ("uniform", "normal", "laplace", "t5", "t3")
-    weights: int = 2**20  # of an array
+    shape: tuple[int, int] = (1024, 1024)  # drawn, then cut otherwise
     arrays: int = 8
     blocks: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     row: int = 8192  # weights of a row where blocks are cut
@@ -50,7 +50,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(weights=2**17, arrays=2, blocks=(8, 32, 256, 4096), fan_ins=(64, 1024, 8192))
+        return cls(populations=("normal", "t5"), shape=(32, 1024), arrays=4, blocks=(8, 32, 4096), fan_ins=(64, 8192))
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -63,11 +63,11 @@ def measure(config: Config) -> Iterator[Cell]:
 
 @lru_cache(1)
 def drawn(config: Config, name: str) -> Float[Array, "arrays weights"]:
-    return samples(parse(name), array_keys(config.seed, name, config.arrays), (config.weights,))
+    return flat(samples(parse(name), array_keys(config.seed, name, config.arrays), config.shape))
 
 
 def blocks_of_all_sizes(config: Config, name: str) -> list[dict[str, Any]]:
-    shape = (config.weights // config.row, config.row)
+    shape = (prod(config.shape) // config.row, config.row)
     arrays = drawn(config, name).reshape(-1, *shape)
     cuts = [*(f"block{size}" for size in config.blocks), "channel", "tensor"]
     rows, errors_of_smallest = [], None
@@ -87,7 +87,7 @@ def weights_per_scale(q: Any, shape: Shape) -> int:
 
 def against_q8_0(config: Config, name: str, fan_in: int) -> list[dict[str, Any]]:
     """How much finer than q8_0 a scale a row, or one for the tensor, is: 10 log10 of their squared errors' ratio."""
-    pop, shape = parse(name), (config.weights // fan_in, fan_in)
+    pop, shape = parse(name), (prod(config.shape) // fan_in, fan_in)
     arrays = drawn(config, name).reshape(-1, *shape)
     rows = []
     for octaves in (0.0, 1.0):

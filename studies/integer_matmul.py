@@ -7,9 +7,9 @@ random order, each after a read of 128 MiB that empties the caches and measures 
 Baseline is the faster float product, in the same round. Accelerators run 16 matrices a program, 8 programs a timing, or
 launches would be all. Expected: one row is bound by bytes, so float32, bf16 and int8 take times as 4 : 2 : 1, but
 dequantized weights gain only if that fuses into the product; 512 rows are bound by arithmetic, where only int8 x int8
-can win. Refuted if dequantizing wins anywhere, or int8 x int8 loses at either end. (Wrong on a CPU for one row: XLA
-first copies int8 and bf16 weights to 32 bits, so that one row takes about ten times as long as two, and float32 wins
-sixfold; and for bf16 from 64 rows on: without instructions of its own it is slower than float32.)
+can win. Refuted if dequantizing wins anywhere, or int8 x int8 loses at either end. (Wrong on CPUs for one row: XLA
+first copies int8 and bf16 weights to 32 bits, and float32 wins six- to ninefold; and from 64 rows on where a processor
+multiplies bf16 itself, which is then as fast as int8 or faster.)
 """
 
 import os

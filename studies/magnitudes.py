@@ -45,7 +45,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(shape=(128, 1024), arrays=2, rows=64)
+        return cls(populations=("normal", "t5"), shape=(32, 1024), arrays=4, rows=32)
 
 
 def measure(config: Config) -> Iterator[Cell]:

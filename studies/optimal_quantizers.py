@@ -16,6 +16,7 @@ levels.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from math import prod
 from typing import Any
 
 import jax
@@ -57,11 +58,11 @@ class Config:
     bits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     per_bit: int = 4  # computed points
     arrays: int = 32
-    weights: int = 2**16  # of an array
+    shape: tuple[int, int] = (64, 1024)  # of an array
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(bits=(1, 2, 4), per_bit=1, arrays=8, weights=2**14)
+        return cls(populations=("normal", "t5"), bits=(1, 2, 4), per_bit=1, arrays=4, shape=(32, 1024))
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -134,13 +135,14 @@ def drawn(config: Config, name: str) -> Weighted:
     The larger ones come evenly over 15 decades of their probability: as drawn, they would miss the rarest weights of
     t5, which carry a twentieth of the error of its best 256 levels.
     """
-    pop, tail = parse(name), config.weights // 8
+    pop, weights = parse(name), prod(config.shape)
+    tail = weights // 8
     keys = array_keys(config.seed, name, config.arrays)
-    bulk = np.asarray(samples(pop, keys, (config.weights,)), np.float64)
+    bulk = np.asarray(samples(pop, keys, config.shape), np.float64).reshape(config.arrays, -1)
     place, side = np.moveaxis(np.asarray(uniform_pairs(keys, tail), np.float64), 1, 0)
     probability = RARE * 10.0 ** (-DECADES * place)
     rare = np.where(side < 0.5, 1, -1) * pop.quantile(probability / 2)
-    counted = (np.abs(bulk) <= pop.quantile(1 - RARE / 2)) / config.weights
+    counted = (np.abs(bulk) <= pop.quantile(1 - RARE / 2)) / weights
     share = np.append(counted, probability * DECADES * np.log(10) / tail, axis=1)
     return Weighted(jnp.asarray(np.append(bulk, rare, axis=1), jnp.float32), share)
 

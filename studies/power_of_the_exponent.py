@@ -59,8 +59,8 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        """Fewer and smaller arrays."""
-        return cls(shape=(64, 1024), arrays=4, fine=7)
+        """Fewer of everything."""
+        return cls(betas=(16.0, 2.0, 0.5), dfs=(100.0, 5.0, 2.2), shape=(32, 1024), arrays=4, fine=7)
 
 
 def measure(config: Config) -> Iterator[Cell]:

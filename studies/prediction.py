@@ -92,8 +92,8 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        """Fewer weights, and every eighth quantizer."""
-        return cls(shape=(8, 1024), arrays=32, every=8)
+        """Fewer arrays, and every sixteenth quantizer."""
+        return cls(arrays=4, every=16)
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -112,7 +112,8 @@ def residual(config: Config, group: str, spec: str, name: str) -> dict[str, Any]
     """Measured and predicted E[e^2] / E[w^2]; the power is the population's, whose luck is not the quantizer's."""
     pop, q = parse(name), quantizer.parse(spec)
     keys = array_keys(config.seed, f"{name} {spec}", config.arrays)
-    found = squares(samples(pop, keys, config.shape), q, keys=jax.vmap(stream_of_rounding)(keys))
+    random = jax.vmap(stream_of_rounding)(keys) if "stochastic" in spec else ()
+    found = squares(samples(pop, keys, config.shape), q, keys=random)
     measured = mean(found.error / prod(config.shape) / pop.moment(2))
     predicted = theory.weight_rel_mse(pop, q, config.shape)
     row = {"group": group, "population": name, "spec": spec, **columns(mse=measured), "predicted_mse": predicted}

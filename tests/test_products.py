@@ -1,4 +1,4 @@
-"""Outputs: float32 products within their rounding bound, calibrated standard errors, exact integer products."""
+"""Products: float32 within its rounding bound, integers exactly, and both on meshes with explicit axes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,7 @@ from jaxtyping import TypeCheckError
 import quantsim as qs
 from quantsim.granularity import Block, Channel, scale_shape
 from quantsim.outputs import products
-from quantsim.outputs.output_errors import output_error, output_sums
 from quantsim.outputs.products import integer_product, product, quantized_product
-from quantsim.populations import Laplace, Normal, key
 from quantsim.quantizer import Quantizer
 
 HALF_ULP = 2.0**-24
@@ -20,7 +18,9 @@ SHAPES = [(1, 1, 1), (8, 300, 16), (2, 4097, 3)]
 
 def arrays(batch, fan_in, out, seed=0):
     """Activations and weights, float32."""
-    return (Normal().sample(key(seed), (batch, fan_in)), Laplace().sample(key(seed + 1), (out, fan_in)))
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((batch, fan_in)), rng.laplace(size=(out, fan_in))
+    return x.astype(np.float32), w.astype(np.float32)
 
 
 def wide(a):
@@ -39,92 +39,9 @@ def product_bound(x, w):
 @pytest.mark.parametrize(("batch", "fan_in", "out"), SHAPES)
 def test_product_is_float64_within_the_float32_bound(batch, fan_in, out):
     x, w = arrays(batch, fan_in, out)
-    got, x, w = wide(product(x, w)), wide(x), wide(w)
+    got, x, w = wide(product(jnp.asarray(x), jnp.asarray(w))), wide(x), wide(w)
     assert got.shape == (batch, out)
     assert (np.abs(got - x @ w.T) <= product_bound(x, w)).all()
-
-
-@pytest.mark.parametrize(("batch", "fan_in", "out"), SHAPES)
-def test_output_sums_are_those_of_float64(batch, fan_in, out):
-    x, w = arrays(batch, fan_in, out)
-    w_hat = qs.parse("int4:tensor:mse").roundtrip(w)
-    dy2, y2, dy, bound, white, rows = wide(output_sums(w, w_hat, x))
-    e, x, w = wide(np.asarray(w_hat) - np.asarray(w)), wide(x), wide(w)
-    y, y_off, dy_off = x @ w.T, product_bound(x, w), product_bound(x, e)
-    exact = x @ e.T
-    tail = (batch + fan_in + 4) * HALF_ULP  # squares, quotient, and a sum over rows and inputs
-    close(dy2, (exact**2).sum(0), (dy_off * (2 * np.abs(exact) + dy_off)).sum(0), tail)
-    close(y2, (y**2).sum(0), (y_off * (2 * np.abs(y) + y_off)).sum(0), tail)
-    close(dy, np.abs(exact).sum(0), dy_off.sum(0), tail)
-    close(bound, (np.abs(x) @ np.abs(e).T).sum(0), dy_off.sum(0), tail)
-    close(white, (x**2).sum() * (e**2).sum(1) / fan_in, 0, 3 * batch * tail)
-    assert (rows == batch).all()
-
-
-def close(got, exact, off, relative):
-    assert (np.abs(got - exact) <= (1 + relative) * off + relative * exact).all()
-
-
-def test_output_error_is_the_ratio_of_the_sums():
-    x, w = arrays(16, 256, 32)
-    q = qs.parse("int8:channel")
-    got = output_error(w, q, x)
-    e, x, w = wide(np.asarray(q.roundtrip(w)) - np.asarray(w)), wide(x), wide(w)
-    dy, y = x @ e.T, x @ w.T
-    norm = np.linalg.norm
-    # every one of these sums is good to fan-in times half an ulp of the bound without cancellation, which is to_bound
-    slack = 256 * HALF_ULP / got.to_bound * 4
-    assert got.rel_rms == pytest.approx(norm(dy) / norm(y), rel=slack)
-    assert got.rms == pytest.approx(np.sqrt((dy**2).mean()), rel=slack)
-    assert got.to_bound == pytest.approx(np.abs(dy).sum() / (np.abs(x) @ np.abs(e).T).sum(), rel=slack)
-    assert got.predicted_rel_rms == pytest.approx(norm(x) * norm(e) / (16 * norm(y)), rel=slack)
-    assert got.fan_in == 256
-
-
-def test_prediction_and_standard_errors_are_calibrated():
-    """256 matrices: the mean of the ratio agrees within 4 standard errors, and the deviations have the size stated.
-
-    A variance of 256 normal deviates has a standard deviation of sqrt(2 / 255); 4 of these are allowed, and a tenth for
-    standard errors that are themselves estimated from 96 outputs.
-    """
-    q, x, n = qs.parse("int8:channel"), Normal().sample(key(10**6), (32, 256)), 256
-    found = [output_error(Normal().sample(key(s), (96, 256)), q, x) for s in range(n)]
-    for name in ("rel_rms", "rms", "to_bound"):
-        values, ses = (np.array([getattr(f, n) for f in found]) for n in (name, f"{name}_se"))
-        z = (values - values.mean()) / ses
-        assert abs(z.var(ddof=1) - 1) < 4 * np.sqrt(2 / (n - 1)) + 0.1, name
-    off = np.array([f.rel_rms - f.predicted_rel_rms for f in found])
-    assert abs(off.mean()) < 4 * off.std(ddof=1) / np.sqrt(n)
-
-
-def test_prediction_fails_where_the_errors_are_not_white():
-    """A code too low everywhere and inputs of one sign: the errors add up, sqrt(fan-in) above the prediction."""
-    w = jnp.abs(Normal().sample(key(5), (16, 1024)))
-    e = output_error(w, qs.parse("int8:channel:absmax:truncate"), jnp.ones((4, 1024)))
-    # errors uniform on (-1, 0] of a step: mean 1/2, rms 1/sqrt(3), so dy is sqrt(3/4 n) times the white one
-    assert e.to_bound == pytest.approx(1.0, abs=1e-6)
-    assert e.rel_rms / e.predicted_rel_rms == pytest.approx(np.sqrt(0.75 * 1024), rel=0.05)
-
-
-def test_one_output_has_no_standard_error():
-    x, w = arrays(4, 64, 1)
-    e = output_error(w, qs.parse("int8:tensor"), x)
-    assert np.isnan([e.rel_rms_se, e.rms_se, e.to_bound_se]).all()
-    assert e.rel_rms > 0
-
-
-def test_zero_weights_have_no_ratio_but_an_error_of_zero():
-    e = output_error(jnp.zeros((3, 8)), qs.parse("int8:channel"), jnp.ones((2, 8)))
-    assert e.rms == 0
-    assert np.isnan([e.rel_rms, e.predicted_rel_rms, e.to_bound]).all()
-
-
-@pytest.mark.parametrize(
-    ("w", "x"), [((4, 8), (2, 9)), ((8,), (2, 8)), ((4, 8), (8,)), ((1, 4, 8), (2, 8)), ((), ())], ids=str
-)
-def test_output_error_rejects_shapes_that_do_not_fit(w, x):
-    with pytest.raises(ValueError, match="do not fit"):
-        output_error(jnp.ones(w), qs.parse("int8:tensor"), jnp.ones(x))
 
 
 # --- integers -------------------------------------------------------------------------------------------------------
@@ -251,6 +168,7 @@ def test_quantized_product_rejects_what_has_no_integer_product(x, w, message):
         traced_product(x, w, (96, 96), (96, 96))
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps a scale for every")
 @pytest.mark.parametrize("spec", ["int8:tensor", "int8:channel", "int8:block4"])
 @pytest.mark.parametrize("shapes", [((2, 8), (3, 9)), ((8,), (3, 8)), ((2, 8), (1, 3, 8))], ids=str)
 def test_quantized_product_rejects_shapes_that_do_not_fit(spec, shapes):
@@ -264,3 +182,21 @@ def test_blocks_along_the_named_last_axis_are_blocks():
     x, w = (q.quantize(a) for a in arrays(6, 96, 10))
     exact, magnitude = scaled_product(x, w, 32)
     assert (np.abs(wide(quantized_product(x, w)) - exact) <= 6.001 * HALF_ULP * magnitude).all()
+
+
+# --- explicit meshes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spec", "text"), [(("d", None), "int8:block32"), ((None, "d"), "int8:channel")])
+def test_products_on_explicit_axes_are_those_without(spec, text):
+    """A mesh as ``jax.make_mesh`` makes it, of activations and weights or of one of them."""
+    sharding = jax.NamedSharding(jax.make_mesh((4,), ("d",)), jax.P(*spec))
+    x, w = (jnp.asarray(v) for v in arrays(8, 64, 4))
+    on_mesh = [jax.device_put(v, sharding) for v in (x, w)]
+    integers, on_mesh_integers = ([(8 * v).astype(jnp.int8) for v in pair] for pair in ((x, w), on_mesh))
+    np.testing.assert_array_equal(integer_product(*on_mesh_integers), integer_product(*integers))
+    np.testing.assert_array_equal(integer_product(on_mesh_integers[0], integers[1]), integer_product(*integers))
+    bound = product_bound(wide(x), wide(w))
+    assert (np.abs(wide(product(*on_mesh)) - wide(x) @ wide(w).T) <= bound).all()
+    found, plain = (quantized_product(*map(qs.parse(text).quantize, pair)) for pair in (on_mesh, (x, w)))
+    np.testing.assert_array_equal(found, plain)

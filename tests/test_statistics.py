@@ -151,14 +151,20 @@ def test_a_batch_folds_as_its_members(unit):
     assert [getattr(batch, m) for m in METRICS] == [getattr(one_by_one, m) for m in METRICS]
 
 
-# Of one device the program is that without a mesh.
-@pytest.mark.parametrize(("devices", "spec"), [(2, BY_ROW), (4, BY_ROW), (4, BY_COLUMN)])
-def test_the_same_bits_on_any_number_of_devices(devices, spec):
-    w, w_hat = pair((16, 4096))
+# Of one device the program is that without a mesh. Rows of 512 on four devices are half a tile on each.
+@pytest.mark.parametrize(
+    ("shape", "devices", "spec"),
+    [((16, 4096), 2, BY_ROW), ((16, 4096), 4, BY_ROW), ((16, 4096), 4, BY_COLUMN), ((16, 512), 4, BY_ROW)],
+)
+def test_the_same_bits_on_any_number_of_devices(shape, devices, spec):
+    w, w_hat = pair(shape)
     mesh = jax.make_mesh((devices,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     sharded = [jax.device_put(x, NamedSharding(mesh, spec)) for x in (w, w_hat)]
-    same(statistics.tally(*sharded), statistics.tally(w, w_hat))
     assert statistics.error_stats(*sharded).result() == statistics.error_stats(w, w_hat).result()
+    if shape == (16, 4096):
+        same(statistics.tally(*sharded), statistics.tally(w, w_hat))
+    else:  # one of the two
+        assert statistics.error_stats(w, sharded[1]).result() == statistics.error_stats(w, w_hat).result()
 
 
 def test_any_chunking_at_tiles_gives_the_same_bits():

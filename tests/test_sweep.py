@@ -50,10 +50,12 @@ def test_array_k_depends_on_seed_population_and_k_only():
         assert bits(alone) == bits(beside_another) == bits(expected)
 
 
-def test_statistics_are_numpys():
+@pytest.mark.parametrize("std", [1.0, 1e-18, 1e18])  # squares of the others leave the range of float32
+def test_statistics_are_numpys(std):
     """The arrays themselves, drawn outside of the sweep, quantized by NumPy, summed in float64."""
-    pop, (found,) = Normal(), measure(Normal(), [Q], shape=SHAPE, arrays=ARRAYS, seed=5)
-    keys = [jax.random.fold_in(population_key(5, "normal"), k) for k in range(ARRAYS)]
+    pop = Normal(std)
+    (found,) = measure(pop, [Q], shape=SHAPE, arrays=ARRAYS, seed=5)
+    keys = [jax.random.fold_in(population_key(5, str(pop)), k) for k in range(ARRAYS)]
     w = np.stack([np.asarray(pop.sample(k, SHAPE)) for k in keys])
     scale = np.abs(w).max(axis=(1, 2), keepdims=True) / np.float32(127)
     e, w = (np.round(w / scale) * scale - w).astype(np.float64), w.astype(np.float64)
@@ -185,6 +187,15 @@ def test_prediction_with_outliers_is_for_the_step_that_they_leave():
     expected = predicted_sqnr_db(near, q, MATRIX)
     assert expected is not None
     assert abs(s.sqnr_db - expected) < 4 * s.sqnr_db_se
+
+
+def test_programs_that_a_process_keeps_are_bounded():
+    """And those that are kept are the same: nothing is compiled again."""
+    layout = chunk_layout((4, 8), 4, mesh_of(jax.devices()))
+    structure = split_population(Normal())[0]
+    for make in (programs.drawing, programs.measuring):
+        assert make.cache_info().maxsize == programs._KEPT
+    assert programs.drawing(structure, layout) is programs.drawing(structure, layout)
 
 
 def test_traced_parameters_compile_once():

@@ -187,6 +187,8 @@ def test_units_change_no_bit_of_a_sum_that_stays_in_float32(w_power, e_power):
     parts = tallies.signal(w, unit=unit), tallies.noise(w, w_hat, unit=unit)
     same(tallies.combined(*parts), found)
     same(tallies.combined(*map(tallies.on_host, parts)), tallies.on_host(found))
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), found)
+    same(joined(stack).unit, unit)
 
 
 @pytest.mark.parametrize("power", [-90, 90])

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +57,8 @@ def keep() -> None:
     if not os.access(own, os.W_OK | os.X_OK):
         return
     trim(chosen, MOST)
+    # a program that cannot be read, because another process is writing it or was killed doing so, is compiled here
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(own))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -16,7 +16,7 @@ from quantsim.measure.statistics import pair
 from quantsim.measure.tallies import Exponents, error
 from quantsim.numerics import ieee
 from quantsim.numerics.meshes import placed_like
-from quantsim.numerics.tiles import TILE, tiled
+from quantsim.numerics.tiles import TILE, tile_sums, tiled
 
 PerClass = NDArray[np.float64]
 
@@ -125,7 +125,8 @@ def _sums_of_tile(
         w, e = (v[None] * ieee.power_of_two(-k)[:, None] for v, k in ((w, unit.w), (e, unit.e)))
     values = (jnp.ones_like(magnitude), e, e * e, w * w, relative, nonzero.astype(jnp.float32))
     of_classes = jnp.stack([jnp.broadcast_to(v, inside.shape) for v in values], axis=1)
-    return jnp.sum(jnp.where(inside[:, None], of_classes, 0.0), axis=-1), jnp.concatenate(largest, axis=-1)
+    sums = tile_sums(jnp.where(inside[:, None], of_classes, 0.0).reshape(-1, TILE))
+    return sums.reshape(-1, len(_SUMS)), jnp.concatenate(largest, axis=-1)
 
 
 def _units(largest: Float[NDArray, "classes 2"]) -> Exponents | None:

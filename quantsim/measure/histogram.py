@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from quantsim.numerics import ieee
+from quantsim.numerics.meshes import placed_like
 
 _BIN_BITS = 5  # mantissa bits of a bin: 32 bins an octave, 2.2 % wide or less than 3.2 %
 _BINS = 1 << (8 + _BIN_BITS)
@@ -15,8 +16,12 @@ _BINS = 1 << (8 + _BIN_BITS)
 @jax.jit
 def histogram(x: Float[Array, "..."]) -> Int[Array, " bins"]:
     """Counts of |x| in fixed bins, 32 an octave over all of float32: integers, so any merge order gives the same."""
-    index = (ieee.bits_of(x.reshape(-1)) & 0x7FFFFFFF) >> (23 - _BIN_BITS)
-    return jnp.zeros(_BINS, jnp.int32).at[index].add(1)
+
+    def counts(x: Float[Array, "..."]) -> Int[Array, " bins"]:
+        index = (ieee.bits_of(x.reshape(-1)) & 0x7FFFFFFF) >> (23 - _BIN_BITS)
+        return jnp.zeros(_BINS, jnp.int32).at[index].add(1)
+
+    return placed_like(x, counts, x)
 
 
 def histogram_edges() -> NDArray[np.float32]:

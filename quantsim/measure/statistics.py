@@ -34,7 +34,8 @@ from quantsim.measure import tallies
 from quantsim.measure.tallies import SUMS, Exponents, Tally
 from quantsim.measure.tallies import error as error
 from quantsim.measure.tallies import tally as tally
-from quantsim.quantizer.face import as_weights
+from quantsim.numerics.tiles import with_whole_tiles
+from quantsim.quantizer.inputs import as_weights
 
 Unit = Literal["tile", "array"]
 
@@ -253,7 +254,7 @@ def error_stats(w: ArrayLike, w_hat: ArrayLike) -> ErrorStats:
 
 
 def pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
-    """Both as float32 arrays; what is not finite stays.
+    """Both as float32 arrays of whole tiles on each device; what is not finite stays.
 
     Raises:
         TypeError: if they are not numeric, or not known, inside ``jit`` and other transformations.
@@ -263,7 +264,7 @@ def pair(w: ArrayLike, w_hat: ArrayLike) -> tuple[Weights, Weights]:
     if a.shape != b.shape:
         raise ValueError(f"weights of shape {a.shape} cannot be compared with weights of shape {b.shape}")
     tallies.require_known(a, b)
-    return a, b
+    return with_whole_tiles(a), with_whole_tiles(b)
 
 
 def of_any_scale(measure: Callable[[Exponents | None], Tally]) -> Tally:

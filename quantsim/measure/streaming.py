@@ -17,11 +17,12 @@ from quantsim.measure.tallies import Exponents, Part, Tally
 from quantsim.numerics.fusion import STAGE, apart
 from quantsim.numerics.ieee import on_cpu
 from quantsim.numerics.meshes import placed_like
-from quantsim.numerics.tiles import TILE
+from quantsim.numerics.tiles import TILE, with_whole_tiles
 from quantsim.populations.structure import Structure
-from quantsim.quantizer.face import AbstractQuantizer, as_weights
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
-from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
+from quantsim.quantizer.structure import parted, rebuild_quantizer
 
 _LONGEST = 16 * STAGE  # a stage of rows that share a scale; arrays of longer ones are taken whole
 
@@ -74,8 +75,7 @@ def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None, *, unit:
 
     One compiled program serves all quantizers that differ in numbers only: bits, range, clip ratio.
     """
-    structure, numbers = split_quantizer(q)
-    return _tally(structure, np.array(numbers, np.float32), w, key, unit)
+    return _tally(*parted(q), w, key, unit)
 
 
 def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | None = None) -> ErrorStats:
@@ -97,16 +97,20 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     >>> weight_error(w, "int8:block32").mse == qs.error_stats(w, qs.parse("int8:block32").roundtrip(w)).mse
     True
     """
-    quantizer, w32 = parse(q), as_weights(w, remedy="mend the input")
+    quantizer, w32 = parse(q), as_weights(w, "propagate")
     tallies.require_known(w32)
     if not _is_narrow(w):
+        as_weights(w)
         return statistics.error_stats(w, quantizer.roundtrip(w, key=key))
-    jax.eval_shape(lambda w: quantizer._checked(w, "raise"), w32)  # its shape: the values are known to be finite
+    jax.eval_shape(lambda w: quantizer._checked(w, None), w32)  # its shape; its values are seen by the tally
 
     def measured(unit: Exponents | None) -> Tally:
-        return tally(quantizer, w32, key, unit=unit)
+        return tally(quantizer, with_whole_tiles(w32), key, unit=unit)
 
-    return statistics.fold(statistics.init(), statistics.of_any_scale(measured))
+    found = statistics.of_any_scale(measured)
+    if not np.isfinite(found.max_signal):
+        as_weights(w)  # says which weight it is
+    return statistics.fold(statistics.init(), found)
 
 
 def _is_narrow(w: ArrayLike) -> bool:

@@ -28,9 +28,10 @@ SUMS = ("count", "e", "abs_e", "e2", "w2", "ew")
 #: of them are less than 2^-22 of the square of the smallest.
 SAFE = (2.0**-40, 2.0**57)
 
-PerTile = Float[Array | np.ndarray, "... tiles"]
-Extreme = Float[Array | np.ndarray, "..."]
-Count = Int32[Array | np.ndarray, "..."]
+# Any: a tree transformation may put shapes or shardings in the place of arrays
+PerTile = Float[Array | np.ndarray, "... tiles"] | Any
+Extreme = Float[Array | np.ndarray, "..."] | Any
+Count = Int32[Array | np.ndarray, "..."] | Any
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["w", "e"], meta_fields=[])
@@ -228,8 +229,8 @@ def joined(*parts: Part) -> Part:
     """Tally, signal or noise of consecutive parts of one array; a part may be a stack along a leading axis."""
 
     def join(name: str) -> Any:
-        if name == "unit":
-            return parts[0].unit
+        if name == "unit":  # one for all parts
+            return jax.tree.map(lambda exponent: exponent.reshape(-1)[0], parts[0].unit)
         together = jnp.concatenate([getattr(p, name).reshape(-1) for p in parts])
         if name in SUMS:
             return together

@@ -8,10 +8,13 @@ rows, in an order of its own.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from quantsim.numerics.fusion import STAGE, over_stages
@@ -33,6 +36,17 @@ def tiled(x: Shaped[Any, "..."]) -> Shaped[Any, "tiles 4096"]:
     return jnp.pad(flat, (0, -flat.size % TILE)).reshape(-1, TILE)
 
 
+def with_whole_tiles(x: Shaped[jax.Array, "..."]) -> Shaped[jax.Array, "..."]:
+    """The same array, none of whose tiles is cut by the edge between two devices, where it would be summed in parts.
+
+    An array that is cut so is copied to all devices of its mesh.
+    """
+    sharding = x.sharding
+    if not isinstance(sharding, NamedSharding) or not prod(sharding.shard_shape(x.shape)) % TILE:
+        return x
+    return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
 def over_tiles(f: Callable[..., tuple[Array, ...]], *arrays: Float[Array, "..."]) -> tuple[Array, ...]:
     """Of each tile the sum of every float array that ``f`` gives, and the largest of every integer array.
 
@@ -46,6 +60,15 @@ def over_tiles(f: Callable[..., tuple[Array, ...]], *arrays: Float[Array, "..."]
     ((2,), [4095, 4999])
     """
     return over_stages(lambda *tiles: _reduced(f(*tiles)), tuple(tiled(a) for a in arrays), STAGE // TILE)
+
+
+def tile_sums(values: Float[Array, "tiles 4096"]) -> Float[Array, " tiles"]:
+    """Sum of each tile.
+
+    >>> tile_sums(jnp.ones((2, TILE))).tolist()
+    [4096.0, 4096.0]
+    """
+    return _reduced((values,))[0]
 
 
 def _reduced(values: tuple[Array, ...]) -> tuple[Array, ...]:

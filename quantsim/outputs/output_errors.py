@@ -14,7 +14,8 @@ from quantsim.measure.tallies import error
 from quantsim.numerics import ieee
 from quantsim.numerics.meshes import placed_like
 from quantsim.outputs.products import product
-from quantsim.quantizer.face import AbstractQuantizer, as_weights
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
 
 
@@ -65,7 +66,7 @@ def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key:
     (True, True)
     """
     quantizer = parse(q)
-    w32, x32 = (as_weights(a, what=what, remedy="mend them") for a, what in ((w, "weights"), (x, "activations")))
+    w32, x32 = as_weights(w), as_weights(x, what="activations")
     if w32.ndim != 2 or x32.ndim != 2 or w32.shape[1] != x32.shape[1]:
         raise ValueError(f"weights (out, in) and activations (batch, in) do not fit: {w32.shape} and {x32.shape}")
     if not (hasattr(w32, "sharding") and hasattr(x32, "sharding")):  # what is traced lies nowhere

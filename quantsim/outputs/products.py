@@ -88,6 +88,7 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     return _placed(_block_product, x, w)
 
 
+@jax.jit
 def _row_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "batch out"]:
     exact = integer_product(x.codes, w.codes).astype(jnp.float32)
     return exact * _row_scale(x)[:, None] * _row_scale(w)[None]

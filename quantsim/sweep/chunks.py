@@ -39,7 +39,7 @@ class Cell:
     def unit(self) -> Exponents | None:
         """In which tallies sum: None but for populations whose squares leave the range of float32."""
         rms = float(np.sqrt(self.population.moment(2)))
-        return tallies.unit_for(rms, rms)
+        return jax.tree.map(np.asarray, tallies.unit_for(rms, rms))
 
     def __str__(self) -> str:
         """Its name."""
@@ -119,9 +119,11 @@ class Engine:
         structure, numbers, shared = _arguments(cell, 0)
         layout = self.layout(cell)
         w = programs.arrays_of(layout)
-        lowered = [programs.drawing(structure, layout).lower(numbers, *shared)]
+        draw: Any = programs.drawing(structure, layout)
+        lowered = [draw.lower(numbers, *shared)]
         for kind in self._kinds:
-            lowered.append(programs.measuring(kind.structure, layout).lower(kind.numbers, *shared, w))
+            measure: Any = programs.measuring(kind.structure, layout)
+            lowered.append(measure.lower(kind.numbers, *shared, w))
         with ThreadPoolExecutor() as pool:
             list(pool.map(_compiled, lowered))
         self._compiled.add(self._drawing(cell))
