@@ -152,7 +152,7 @@ def share(cases: Iterable[Any]) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
-def within_factor(errors: Mapping[Any, float], names: Iterable[Any], *, factor: float, of: Any = None) -> bool:
+def within_factor(errors: Mapping[Any, float], names: Iterable[Any], *, factor: Real, of: Any = None) -> bool:
     """Whether the least error of these is at most ``factor`` times that of another, or of the best of all.
 
     Args:

@@ -18,7 +18,7 @@ CLEARLY = 3.0
 class Estimate(NamedTuple):
     """A measured number and its standard error.
 
-    >>> Estimate(0.5, 0.01).times(100)
+    >>> Estimate(0.5, 0.01).times(100.0)
     Estimate(value=50.0, se=1.0)
     """
 
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     def times(self, factor: float) -> "Estimate":
         """The number in another unit.
 
-        >>> Estimate(-1.0, 0.5).times(-2)
+        >>> Estimate(-1.0, 0.5).times(-2.0)
         Estimate(value=2.0, se=1.0)
         """
         return Estimate(self.value * factor, self.se * abs(factor))
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
     def plus(self, constant: float) -> "Estimate":
         """The number moved by a constant, which has no error.
 
-        >>> Estimate(3.5, 0.5).plus(-1)
+        >>> Estimate(3.5, 0.5).plus(-1.0)
         Estimate(value=2.5, se=0.5)
         """
         return Estimate(self.value + constant, self.se)
