@@ -136,8 +136,7 @@ class Quantizer(AbstractQuantizer):
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
-        if not isinstance(self.format, Traced) and isinstance(getattr(self.calibration, "ratio", 0.0), float):
-            warn_of_short_blocks(self, w32.shape)
+        warn_of_short_blocks(self, w32.shape)
         return w32
 
     def _split(self) -> tuple[Structure, tuple[Number, ...]]:
