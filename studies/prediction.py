@@ -78,6 +78,10 @@ GROUPS = {
         *("mxfp4", "mxfp4:ceil", "mxfp4:even", "mxfp4:rceil", "mxfp6_e2m3", "mxfp6_e3m2"),
         *("mxfp8_e4m3", "mxfp8_e4m3:rceil", "mxfp8_e5m2", "mxint8", "nvfp4", "nvfp4:single"),
     ),
+    "wide, unsigned, fnuz": (
+        *("int12:block32", "int16:channel", "int12:channel:minmax", "uint4:block32", "uint8:channel"),
+        *("e4m3fnuz", "e5m2fnuz", "e4m3fnuz:channel"),
+    ),
     "GGUF": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0", "mxfp4:gguf", "nvfp4:gguf"),
 }
 ROUNDING = 0x5EED  # stream of an array's key for stochastic rounding
@@ -165,7 +169,7 @@ def size_of_residual(row: dict[str, Any]) -> float:
 
 # --- the figure -----------------------------------------------------------------------------------------------------
 
-SHAPES = ("o", "s", "D", "^", "v", "P", "*", "X", "h", "D")
+SHAPES = ("o", "s", "D", "^", "v", "P", "*", "X", "h", "D", "p")
 
 
 def draw(rows: Rows) -> plotting.Figure:

@@ -4,7 +4,7 @@ Laws are functions of a quantizer alone; test_mutations.py runs them against mut
 """
 
 from functools import lru_cache, partial
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 import quantsim as qs
 from quantsim import calibration, formats, granularity, rounding
 from quantsim.measure import statistics
+from quantsim.quantizer.structure import parted, rebuild_quantizer, split_quantizer
 from tests import oracles
 
 CASES = [
@@ -51,6 +52,8 @@ CASES = [
     # roundings
     *("int8:block32:absmax:away", "int8:channel:absmax:truncate", "int4:block32:absmax:stochastic"),
 ]
+#: One member of each structure, for what is compiled for each member anew.
+STRUCTURES = list({split_quantizer(qs.parse(text))[0]: text for text in reversed(CASES)}.values())[::-1]
 SHAPE, BATCH = (6, 80), 4  # 80 = 2 blocks of 32 and a tail of 16
 KEYS = jax.random.split(jax.random.key(7), BATCH)
 
@@ -81,8 +84,8 @@ def test_every_member_is_registered():
 # --- laws -----------------------------------------------------------------------------------------------------------
 
 
-def _key(q):
-    return KEYS[0] if q.rounding == "stochastic" else None
+def _key(q, key=KEYS[0]):
+    return key if q.rounding == "stochastic" else None
 
 
 def _spread(q, values) -> np.ndarray:
@@ -93,35 +96,59 @@ def _spread(q, values) -> np.ndarray:
     return np.float64(values).ravel()[ids].reshape(SHAPE)
 
 
+class Found(NamedTuple):
+    """All that a quantizer gives for one matrix."""
+
+    codes: np.ndarray
+    scale: np.ndarray | None
+    zero_point: np.ndarray | None
+    w_hat: np.ndarray
+    roundtrip: np.ndarray
+    gradient: np.ndarray
+    clipped: np.ndarray
+
+
+@partial(jax.jit, static_argnums=0)
+def _program(structure, numbers, w, key, c) -> Found:
+    """Everything in one program: quantizers of one structure share it. ``c`` is what the gradient is of."""
+    q = rebuild_quantizer(structure, numbers)
+    qw = q._encode(w, key)
+    roundtrip, gradient = jax.vjp(lambda x: q.roundtrip(x, key=key), w)
+    return Found(qw.codes, qw.scale, qw.zero_point, q._decode(qw), roundtrip, *gradient(c), q._outside(w))
+
+
+def _found(q, w, c=None, key=KEYS[0]) -> Found:
+    c = np.ones(SHAPE, np.float32) if c is None else c
+    return Found(*jax.device_get(_program(*parted(q), np.float32(w), _key(q, key), c)))
+
+
 def law_shape_and_type(q, w):
-    qw = q.quantize(w, key=_key(q))
-    for out in (qw.dequantize(), q.roundtrip(w, key=_key(q))):
-        assert (out.shape, out.dtype) == (w.shape, jnp.float32)
-    assert qw.codes.shape == w.shape
-    assert 8 * qw.codes.dtype.itemsize < max(2 * q.format.bits, 16)  # the narrowest type there is
-    assert (qw.scale is None) == (q.granularity is None)
-    oracles.same_bits(qw.dequantize(), q.roundtrip(w, key=_key(q)))
+    found = _found(q, w)
+    for out in (found.w_hat, found.roundtrip):
+        assert (out.shape, out.dtype) == (w.shape, np.float32)
+    assert found.codes.shape == w.shape
+    assert (found.scale is None) == (q.granularity is None)
+    oracles.same_bits(found.w_hat, found.roundtrip)
 
 
 def law_within_half_a_step(q, w):
     """The nearest level, or in directed roundings one of the two around it: |e| is at most the distance to that."""
-    qw = q.quantize(w, key=_key(q))
-    scale = np.ones(SHAPE) if qw.scale is None else _spread(q, qw.scale)
+    found = _found(q, w)
+    got, scale = np.float64(found.w_hat), np.ones(SHAPE) if found.scale is None else _spread(q, found.scale)
     if q.format.bits > 16:
         gap = 2.0 ** (np.frexp(np.where(w == 0, 1, w))[1] - 1 - q.format.mantissa_bits)
-        assert (np.abs(np.float64(qw.dequantize()) - w) <= gap / 2).all()
+        assert (np.abs(got - w) <= gap / 2).all()
         return
     levels = formats.levels(q.format)
     zero = 0.0
-    if qw.zero_point is not None:
-        zero, levels = _spread(q, qw.zero_point), np.arange(2.0**q.format.bits)
+    if found.zero_point is not None:
+        zero, levels = _spread(q, found.zero_point), np.arange(2.0**q.format.bits)
     units = np.where(scale == 0, 0, np.float64(w) / np.where(scale == 0, 1, scale)) + zero
     at = np.clip(np.searchsorted(levels, units), 1, len(levels) - 1)
     around = np.stack([np.abs(units - levels[at - 1]), np.abs(units - levels[at])])
     nearest = q.rounding in ("even", "away")
     allowed = (around.min(axis=0) if nearest else around.max(axis=0)) * np.abs(scale)
     allowed = np.where(scale == 0, np.abs(w), allowed)
-    got = np.float64(qw.dequantize())
     slack = 2.0**-22 * (np.abs(w) + np.abs(got) + np.abs(zero * scale))
     assert (np.abs(got - w) <= allowed + slack).all()
     ends = np.sort([(levels[0] - zero) * scale, (levels[-1] - zero) * scale], axis=0)
@@ -130,45 +157,45 @@ def law_within_half_a_step(q, w):
 
 def law_idempotent(q, w):
     """Levels stay levels. The scale of an integer may move by an ulp: 127 s / 127 is not always s."""
-    once = q.quantize(w)
-    twice = q.quantize(once.dequantize())
+    once = _found(q, w)
+    twice = _found(q, once.w_hat)
     np.testing.assert_array_equal(twice.codes, once.codes)
     if once.zero_point is not None:
         np.testing.assert_array_equal(twice.zero_point, once.zero_point)
-    assert oracles.ulps(twice.dequantize(), once.dequantize()) <= (2 if q.granularity else 0)
+    assert oracles.ulps(twice.w_hat, once.w_hat) <= (2 if q.granularity else 0)
 
 
 def law_odd(q, w):
-    np.testing.assert_array_equal(q.roundtrip(-w), -q.roundtrip(w))
+    np.testing.assert_array_equal(_found(q, -w).roundtrip, -_found(q, w).roundtrip)
 
 
 def law_power_of_two(q, w):
     """Scaling by 2^k scales the result by 2^k to the bit, in the range of the scale format."""
-    once = q.quantize(w, key=_key(q))
+    once = _found(q, w)
     for k in (-40, 30) if q.scale_format.exponent_bits == 8 else (-1, 3):
-        scaled = q.quantize(np.ldexp(w, k), key=_key(q))
-        oracles.same_bits(scaled.dequantize(), np.ldexp(np.asarray(once.dequantize()), k))
+        scaled = _found(q, np.ldexp(w, k))
+        oracles.same_bits(scaled.w_hat, np.ldexp(once.w_hat, k))
         if once.scale is not None:
             np.testing.assert_array_equal(scaled.codes, once.codes)
-            oracles.same_bits(scaled.scale, np.ldexp(np.asarray(once.scale), k))
+            oracles.same_bits(scaled.scale, np.ldexp(once.scale, k))
 
 
 def law_bits_are_bytes(q, w):
-    qw = q.quantize(w, key=_key(q))
-    stored = oracles.packed_bytes(qw.codes, q.format.bits)
-    if qw.scale is not None:
-        stored += -(-qw.scale.size * q.scale_format.bits // 8)
-    if qw.zero_point is not None:
-        stored += oracles.packed_bytes(qw.zero_point, q.format.bits)
-    assert qw.nbytes == stored
+    found = _found(q, w)
+    stored = oracles.packed_bytes(found.codes, q.format.bits)
+    if found.scale is not None:
+        stored += -(-found.scale.size * q.scale_format.bits // 8)
+    if found.zero_point is not None:
+        stored += oracles.packed_bytes(found.zero_point, q.format.bits)
+    assert qs.QuantizedArray(found.codes, found.scale, found.zero_point, q).nbytes == stored
     assert q.bits_per_weight(w.shape) == 8 * stored / w.size
 
 
 def law_gradient(q, w):
     """Straight through where the weight is in range, nothing where it clips."""
     c = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
-    grad = jax.grad(lambda x: (q.roundtrip(x, key=_key(q)) * c).sum())(w)
-    np.testing.assert_array_equal(grad, np.where(q.clipped(w), 0, c))
+    found = _found(q, w, c)
+    np.testing.assert_array_equal(found.gradient, np.where(found.clipped, 0, c))
 
 
 def _symmetric(q) -> bool:
@@ -250,8 +277,15 @@ def _each(one, w, keys) -> dict:
 
 
 @lru_cache
-def _eager(text: str) -> dict:
-    return _each(_one(text), jnp.asarray(_batch()), KEYS)
+def _expected(text: str) -> dict:
+    """What every way must give for the four matrices; errors are those of NumPy."""
+    q = qs.parse(text)
+    each = [_found(q, w, key=key) for w, key in zip(_batch(), KEYS, strict=True)]
+    found = Found(*(None if part[0] is None else np.stack(part) for part in zip(*each, strict=True)))
+    names = {"codes": found.codes, "scale": found.scale, "zero": found.zero_point}
+    error = found.w_hat - _batch()
+    names |= {"w_hat": found.w_hat, "roundtrip": found.roundtrip, "error": error, "error of roundtrip": error}
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _interpreted(one, w, keys) -> dict:
@@ -287,18 +321,29 @@ WITHOUT_COMPILER = ["int8:channel:minmax", "int4:block32:mse", "e4m3", "bf16:sto
 
 def _check_way(text: str, way: str) -> None:
     got = WAYS[way](_one(text), jnp.asarray(_batch()), KEYS)
-    for name, value in _eager(text).items():
-        if value is not None:
-            bits = (np.asarray(leaf).view(np.uint8) for leaf in (got[name], value[: len(got[name])]))
-            np.testing.assert_array_equal(*bits, err_msg=f"{name} of {text} under {way}")
+    for name, value in _expected(text).items():
+        leaf, expected = np.asarray(got[name]), value[: len(got[name])].astype(got[name].dtype)
+        bits = (part.view(np.uint8) for part in (leaf, expected))
+        np.testing.assert_array_equal(*bits, err_msg=f"{name} of {text} under {way}")
+    width = 8 * got["codes"].dtype.itemsize
+    assert width < max(2 * qs.parse(text).format.bits, 16)  # the narrowest type there is
 
 
-@pytest.mark.parametrize("text", CASES[::3])
+@pytest.mark.parametrize("text", STRUCTURES[::3])
 def test_one_bit_pattern_compiled_looped_and_sharded(text):
     _check_way(text, "shard_map(scan) on 2")
-    found = _eager(text)
-    oracles.same_bits(found["error"], found["w_hat"] - _batch())  # and the error is that of NumPy
-    np.testing.assert_array_equal(found["error"], found["error of roundtrip"])
+
+
+@pytest.mark.parametrize("text", STRUCTURES[1::7])
+def test_laws_hold_for_what_the_public_functions_give(text):
+    """Laws look at one program that gives everything; these are several."""
+    q, w = qs.parse(text), _batch()[0]
+    qw, found = q.quantize(w, key=_key(q)), _found(q, w)
+    gradient = jax.grad(lambda x: q.roundtrip(x, key=_key(q)).sum())(w)
+    given = Found(
+        *(qw.codes, qw.scale, qw.zero_point, qw.dequantize(), q.roundtrip(w, key=_key(q))), gradient, q.clipped(w)
+    )
+    jax.tree.map(np.testing.assert_array_equal, given, found)
 
 
 @pytest.mark.parametrize("text", WITHOUT_COMPILER)

@@ -58,10 +58,10 @@ def _inputs(f: formats.Format, stride: int = 1) -> np.ndarray:
 # Formats that differ in numbers only share a program, as they do in a quantizer, and arrays of few lengths, too.
 
 
-def _padded(values) -> jax.Array:
+def _padded(values) -> np.ndarray:
     """With zeros behind it, to a length that is 2^17, 2^18, …"""
-    x = jnp.asarray(values)
-    return jnp.pad(x, (0, 2 ** max(17, (len(x) - 1).bit_length()) - len(x)))
+    x = np.asarray(values)
+    return np.pad(x, (0, 2 ** max(17, (len(x) - 1).bit_length()) - len(x)))
 
 
 def _taken_apart(f: formats.Format) -> tuple:
@@ -206,7 +206,7 @@ def test_one_compiled_kernel_rounds_every_integer_and_small_float():
         f = _format(name)
         if not has_numbers(f):
             continue
-        got = np.asarray(kernel(jnp.asarray(x), tuple(formats.grid(f))))
+        got = np.asarray(kernel(x, tuple(formats.grid(f))))
         finite = np.isfinite(x)
         expected = _oracle(x, f)[finite]
         oracles.same_bits(got[finite] + np.float32(0) if isinstance(f, Integer) else got[finite], expected)

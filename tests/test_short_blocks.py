@@ -2,10 +2,15 @@
 
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import quantsim as qs
+from quantsim import formats
+from quantsim.calibration import Clip
+from quantsim.granularity import Block
 from tests import oracles
 
 
@@ -59,6 +64,22 @@ def test_a_place_in_a_program_warns_once():
         for _ in range(3):
             q.roundtrip(w)
     assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps a scale")
+def test_a_clip_ratio_may_be_traced_where_blocks_are_short():
+    """Nothing is known of a traced ratio that a warning could quote."""
+    w = np.random.default_rng(2).standard_normal((64, 3)).astype(np.float32)
+    ratios = [0.5, 0.8, 1.0]
+
+    def clipped(ratio):
+        return qs.Quantizer(formats.parse("int4"), Block(32), Clip(ratio)).roundtrip(w)
+
+    mapped = jax.vmap(clipped)(jnp.float32(ratios))
+    for ratio, found in zip(ratios, mapped, strict=True):
+        expected = qs.parse(f"int4:block32:clip{ratio}").roundtrip(w)
+        oracles.same_bits(found, expected)
+        oracles.same_bits(jax.jit(clipped)(ratio), expected)
 
 
 @pytest.mark.parametrize(("spec", "flat"), [("nf4:block64@1-", (8, 150)), ("int4:block32@0-", (1200,))])

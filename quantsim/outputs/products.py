@@ -76,7 +76,7 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     qx, qw = x.quantizer, w.quantizer
     integers = {x.codes.dtype, w.codes.dtype} == {jnp.dtype(jnp.int8)} and x.zero_point is None and w.zero_point is None
     if not (integers and isinstance(qx, Quantizer) and isinstance(qw, Quantizer)):
-        raise ValueError(f"integer products need symmetric integer quantizers, got {qx} and {qw}")
+        raise ValueError(f"integer products take symmetric integers of at most 8 bits, got {qx} and {qw}")
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     if not any(isinstance(q.granularity, Block) for q in (qx, qw)):

@@ -136,7 +136,8 @@ class Quantizer(AbstractQuantizer):
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
-        warn_of_short_blocks(self, w32.shape)
+        if not isinstance(self.format, Traced) and isinstance(getattr(self.calibration, "ratio", 0.0), float):
+            warn_of_short_blocks(self, w32.shape)
         return w32
 
     def _split(self) -> tuple[Structure, tuple[Number, ...]]:

@@ -78,7 +78,7 @@ def numbers_of(fmt: Any) -> tuple[Number, ...]:
     if bounds(fmt) is not None:  # of an integer the rounding kernel reads the range only
         return (facts.low, facts.high, reach(fmt))
     if isinstance(fmt, Traced):
-        return (*facts, fmt.reach, fmt.exponent_bits, fmt.specials)
+        return tuple(jnp.float32(v) for v in (*facts, fmt.reach, fmt.exponent_bits, fmt.specials))
     return (*map(float, facts), reach(fmt), float(fmt.exponent_bits), float(SPECIALS.index(fmt.specials)))
 
 
