@@ -29,8 +29,8 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.plotting import Axes
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import Estimate, columns, decibels
-from quantsim.measure.statistics import error
 from quantsim.numerics import ieee
 from quantsim.populations import parse as population
 from quantsim.populations import samples

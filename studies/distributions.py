@@ -31,9 +31,9 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.plotting import BLUE, GREEN, PURPLE, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
+from quantsim.measure import error_stats
 from quantsim.measure.ratios import columns, decibels, mean, root_ratio
 from quantsim.measure.squares import Squares, squares
-from quantsim.measure.statistics import error_stats
 from quantsim.numerics import ieee
 from quantsim.populations import Normal, parse, samples
 from quantsim.quantizer import parse as quantizer

@@ -25,8 +25,8 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, share, share_of_cases, value_of
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
+from quantsim.measure import ErrorStats, error, fold, init
 from quantsim.measure.ratios import Estimate, columns
-from quantsim.measure.statistics import ErrorStats, error, fold, init
 from quantsim.measure.tallies import Tally, tally
 from quantsim.outputs.output_errors import OutputSums, output_sums, summarize
 from quantsim.outputs.products import product

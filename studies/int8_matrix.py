@@ -20,8 +20,8 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, at_most, share, share_of_cases, stated, value_of
 from quantsim.lab.matrix import LEGEND, document_matrix, report
 from quantsim.lab.study import Cell
+from quantsim.measure import error, error_stats
 from quantsim.measure.classes import class_stats
-from quantsim.measure.statistics import error, error_stats
 from quantsim.populations import Uniform, key
 from quantsim.quantizer import parse
 from quantsim.rows import Rows

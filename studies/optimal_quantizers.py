@@ -31,8 +31,8 @@ from quantsim.formats import Codebook
 from quantsim.lab import plotting
 from quantsim.lab.plotting import BLUE, GREEN, PURPLE, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import columns, decibels, mean
-from quantsim.measure.statistics import error
 from quantsim.populations import Normal, Population, parse, samples
 from quantsim.rounding import snap
 from quantsim.rows import Rows

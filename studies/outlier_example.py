@@ -21,7 +21,7 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_most, share, share_of_cases, stated, value_of
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.study import Cell
-from quantsim.measure.statistics import error
+from quantsim.measure import error
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 

@@ -25,8 +25,8 @@ from quantsim.formats import FORMATS, levels
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, between, share, share_of_cases, stated, value_of
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import Estimate, columns, mean, per_unit, ratio, root_ratio
-from quantsim.measure.statistics import error
 from quantsim.outputs.products import product
 from quantsim.populations import Contaminated, Normal, Population, Uniform, samples
 from quantsim.quantizer import parse

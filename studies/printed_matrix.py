@@ -21,7 +21,7 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, Rule, Verdict, at_most, no_statement, share_of_cases, stated, value_of
 from quantsim.lab.matrix import LEGEND, document_matrix
 from quantsim.lab.study import Cell
-from quantsim.measure.statistics import error
+from quantsim.measure import error
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 

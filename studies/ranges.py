@@ -24,8 +24,8 @@ from quantsim.formats import FORMATS
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.study import Cell
+from quantsim.measure import ErrorStats, error
 from quantsim.measure.ratios import Estimate, columns, root_ratio
-from quantsim.measure.statistics import ErrorStats, error
 from quantsim.populations import Laplace, Normal, StudentT, Uniform
 from quantsim.quantizer import parse
 from quantsim.rounding import snap

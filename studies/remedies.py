@@ -26,8 +26,8 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases, within_factor
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import columns, ratio, root_ratio
-from quantsim.measure.statistics import error
 from quantsim.outputs.products import product
 from quantsim.populations import Contaminated, Normal, outlier_marks, samples
 from quantsim.quantizer import parse

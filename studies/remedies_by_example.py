@@ -23,8 +23,8 @@ from quantsim._types import Weights
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, stated, value_of
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import columns, ratio, root_ratio
-from quantsim.measure.statistics import error
 from quantsim.outputs.products import product
 from quantsim.populations import Normal, Uniform, samples
 from quantsim.quantizer import parse

@@ -27,9 +27,9 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.plotting import Axes
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import columns, decibels
 from quantsim.measure.squares import squares
-from quantsim.measure.statistics import error
 from quantsim.populations import Normal, parse, samples
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows

@@ -23,8 +23,8 @@ from quantsim._types import Matrix, Weights
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.study import Cell
+from quantsim.measure import error
 from quantsim.measure.ratios import Estimate, columns, decibels, difference
-from quantsim.measure.statistics import error
 from quantsim.populations import Normal, samples
 from quantsim.quantizer import parse
 from quantsim.rows import Rows

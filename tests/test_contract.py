@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 import quantsim as qs
 from quantsim import calibration, formats, granularity, rounding
-from quantsim.measure import statistics
+from quantsim.measure import tallies
 from quantsim.quantizer.structure import parted, rebuild_quantizer, split_quantizer
 from tests import oracles
 
@@ -266,7 +266,7 @@ def _one(text: str):
         qw = q.quantize(w, key=key)
         w_hat, again = qw.dequantize(), q.roundtrip(w, key=key)
         found = {"codes": qw.codes, "scale": qw.scale, "zero": qw.zero_point, "w_hat": w_hat, "roundtrip": again}
-        return found | {"error": statistics.error(w, w_hat), "error of roundtrip": statistics.error(w, again)}
+        return found | {"error": tallies.error(w, w_hat), "error of roundtrip": tallies.error(w, again)}
 
     return one
 

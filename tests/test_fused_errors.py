@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.measure.statistics import error
+from quantsim.measure import error
 from tests.test_block_contract import CASES as BLOCK_FORMATS
 from tests.test_block_contract import REPEATED, SEARCHED
 from tests.test_contract import CASES as SCALED

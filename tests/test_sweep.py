@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.measure import statistics
+from quantsim.measure import statistics, tallies
 from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
 from quantsim.populations.structure import split_population
 from quantsim.sweep import measure, population_key, predicted_sqnr_db, programs
@@ -36,9 +36,7 @@ def by_hand(pop, q, shape, arrays, seed):
     for k in range(arrays):
         own = jax.random.fold_in(population_key(seed, str(pop)), k)
         w = pop.sample(own, shape)
-        stats = statistics.fold(
-            stats, statistics.tally(w, q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))), "array"
-        )
+        stats = statistics.fold(stats, tallies.tally(w, q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))), "array")
     return stats
 
 

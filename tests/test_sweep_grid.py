@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.measure import statistics
+from quantsim.measure import statistics, tallies
 from quantsim.populations.structure import split_population
 from quantsim.sweep import measure, population_key, programs
 from quantsim.sweep.chunks import Cell, Engine, kinds_of, unstacked
@@ -91,7 +91,7 @@ def test_rows_equal_brute_force(rows, population, spec):
         own = jax.random.fold_in(population_key(7, population), k)
         w = pop.sample(own, shape)
         w_hat = q.roundtrip(w, key=jax.random.fold_in(own, 0x5EED))
-        stats = statistics.fold(stats, statistics.tally(w, w_hat), "array")
+        stats = statistics.fold(stats, tallies.tally(w, w_hat), "array")
     (row,) = rows.where(population=population, shape=list(shape), seed=7, spec=spec)
     assert stats.result() == {name: row[name] for name in stats.result()}
 

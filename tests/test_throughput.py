@@ -11,7 +11,7 @@ import pytest
 
 from quantsim import quantizer, theory
 from quantsim.lab import keys, plotting, study
-from quantsim.measure import statistics
+from quantsim.measure import statistics, tallies
 from quantsim.populations import Normal
 from quantsim.quantizer.structure import split_quantizer
 from quantsim.rows import Rows, dumps
@@ -58,7 +58,7 @@ def test_statistics_of_numpy_and_ours_are_those_of_float64(spec):
     w_hat = np.asarray(quantizer.parse(spec).roundtrip(W))
     exact = five(W, w_hat)
     check(_rivals.numpy_statistics(spec, W), exact)
-    ours = statistics.fold(statistics.init(), statistics.tally(jnp.asarray(W), jnp.asarray(w_hat)))
+    ours = statistics.fold(statistics.init(), tallies.tally(jnp.asarray(W), jnp.asarray(w_hat)))
     check((ours.mse, ours.max_abs, ours.mean_abs, ours.bias, ours.sums[4]), exact)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.measure import classes, statistics
+from quantsim.measure import classes, statistics, tallies
 from quantsim.populations import Empirical, Laplace, Mixture, Normal, StudentT, Uniform, key
 
 EVENTS = {"/jax/core/compile/jaxpr_trace_duration": "traces", "/jax/core/compile/backend_compile_duration": "compiles"}
@@ -160,7 +160,7 @@ def test_a_sweep_over_a_traced_parameter_compiles_once(family):
     def measure(value, k):
         calls.append(value)
         w = family(value).sample(k, (8, 64))
-        return statistics.tally(w, qs.parse("int8:block32").roundtrip(w))
+        return tallies.tally(w, qs.parse("int8:block32").roundtrip(w))
 
     keys, points = list(jax.random.split(key(0), 3)), [jnp.float32(v) for v in (0.3, 0.5, 0.9)]
     jax.block_until_ready(measure(points[0], keys[0]))

@@ -14,7 +14,7 @@ from quantsim import formats
 from quantsim.cli import terminal
 from quantsim.cli.endings import CheckFailedError
 from quantsim.cli.terminal import Flag
-from quantsim.measure.statistics import error
+from quantsim.measure import error
 from quantsim.outputs.products import integer_product, product
 from quantsim.populations import Normal, key
 from quantsim.quantizer import parse

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from quantsim import checkpoints
 from quantsim import populations as pops
-from quantsim.measure.statistics import ErrorStats
+from quantsim.measure import ErrorStats
 from quantsim.measure.streaming import weight_error
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.structure import split_quantizer

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from quantsim._types import ArrayLike
-from quantsim.measure.statistics import error, error_stats
+from quantsim.measure import error, error_stats
 from quantsim.quantizer.face import AbstractQuantizer, as_weights
 
 #: Upper ends of the documents' error classes and the shares they state.

@@ -32,8 +32,6 @@ from numpy.typing import NDArray
 from quantsim._types import ArrayLike, Weights
 from quantsim.measure import tallies
 from quantsim.measure.tallies import SUMS, Exponents, Tally
-from quantsim.measure.tallies import error as error
-from quantsim.measure.tallies import tally as tally
 from quantsim.numerics.tiles import with_whole_tiles
 from quantsim.quantizer.inputs import as_weights
 
