@@ -6,7 +6,9 @@ sign). Beside it one map is the mean of k quantized copies, equal ones or with d
 Expected. White errors add up like sqrt(fan-in), and so does the signal unless it is coherent: the absolute error grows,
 the relative error stays that of the weights, and only its ratio to the bound without cancellation falls. Coherent
 signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
-Refuted if the relative error of zero-mean inputs falls.
+Refuted if the relative error of zero-mean inputs falls with the fan-in: panel b.
+
+A13 to A15 and B19 are statements of the documents on quantization, as the ledger (``quantsim claims``) numbers them.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,9 +27,8 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, share, share_of_cases, value_of
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
-from quantsim.measure import ErrorStats, error, fold, init
+from quantsim.measure import ErrorStats, Tally, error, statistics, tally
 from quantsim.measure.ratios import Estimate, columns
-from quantsim.measure.tallies import Tally, tally
 from quantsim.outputs.output_errors import OutputSums, output_sums, summarize
 from quantsim.outputs.products import product
 from quantsim.populations import Normal
@@ -35,11 +36,13 @@ from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import population_key
 
-ROUNDINGS = {"even": parse("int8:channel"), "truncate": parse("int8:channel:absmax:truncate")}
-INT8 = ROUNDINGS["even"]
+INT8 = parse("int8:channel")  # one scale, max |w| / 127, for the weights of each output
+ROUNDINGS = {"nearest": INT8, "truncate": parse("int8:channel:absmax:truncate")}  # towards zero
 INPUTS = ("zero-mean", "mean-shifted", "rectified", "coherent")
 JUDGED_AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
-REDUNDANT_FAN_IN = 1024
+REDUNDANT_FAN_IN = 1024  # of the map that is copied; relative errors hardly depend on it, 64 copies of it fit in memory
+KINDS_OF_COPIES = ("equal", "independent")
+LESS_THAN_HALF = 0.5  # of the error, with the largest number of copies: what counts as a gain from redundancy
 
 
 @dataclass(frozen=True)
@@ -72,41 +75,47 @@ def by_inputs(config: Config, fan_in: int) -> list[dict]:
     rows = []
     for rounding, found in products(w, x).items():
         about = {"kind": "product", "fan_in": fan_in, "rounding": rounding}
-        about |= weight_columns(fold(init(), found.weights))
+        about |= weight_columns(statistics.fold(statistics.init(), found.weights))
         for inputs in INPUTS:
-            outputs = asdict(summarize(found.outputs[inputs], fan_in))
-            rows.append(about | {"inputs": inputs, "input_rms": float(found.input_rms[inputs])} | outputs)
+            rows.append(about | {"inputs": inputs} | output_columns(found.outputs[inputs], fan_in))
     return rows
 
 
-class Found(NamedTuple):
+def output_columns(sums: OutputSums, fan_in: int) -> dict[str, float]:
+    """Of the outputs y and their errors dy, each with its ``_se`` (outputs are the units):
+
+    rms = root mean dy²; rel_rms = ‖dy‖ / ‖y‖; to_bound = Σ |dy| / Σ (|x| |e|ᵀ), what |dy| were if no errors cancelled.
+    """
+    return asdict(summarize(sums, fan_in))
+
+
+class RoundingSums(NamedTuple):
     """What a rounding does to the weights, and to the outputs for each kind of inputs."""
 
     weights: Tally
     outputs: dict[str, OutputSums]
-    input_rms: dict[str, Array]
 
 
 @jax.jit
-def products(w: Matrix, x: Activations) -> dict[str, Found]:
+def products(w: Matrix, x: Activations) -> dict[str, RoundingSums]:
     """Sums of weight and output errors, by rounding."""
     inputs = {"zero-mean": x, "mean-shifted": x + 1.0, "rectified": jax.nn.relu(x)}
-    input_rms = {name: jnp.sqrt(jnp.mean(v * v)) for name, v in (inputs | {"coherent": w}).items()}
     found = {}
     for rounding, quantizer in ROUNDINGS.items():
         w_hat = quantizer.roundtrip(w)
         outputs = {name: output_sums(w, w_hat, v) for name, v in inputs.items()}
         outputs["coherent"] = matched_sums(w, w_hat)
-        found[rounding] = Found(tally(w, w_hat), outputs, input_rms)
+        found[rounding] = RoundingSums(tally(w, w_hat), outputs)
     return found
 
 
 def matched_sums(w: Matrix, w_hat: Matrix) -> OutputSums:
-    """``output_sums`` where each output has one input, its own weights: the diagonal of the products only."""
+    """``output_sums`` where each output has one input, its own weights: the diagonals of products only."""
     e = error(w, w_hat)
 
     def diagonal(a: Matrix, b: Matrix) -> Float[Array, " out"]:
-        return jax.vmap(lambda row, column: product(row[None], column[None])[0, 0])(a, b)
+        """Σ a b over each row, by the arithmetic of the products of the other inputs."""
+        return jax.vmap(lambda row, other: product(row[None], other[None])[0, 0])(a, b)
 
     dy, y = diagonal(w, e), diagonal(w, w)
     return OutputSums(
@@ -114,19 +123,21 @@ def matched_sums(w: Matrix, w_hat: Matrix) -> OutputSums:
         squared_outputs=y * y,
         errors=jnp.abs(dy),
         bounds=diagonal(jnp.abs(w), jnp.abs(e)),
-        white=jnp.sum(w * w, axis=-1) * jnp.sum(e * e, axis=-1) / w.shape[-1],
-        rows=jnp.ones_like(y),
+        white=jnp.sum(w * w, axis=-1) * jnp.sum(e * e, axis=-1) / w.shape[-1],  # ‖x‖² ‖e‖² / n: dy² if e were white
+        rows=jnp.ones_like(y),  # inputs of each output
     )
 
 
 def weight_columns(weights: ErrorStats) -> dict[str, float]:
-    """Errors of the weights, and the share of their mse that the weight itself explains.
+    """Errors of the weights, and the share of their mse that bias and gain explain.
 
-    Of e = bias + (gain − 1) w + noise, with weights of variance 1, that share is (bias² + (gain − 1)²) / mse.
+    Of e = bias + (gain − 1) w + noise, with weights of variance 1, that share is (bias² + (gain − 1)²) / mse. Its
+    standard error is 2 |gain − 1| se(gain) / mse, as if bias and mse were exact.
     """
-    shrinks = weights.gain - 1
+    gain_error = weights.gain - 1
     systematic = Estimate(
-        (weights.bias**2 + shrinks**2) / weights.mse, 2 * abs(shrinks) * weights.gain_se / weights.mse
+        value=(weights.bias**2 + gain_error**2) / weights.mse,
+        se=2 * abs(gain_error) * weights.gain_se / weights.mse,
     )
     return {
         "weight_max_abs": weights.max_abs,
@@ -147,14 +158,14 @@ def redundancy(config: Config) -> list[dict]:
         # of all draws the first k are used: drawn so, every k shares one program
         deviations = Normal().sample(population_key(config.seed, f"deviation {k}"), (most, *w.shape))
         for name, sums in copied_sums(w, x, deviations, jnp.int32(k)).items():
-            outputs = asdict(summarize(sums, REDUNDANT_FAN_IN))
-            rows.append({"kind": "redundancy", "copies": k, "copies_are": name} | outputs)
+            about = {"kind": "redundancy", "copies": k, "copies_are": name}
+            rows.append(about | output_columns(sums, REDUNDANT_FAN_IN))
     return rows
 
 
 @jax.jit
 def copied_sums(w: Matrix, x: Activations, deviations: Float[Array, "most out in"], k: Array) -> dict[str, OutputSums]:
-    """Sums of the output errors of k equal copies, and of k copies with deviations, whose mean is W."""
+    """Sums of the output errors of k equal copies, and of k copies W + d with deviations d of std 1 and mean 0."""
     counted = (jnp.arange(len(deviations)) < k)[:, None, None]
     mean_deviation = jnp.sum(deviations, axis=0, where=counted) / k
 
@@ -163,21 +174,21 @@ def copied_sums(w: Matrix, x: Activations, deviations: Float[Array, "most out in
         return total + jnp.where(counts, INT8.roundtrip(w + (deviation - mean_deviation)), 0.0), None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(w), (deviations, counted))
-    means = {"equal": INT8.roundtrip(w), "independent": total / k}
+    means = dict(zip(KINDS_OF_COPIES, (INT8.roundtrip(w), total / k), strict=True))
     return {name: output_sums(w, w_hat, x) for name, w_hat in means.items()}
 
 
 STYLES = plotting.styles(INPUTS) | {"truncated": Style(plotting.BLACK, "X", "coherent, truncated")}
-COPIES = plotting.styles({"equal": "equal copies", "independent": "independent copies"})
+COPY_STYLES = plotting.styles({name: f"{name} copies" for name in KINDS_OF_COPIES})
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Absolute error, error relative to the output, error relative to the bound, redundancy."""
     fig, axes = plotting.figure(2, 2, height=4.8)
-    products = rows.where(kind="product")
-    absolute(axes[0, 0], products)
-    relative(axes[0, 1], products)
-    relative_to_bound(axes[1, 0], products)
+    product_rows = rows.where(kind="product")
+    absolute(axes[0, 0], product_rows)
+    relative(axes[0, 1], product_rows)
+    relative_to_bound(axes[1, 0], product_rows)
     redundant_copies(axes[1, 1], rows.where(kind="redundancy"))
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
     plotting.letter(axes.ravel())
@@ -185,8 +196,8 @@ def draw(rows: Rows) -> plotting.Figure:
 
 
 def by_fan_in(ax: plotting.Axes, rows: Rows, column: str) -> None:
-    """A column against the fan-in: weights rounded to even under every kind of inputs, and truncated ones."""
-    cases = [(STYLES[inputs], rows.where(rounding="even", inputs=inputs)) for inputs in INPUTS]
+    """A column against the fan-in: weights rounded to nearest under every kind of inputs, and truncated ones."""
+    cases = [(STYLES[inputs], rows.where(rounding="nearest", inputs=inputs)) for inputs in INPUTS]
     cases.append((STYLES["truncated"], rows.where(rounding="truncate", inputs="coherent")))
     for style, found in cases:
         x, y, se = (found.column(name) for name in ("fan_in", column, f"{column}_se"))
@@ -197,11 +208,11 @@ def by_fan_in(ax: plotting.Axes, rows: Rows, column: str) -> None:
 def absolute(ax: plotting.Axes, rows: Rows) -> None:
     """Error of the outputs, which grows like sqrt(n), or like n where weights are truncated and inputs coherent."""
     by_fan_in(ax, rows, "rms")
-    zero_mean = rows.where(rounding="even", inputs="zero-mean")
+    zero_mean = rows.where(rounding="nearest", inputs="zero-mean")
     n, weights = zero_mean.column("fan_in"), predicted_weight_error(zero_mean)
-    for input_rms in (1.0, 2**0.5, 0.5**0.5):  # zero-mean; shifted by 1; rectified
-        rms = [theory.output_rms(e, input_rms, int(m)) for e, m in zip(weights, n, strict=True)]
-        plotting.prediction(ax, n, rms)
+    # sqrt(n) · rms e · rms x, where rms e is the relative error, as weights have rms 1
+    for input_rms in (1.0, 2**0.5, 0.5**0.5):  # zero-mean and coherent; shifted by 1; rectified
+        plotting.prediction(ax, n, [theory.output_rms(e, input_rms, int(m)) for e, m in zip(weights, n, strict=True)])
     plotting.prediction(ax, n, predicted_truncated(zero_mean) * n)  # each output is the sum of n squares, about n
     ax.plot(n, zero_mean.column("weight_max_abs"), color="0.4", lw=0.9, ls=":")
     plotting.note(ax, 3e2, 6e-3, "largest error of a weight (A15)")
@@ -212,7 +223,7 @@ def absolute(ax: plotting.Axes, rows: Rows) -> None:
 def relative(ax: plotting.Axes, rows: Rows) -> None:
     """Error relative to the output: that of the weights, or, for coherent signals, that over sqrt(n)."""
     by_fan_in(ax, rows, "rel_rms")
-    zero_mean = rows.where(rounding="even", inputs="zero-mean")
+    zero_mean = rows.where(rounding="nearest", inputs="zero-mean")
     n, weights = zero_mean.column("fan_in"), predicted_weight_error(zero_mean)
     plotting.prediction(ax, n, weights)
     plotting.prediction(ax, n, predicted_truncated(zero_mean))
@@ -223,24 +234,31 @@ def relative(ax: plotting.Axes, rows: Rows) -> None:
 
 
 def relative_to_bound(ax: plotting.Axes, rows: Rows) -> None:
-    """Error relative to what it would be if no two errors cancelled."""
+    """Error relative to what it would be if no two errors cancelled.
+
+    Predicted is E|dy| / (n E|x| E|e|) = sqrt(2 / π) / (sqrt(n) a_x a_e), with a = E|v| / rms(v): sqrt(2 / π) of normal
+    inputs, half of that over sqrt(1 / 2), 1 / sqrt(π), of rectified ones, and sqrt(3) / 2 of errors uniform in a step.
+    Inputs shifted by 1 have 0.82, hardly another line.
+    """
     by_fan_in(ax, rows, "to_bound")
-    n = rows.where(rounding="even", inputs="zero-mean").column("fan_in")
-    plotting.prediction(ax, n, [theory.cancellation(int(m)) for m in n])
-    plotting.prediction(ax, n, [theory.cancellation(int(m), np.pi**-0.5) for m in n])  # rectified inputs
+    n = rows.where(rounding="nearest", inputs="zero-mean").column("fan_in")
+    for input_shape in ((2 / np.pi) ** 0.5, np.pi**-0.5):  # zero-mean and coherent; rectified
+        plotting.prediction(ax, n, [theory.cancellation(int(m), input_shape) for m in n])
     ax.set(ylabel="output error / bound without cancellation")
 
 
 def predicted_weight_error(rows: Rows) -> np.ndarray:
-    """rms e / rms w of normal weights with a scale for each fan-in."""
+    """rms e / rms w of normal weights, one scale for each row of n."""
     shapes = [(1, int(n)) for n in rows.column("fan_in")]
     return np.sqrt([theory.weight_rel_mse(Normal(), INT8, shape) for shape in shapes])
 
 
 def predicted_truncated(rows: Rows) -> np.ndarray:
-    """Relative error of a coherent output: all weights but the largest lose half a step of their magnitude.
+    """Relative error of a coherent output: all weights but the largest lose half a step of their magnitude, on average.
 
-    The output is Σ w², about n, its error Σ |w| step / 2 over all weights but the largest: E|w| = sqrt(2 / π).
+    The output is Σ w², about n, its error Σ |w| step / 2 over all weights but the largest, which has none:
+    step / 2 · (E|w| − E max|w| / n), with E|w| = sqrt(2 / π). Rows are averaged by root mean square, so the step is
+    sqrt(E[max² w]) / 127, and ``rms_crest`` is that root over rms w.
     """
     errors = []
     for n in rows.column("fan_in").astype(int):
@@ -251,7 +269,7 @@ def predicted_truncated(rows: Rows) -> np.ndarray:
 
 def redundant_copies(ax: plotting.Axes, rows: Rows) -> None:
     """Error relative to the output against the number of copies."""
-    for name, style in COPIES.items():
+    for name, style in COPY_STYLES.items():
         found = rows.where(copies_are=name)
         x, y, se = (found.column(column) for column in ("copies", "rel_rms", "rel_rms_se"))
         plotting.curve(ax, x, y, se=se, series=style)
@@ -263,14 +281,14 @@ def redundant_copies(ax: plotting.Axes, rows: Rows) -> None:
 
 
 def judged(column: str, inputs: str = "zero-mean") -> Callable[[Rows], Estimate]:
-    """A column at the fan-in of 4096, weights rounded to even."""
-    return value_of(column, kind="product", fan_in=JUDGED_AT, rounding="even", inputs=inputs)
+    """A column at the fan-in of 4096, weights rounded to nearest."""
+    return value_of(column, kind="product", fan_in=JUDGED_AT, rounding="nearest", inputs=inputs)
 
 
 def redundancy_helps(rows: Rows) -> float:
     """Share of the kinds of copies of which the largest number has less than half the error of one."""
-    kinds = [rows.where(kind="redundancy", copies_are=name).column("rel_rms") for name in COPIES]
-    return share(error[-1] < 0.5 * error[0] for error in kinds)
+    by_copies = [rows.where(kind="redundancy", copies_are=name).by("copies", "rel_rms") for name in KINDS_OF_COPIES]
+    return share(rel_rms[max(rel_rms)] < LESS_THAN_HALF * rel_rms[1] for rel_rms in by_copies)
 
 
 def cancels_and_is_below(rows: Rows) -> float:
@@ -285,6 +303,7 @@ def orders_below(rows: Rows) -> float:
     return share(0.01 <= ratio <= 0.1 for ratio in ratios)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A13",
@@ -292,16 +311,16 @@ CLAIMS = (
         definition="share of mse that bias and gain explain, int8:channel, normal weights",
         number=judged("systematic"),
         rule=at_least(0.5),
-        reading="small, but not systematic: rounding errors are independent of the weight; truncation would be "
-        "systematic",
+        reading="not systematic: a rounding error tells nothing of its weight (truncated weights all shrink)",
     ),
     Claim(
         "A14",
         statement="over-parameterization (many weights) gives the robustness",
-        definition="share of two kinds of redundancy that more than halve the relative output error",
+        definition="share of two kinds of redundancy, a map as the mean of 64 equal or of 64 independent copies, that "
+        "more than halve the relative output error",
         number=redundancy_helps,
         rule=share_of_cases("the largest number of copies has less than half the error of one"),
-        reading="copies with independent errors average, equal copies do not: width alone gives nothing",
+        reading="more weights for the same map help if their errors are independent; equal copies give nothing",
     ),
     Claim(
         "A15",

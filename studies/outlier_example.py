@@ -25,7 +25,7 @@ from quantsim.measure import error
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 
-from .outliers import INT8, OUTLIERS, SHAPE, VALUE, construction, with_over_without
+from .outliers import INT8, LARGE_ERROR, OUTLIER, OUTLIERS, SHAPE, construction, with_over_without
 from .outliers import Config as Drawing
 
 
@@ -74,11 +74,11 @@ def own_matrix(seed: int) -> dict:
     """The matrix of the document's own code: its uniform one, five weights replaced by ±100."""
     random = np.random.RandomState(seed)
     replaced = np.isin(np.arange(512).reshape(SHAPE), random.choice(512, OUTLIERS, replace=False))
-    w = jnp.asarray(np.where(replaced, random.choice([-VALUE, VALUE], SHAPE), document_matrix(seed)))
+    w = jnp.asarray(np.where(replaced, random.choice([-OUTLIER, OUTLIER], SHAPE), document_matrix(seed)))
     quantized = INT8.quantize(w)
     e = np.abs(np.asarray(error(w, quantized.dequantize())))[~replaced]
     codes = np.unique(np.asarray(quantized.codes)[~replaced])
-    return {"kind": "document", "mean_abs": e.mean(), "share_above": (e > 0.2).mean(), "codes": len(codes)}
+    return {"kind": "document", "mean_abs": e.mean(), "share_above": (e > LARGE_ERROR).mean(), "codes": len(codes)}
 
 
 def table() -> list[dict]:
@@ -96,7 +96,7 @@ def table() -> list[dict]:
                 and abs(abs(value - line.weight) - line.error) < LAST_DIGIT
             ),
             "is_bf16": bool(as_bf16 == line.weight),
-            "possible": line.weight <= 1 or line.weight == VALUE,
+            "possible": line.weight <= 1 or line.weight == OUTLIER,
         }
         for line, code, value, as_bf16 in zip(TABLE, codes, w_hat, np.asarray(bf16), strict=True)
     ]
@@ -107,15 +107,15 @@ def errors_by_weight() -> list[dict]:
     w = jnp.linspace(0.0, 1.0, 1001)
     return [
         {"kind": "staircase", "largest": top, "w": w, "e": jnp.abs(error(w, INT8.roundtrip(jnp.append(w, top))[:-1]))}
-        for top in (VALUE, 1.0)
+        for top in (OUTLIER, 1.0)
     ]
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """The codes as a ruler, with outliers and without; error against weight; how often weights err by how much."""
     fig, axes = plotting.mosaic("aaaa;bbcc;.dd.", height=4.2, height_ratios=(0.3, 0.3, 1.7))
-    ruler(axes["a"], VALUE, VALUE, "255 codes from −100 to 100; 99 % of the weights live in the orange sliver, ±1")
-    ruler(axes["b"], VALUE, 1.0, "the sliver: 3 codes")
+    ruler(axes["a"], OUTLIER, OUTLIER, "255 codes from −100 to 100; 99 % of the weights live in the orange sliver, ±1")
+    ruler(axes["b"], OUTLIER, 1.0, "the sliver: 3 codes")
     ruler(axes["c"], 1.0, 1.0, "without outliers: 255 codes")
     against_weight(axes["d"], rows)
     plotting.letter(axes[k] for k in sorted(axes))
@@ -135,7 +135,7 @@ def ruler(ax: plotting.Axes, largest: float, shown: float, text: str) -> None:
 def against_weight(ax: plotting.Axes, rows: Rows) -> None:
     """Error of each weight, the mean over the bulk, and what the document's table says."""
     mean = mean_error(rows).value
-    for label, largest, color in (("with ±100", VALUE, plotting.VERMILION), ("without", 1.0, plotting.BLUE)):
+    for label, largest, color in (("with ±100", OUTLIER, plotting.VERMILION), ("without", 1.0, plotting.BLUE)):
         row = rows.where(kind="staircase", largest=largest)[0]
         ax.plot(row["w"], row["e"], color=color, label=label)
     ax.axhline(mean, color=plotting.VERMILION, lw=0.8, ls=":", label="mean of the bulk")
@@ -244,7 +244,7 @@ CLAIMS = (
         statement="outlier case all normals >.2, one row exact",
         definition="share of the bulk with |e| > 0.2",
         number=value_of("share_above", kind="construction", values="exact", of="bulk"),
-        rule=stated(1.0, 0.005, limit=share(line.error > 0.2 for line in NORMAL_WEIGHTS)),
+        rule=stated(1.0, 0.005, limit=share(line.error > LARGE_ERROR for line in NORMAL_WEIGHTS)),
         reading="measured {value:.0%}; the document's own table has a normal weight without error",
     ),
     Claim(

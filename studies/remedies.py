@@ -1,11 +1,15 @@
-"""Which remedy against outliers lowers the output error most, and at what cost in bits?
+"""Which remedy against outliers lowers the output error of int8 weights most, and at what cost in bits?
 
 Method. Of normal weights 0.01 to 5 % are outliers of 3 to 300 standard deviations (spread from half to three halves of
 that). Each remedy quantizes the same matrices; their products with white inputs tell the error of the outputs,
 relative to the outputs. A remedy is charged for all that it stores: a weight that it keeps in bf16 costs 16 bits and an
-index.
+index beside its code.
 Expected. Clipping destroys what the outliers carry, a zero point gains nothing, blocks and outliers kept apart win.
-Refuted if one scale for all comes within one bit of the best remedy where outliers reach beyond 3 standard deviations.
+Refuted if one scale for all errs at most twice as much as the best remedy where outliers are larger than 3 standard
+deviations: panel a shows the factor where few weights are outliers, panel b everything at 100 standard deviations.
+
+B38 to B76 are statements of the document on quantization and outliers, as the ledger (``quantsim claims``) numbers
+them. It advises a remedy for each of three ranges of the share of outliers.
 """
 
 from collections.abc import Iterator
@@ -39,9 +43,11 @@ PerMatrix = Shaped[Array, " repeats"]
 
 BF16 = parse("bf16")
 INPUTS = 64  # activations that each matrix is multiplied with
-ONE_BIT = 2.0  # one bit more halves an error
-HELPS = 0.9  # a remedy helps if it takes a tenth off
-SHOWN = 100.0  # standard deviations of the outliers in the cut through the map
+WITHIN_ONE_BIT = 2.0  # times the least error: one bit more halves an error
+A_TENTH_OFF = 0.9  # times the error: what counts as help
+SIGMAS = 3.0  # standard deviations of all weights beyond which the document calls a weight an outlier
+FOUND, FALSE_ALARMS = 0.95, 0.01  # shares of the outliers and of the others beyond SIGMAS with which a detector is good
+SHOWN = 100.0  # standard deviations of the outliers in panel b
 
 
 class Remedied(NamedTuple):
@@ -64,7 +70,10 @@ class Remedy:
         return remedied(self.quantizer, jnp.float32(self.keep_beyond), matrices)
 
     def bits_per_weight(self, shape: Shape, share_kept: float) -> float:
-        """Stored bits: codes and scales, and for each weight that is kept its 16 bits and its place in the matrix."""
+        """Codes and scales of all weights + share kept × (16 + ⌈log2 N⌉), N the number of weights.
+
+        A kept weight has a code as well, that of 0; its index says where among the N it belongs.
+        """
         return self.quantizer.bits_per_weight(shape) + share_kept * (16 + ceil(log2(prod(shape))))
 
 
@@ -79,37 +88,44 @@ def remedied(quantizer: AbstractQuantizer, keep_beyond: Number, matrices: Weight
     return jax.lax.map(one, matrices)
 
 
+# Unless a spec says otherwise a scale is max |w| / 127, in float32, of the matrix, of a row, or of 32 weights of a row.
 ONE_SCALE = Remedy("one scale", parse("int8:tensor"))
-ZERO_POINT = Remedy("zero point", parse("int8:tensor:minmax"))
-CLIP_PERCENTILE = Remedy("clip at 99.9 %", parse("int8:tensor:p99.9"))
-CLIP_MSE = Remedy("clip, least error", parse("int8:tensor:mse"))
+ZERO_POINT = Remedy("zero point", parse("int8:tensor:minmax"))  # codes from the smallest weight to the largest
+CLIP_PERCENTILE = Remedy("clip at 99.9 %", parse("int8:tensor:p99.9"))  # the percentile of |w| in the place of max |w|
+CLIP_MSE = Remedy("clip, least error", parse("int8:tensor:mse"))  # the scale with the least sum of e², by search
 ROWS = Remedy("scale a row", parse("int8:channel"))
 BLOCKS = Remedy("scale a block", parse("int8:block32:absmax:f16"))
-APART = Remedy("outliers apart", parse("int8:tensor"), keep_beyond=3.0)
-ROWS_APART = Remedy("apart, scale a row", parse("int8:channel"), keep_beyond=3.0)
+APART = Remedy("outliers apart", parse("int8:tensor"), keep_beyond=SIGMAS)
+ROWS_APART = Remedy("apart, scale a row", parse("int8:channel"), keep_beyond=SIGMAS)
 REMEDIES = (ONE_SCALE, ZERO_POINT, CLIP_PERCENTILE, CLIP_MSE, ROWS, BLOCKS, APART, ROWS_APART)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What the document advises where the share of outliers lies in [low, high), and the claim that says so."""
+    """The remedy that the document advises where outliers are a share of [low, high) of the weights (1 is all)."""
 
-    claim: str
+    claim_id: str
     low: float
     high: float
     remedy: Remedy
 
 
-ADVICE = (
-    Advice("B43", 0.0, 1e-3, ONE_SCALE),
-    Advice("B44", 1e-3, 1e-2, ZERO_POINT),
-    Advice("B45", 1e-2, 1.0, ROWS_APART),
-)
+BELOW_A_THOUSANDTH = Advice("B43", 0.0, 1e-3, ONE_SCALE)
+BELOW_A_HUNDREDTH = Advice("B44", 1e-3, 1e-2, ZERO_POINT)
+ABOVE_A_HUNDREDTH = Advice("B45", 1e-2, 1.0, ROWS_APART)
+ADVICE = (BELOW_A_THOUSANDTH, BELOW_A_HUNDREDTH, ABOVE_A_HUNDREDTH)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The axes of the map, and what is drawn at each of its points."""
+    """The axes of the map, and what is drawn at each of its points.
+
+    Attributes:
+        rates: shares of the weights that are outliers, three or four in each range that the document has an advice for.
+        magnitudes: of the outliers, in standard deviations of the bulk.
+        shape: of a matrix, (out, in).
+        repeats: matrices at each point.
+    """
 
     rates: tuple[float, ...] = (1e-4, 3e-4, 7e-4, 2e-3, 4e-3, 8e-3, 1.5e-2, 2.2e-2, 3e-2, 5e-2)
     magnitudes: tuple[float, ...] = (3.0, 6.0, 10.0, 30.0, 100.0, 300.0)
@@ -124,12 +140,12 @@ class Config:
 
 
 def measure(config: Config) -> Iterator[Cell]:
-    """A row of the map at a time."""
+    """What is measured, and saved, at a time: all points of the map with one magnitude."""
     for magnitude in config.magnitudes:
-        yield f"magnitude {magnitude:g}", partial(row_of_the_map, config, magnitude)
+        yield f"magnitude {magnitude:g}", partial(at_magnitude, config, magnitude)
 
 
-def row_of_the_map(config: Config, magnitude: float) -> list[dict]:
+def at_magnitude(config: Config, magnitude: float) -> list[dict]:
     """Every remedy at every rate of outliers, on the same matrices and inputs."""
     rows = []
     for rate in config.rates:
@@ -144,7 +160,7 @@ def row_of_the_map(config: Config, magnitude: float) -> list[dict]:
 
 
 def normal_with_outliers(rate: float, magnitude: float) -> Contaminated:
-    """Normal weights, some of them replaced by outliers of half to three halves of this many standard deviations."""
+    """Normal weights of std 1; at this rate each becomes ±u instead, u uniform from half to 3/2 of the magnitude."""
     return Normal().with_outliers(rate=rate, magnitude=magnitude, values="spread")
 
 
@@ -157,9 +173,10 @@ class Problems(NamedTuple):
 
 
 def draw_problems(seed: int, name: str, population: Contaminated, shape: Shape, repeats: int) -> Problems:
-    """Repeats of one problem, a function of seed and name."""
+    """Repeats of one problem, a function of seed and name. The same keys give the weights and mark their outliers."""
     keys = jax.random.split(population_key(seed, name), repeats)
-    inputs = samples(Normal(), jax.vmap(jax.random.fold_in, (0, None))(keys, 1), (INPUTS, shape[1]))
+    keys_of_inputs = jax.vmap(partial(jax.random.fold_in, data=1))(keys)  # another stream than that of the weights
+    inputs = samples(Normal(), keys_of_inputs, (INPUTS, shape[1]))
     return Problems(samples(population, keys, shape), outlier_marks(population, keys, shape), inputs)
 
 
@@ -181,11 +198,11 @@ class Sums(NamedTuple):
 
 @jax.jit
 def sums(problems: Problems, after: Remedied) -> Sums:
-    """What is summed over each matrix; errors of outputs are products of the error, no difference of two products."""
+    """What is summed over each matrix; errors of outputs are x eᵀ in float32, no difference of two products."""
 
-    def one(problem: Problems, remedied: Remedied) -> Sums:
+    def one(problem: Problems, after: Remedied) -> Sums:
         w, is_outlier, x = problem
-        e = error(w, remedied.weights)
+        e = error(w, after.weights)
         relative = jnp.abs(e) / jnp.where(w == 0, 1.0, jnp.abs(w))
         of_bulk, of_outliers = partial(jnp.sum, where=~is_outlier), partial(jnp.sum, where=is_outlier)
         return Sums(
@@ -198,25 +215,30 @@ def sums(problems: Problems, after: Remedied) -> Sums:
             squared_outlier_errors=of_outliers(e * e),
             squared_outliers=of_outliers(w * w),
             outliers=jnp.sum(is_outlier),
-            outliers_kept=of_outliers(remedied.kept),
-            bulk_kept=of_bulk(remedied.kept),
+            outliers_kept=of_outliers(after.kept),
+            bulk_kept=of_bulk(after.kept),
         )
 
     return jax.lax.map(lambda pair: one(*pair), (problems, after))
 
 
 def errors(found: Sums) -> dict[str, float]:
-    """Columns of a row: relative errors, and shares of the weights that are kept apart."""
+    """Columns of a row: relative errors, and shares of the weights that are kept apart; each with its ``_se``.
+
+    A ratio is the sum over all matrices over the sum over all matrices; its standard error comes from how they differ.
+    Here outputs and shares are judged; the errors of bulk and outliers tell a reader of the rows where they come from.
+    """
     return columns(
         output_error=root_ratio(found.squared_output_errors, found.squared_outputs),
         bulk_error=root_ratio(found.squared_bulk_errors, found.squared_bulk),
-        mean_ratio=ratio(found.relative_bulk_errors, found.bulk),
+        mean_ratio_of_bulk=ratio(found.relative_bulk_errors, found.bulk),
         outlier_error=root_ratio(found.squared_outlier_errors, found.squared_outliers),
         share_of_outliers_kept=ratio(found.outliers_kept, found.outliers),
         share_of_bulk_kept=ratio(found.bulk_kept, found.bulk),
     )
 
 
+# There are six colours; the two that keep outliers apart get a marker of their own.
 STYLES = plotting.styles(remedy.name for remedy in REMEDIES) | {
     APART.name: Style(plotting.BLACK, "X", APART.name),
     ROWS_APART.name: Style(plotting.PURPLE, "*", ROWS_APART.name),
@@ -224,11 +246,12 @@ STYLES = plotting.styles(remedy.name for remedy in REMEDIES) | {
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """The advised remedy against the best one in every cell of the map, and a cut through the map."""
-    fig, axes = plotting.mosaic("ab", height=3.4)
+    """The advised remedy against the best one at every point of the map; errors and bits of all at one magnitude."""
+    fig, axes = plotting.mosaic("aab;aac", height=5.0)
     advised_against_best(axes["a"], rows)
     errors_against_rate(axes["b"], rows.where(magnitude=SHOWN))
-    plotting.letter(axes.values())
+    errors_against_bits(axes["c"], rows.where(magnitude=SHOWN))
+    plotting.letter(axes[letter] for letter in "abc")
     return fig
 
 
@@ -239,17 +262,17 @@ def advised_against_best(ax: plotting.Axes, rows: Rows) -> None:
         found = cell.by("remedy", "output_error")
         best = min(found, key=lambda name: found[name])
         times = found[advice_for(rate).remedy.name] / found[best]
-        text = f"×{times:.2g}" + ("ᵇ" if best == BLOCKS.name else "")
+        text = f"×{times:.2g}" + ("ᵇ" if best == BLOCKS.name else "")  # elsewhere the best keeps outliers apart
         cells.append({"rate": rate, "magnitude": magnitude, "log_times": np.log10(times), "text": text})
     grid = cells.grid(x="rate", y="magnitude", value="log_times")
     texts = cells.grid(x="rate", y="magnitude", value="text")
     plotting.heat_map(ax, grid, texts=texts, white_above=np.log10(20), vmin=0, vmax=2)
     ax.set_xticklabels([f"{100 * rate:g}" for rate in grid.xs])
     for advice in ADVICE:
-        advised = [column for column, rate in enumerate(grid.xs) if advice_for(rate) is advice]
-        label = f"{advice.claim}: {advice.remedy.name}"
-        plotting.note(ax, np.mean(advised), len(grid.ys) - 0.4, label, ha="center")
-        ax.axvline(max(advised) + 0.5, color="w", lw=2)
+        columns_advised = [column for column, rate in enumerate(grid.xs) if advice_for(rate) is advice]
+        label = f"{advice.claim_id}: {advice.remedy.name}"
+        plotting.note(ax, np.mean(columns_advised), len(grid.ys) - 0.4, label, ha="center")
+        ax.axvline(max(columns_advised) + 0.5, color="w", lw=2)
     ax.set_xlabel("outliers (% of the weights)\n×: error, advised / best (ᵇ best is a scale a block)")
     ax.set_ylabel("magnitude (std of the bulk)")
 
@@ -268,100 +291,125 @@ def errors_against_rate(ax: plotting.Axes, rows: Rows) -> None:
         plotting.prediction(ax, rates, predicted, series=STYLES[remedy.name])
     ax.set(xscale="log", yscale="log", ylim=(1e-4, 1.5))
     ax.set(xlabel=f"share of outliers of {SHOWN:g} std", ylabel="output error / output, rms")
-    plotting.mark_claim(ax, 0.027, 0.0035, "B42: 3σ misses", offset=(-62, 6))
+    plotting.mark_claim(ax, HIDDEN_ABOVE, 0.0035, "B42: 3σ misses", offset=(-62, 6))
     ax.legend(ncol=2, loc="lower left")
 
 
-def predicted_error(remedy: Remedy, rate: float, shape: Shape) -> float:
-    """Relative rms error of the outputs at outliers of 100 std, NaN where no formula is at hand.
+def errors_against_bits(ax: plotting.Axes, rows: Rows) -> None:
+    """What the errors of panel b cost; each point is one share of outliers."""
+    for remedy in REMEDIES:
+        found = rows.where(remedy=remedy.name)
+        plotting.points(ax, found, "bits_per_weight", "output_error", series=STYLES[remedy.name])
+    ax.set(yscale="log", ylim=(1e-4, 1.5), xlabel="stored bits a weight", ylabel="output error / output, rms")
 
-    Inputs are white, so it is that of the weights: the root of E[e²] / E[w²].
+
+def predicted_error(remedy: Remedy, rate: float, shape: Shape) -> float:
+    """Relative rms error of the outputs where outliers have ``SHOWN`` std, NaN where no formula is at hand.
+
+    Inputs are white, so it is that of the weights: the root of E[e²] / E[w²]. ``int_mse`` counts what is rounded and
+    what is clipped at a given end of the codes, ``absmax_int_mse`` takes the mean over the largest of so many weights.
     """
-    population, weights = normal_with_outliers(rate, SHOWN), prod(shape)
+    population, matrix_size = normal_with_outliers(rate, SHOWN), prod(shape)
     if remedy is APART:
-        mse = predicted_mse_apart(rate, weights)
+        mse = predicted_mse_apart(rate, matrix_size)
     elif remedy is ONE_SCALE:  # set by the largest weight, here by the one that is expected
-        mse = theory.int_mse(population, theory.expected_absmax(population, weights), bits=8)
+        mse = theory.int_mse(population, theory.expected_absmax(population, matrix_size), bits=8)
     elif remedy is CLIP_PERCENTILE:  # of |w|; of w it is the quantile of 99.95 %
         mse = theory.int_mse(population, float(population.quantile(0.9995)), bits=8)
     elif remedy is ROWS:
         mse = theory.absmax_int_mse(population, shape[1], bits=8)
-    elif remedy is BLOCKS:
+    elif remedy is BLOCKS:  # as if their scales were float32: f16 moves a scale by 2^-12 of itself at most
         mse = theory.absmax_int_mse(population, 32, bits=8)
     else:
         mse = np.nan
     return float((mse / population.moment(2)) ** 0.5)
 
 
-def predicted_mse_apart(rate: float, weights: int) -> float:
-    """E[e²] where weights beyond 3 standard deviations (of all weights, outliers included) are kept in bf16.
+def predicted_mse_apart(rate: float, matrix_size: int) -> float:
+    """E[e²] = step² / 12 + (share kept) E[e² of bf16], where weights beyond 3σ of all weights, outliers included, stay.
 
-    The others err like a number uniform in a step, step² / 12. The step is a 127th of the largest weight that is left:
-    of the bulk's, or, once outliers raise the limit so far that the smallest of them stay below it, of the limit.
+    The step is a 127th of the largest weight that is left: of the bulk's, or, once outliers raise 3σ so far that the
+    smallest of them stay below it, of 3σ. Neglected: that the few kept weights have no step, that bf16 rounds the kept
+    outliers, the larger ones, a little worse than all, and that a few of the bulk are kept, too.
     """
-    limit = 3 * float(normal_with_outliers(rate, SHOWN).std_dev())
-    largest_left = limit if limit > 0.5 * SHOWN else min(limit, theory.expected_absmax(Normal(), weights))
-    share_kept = rate * (1.5 - max(0.5, limit / SHOWN))  # outliers are uniform from half to three halves of 100
-    bf16 = levels(FORMATS["bf16"])
-    mse_of_kept = theory.levels_mse(normal_with_outliers(1.0, SHOWN), bf16[(abs(bf16) > 32) & (abs(bf16) < 256)])
-    return (largest_left / 127) ** 2 / 12 + share_kept * mse_of_kept
+    limit = SIGMAS * float(normal_with_outliers(rate, SHOWN).std_dev())
+    largest_left = limit if limit > 0.5 * SHOWN else min(limit, theory.expected_absmax(Normal(), matrix_size))
+    share_kept = rate * (1.5 - max(0.5, limit / SHOWN))  # outliers are uniform from half to three halves of SHOWN
+    only_outliers, bf16 = normal_with_outliers(1.0, SHOWN), levels(FORMATS["bf16"])
+    near_outliers = bf16[(abs(bf16) > 32) & (abs(bf16) < 256)]  # they reach from 50 to 150
+    return (largest_left / 127) ** 2 / 12 + share_kept * theory.levels_mse(only_outliers, near_outliers)
+
+
+def hidden_above(magnitude: float) -> float:
+    """Share r of outliers from which on 3σ exceeds the smallest of them, half of the magnitude M.
+
+    σ² = 1 − r + r M² (1 + 1/12), the last bracket from the spread; 9 σ² = M² / 4 gives r, 2.6 % at large M.
+    """
+    return (magnitude**2 / (4 * SIGMAS**2) - 1) / (magnitude**2 * 13 / 12 - 1)
+
+
+HIDDEN_ABOVE = hidden_above(SHOWN)
 
 
 def output_errors(rows: Rows, low: float = 0.0, high: float = 1.0) -> Iterator[dict[str, float]]:
-    """For each cell of the map whose share of outliers lies in [low, high) the output error of every remedy."""
-    for (rate, _), cell in rows.groups("rate", "magnitude").items():
+    """For each point of the map whose share of outliers lies in [low, high) the output error of every remedy."""
+    for (rate, _), point in rows.groups("rate", "magnitude").items():
         if low <= rate < high:
-            yield cell.by("remedy", "output_error")
+            yield point.by("remedy", "output_error")
 
 
 def clipping_helps(rows: Rows) -> float:
-    """Share of the cells in which clipping at the 99.9th percentile takes a tenth off the error of one scale."""
+    """Share of the points at which clipping at the 99.9th percentile takes a tenth off the error of one scale."""
     return share(
-        within_factor(cell, [CLIP_PERCENTILE.name], factor=HELPS, of=ONE_SCALE.name) for cell in output_errors(rows)
+        within_factor(errors, [CLIP_PERCENTILE.name], factor=A_TENTH_OFF, of=ONE_SCALE.name)
+        for errors in output_errors(rows)
     )
 
 
 def calibration_halves(rows: Rows) -> float:
-    """Share of the cells in which some calibration of one scale has at most half of the plain one's error."""
+    """Share of the points at which some calibration of one scale has at most half of the plain one's error."""
     calibrated = [ZERO_POINT.name, CLIP_PERCENTILE.name, CLIP_MSE.name]
-    return share(within_factor(cell, calibrated, factor=1 / ONE_BIT, of=ONE_SCALE.name) for cell in output_errors(rows))
+    return share(within_factor(errors, calibrated, factor=0.5, of=ONE_SCALE.name) for errors in output_errors(rows))
 
 
 def advised_is_good(rows: Rows, advice: Advice) -> float:
-    """Share of the cells that the advice is for in which its remedy errs at most twice as much as the best."""
-    cells = output_errors(rows, advice.low, advice.high)
-    return share(within_factor(cell, [advice.remedy.name], factor=ONE_BIT) for cell in cells)
+    """Share of the points that the advice is for at which its remedy errs at most twice as much as the best."""
+    return share(
+        within_factor(errors, [advice.remedy.name], factor=WITHIN_ONE_BIT)
+        for errors in output_errors(rows, advice.low, advice.high)
+    )
 
 
 def three_sigma_detects(rows: Rows) -> float:
-    """Share of the cells in which more than 3 standard deviations have 95 % of the outliers and 1 % of the bulk."""
+    """Share of the points at which at least 95 % of the outliers and at most 1 % of the others lie beyond 3σ."""
     apart = rows.where(remedy=APART.name)
     outliers, bulk = apart.column("share_of_outliers_kept"), apart.column("share_of_bulk_kept")
-    return share((outliers >= 0.95) & (bulk <= 0.01))
+    return share((outliers >= FOUND) & (bulk <= FALSE_ALARMS))
 
 
-BELOW_A_THOUSANDTH, BELOW_A_HUNDREDTH, MORE = ADVICE
+# Each number is a share of points of the map: a statement holds if it is 1, is refuted if it is 0, conditional between.
 CLAIMS = (
     Claim(
         "B38",
         statement="clip at the 99.9 percentile",
-        definition="share of map cells in which clipping at the 99.9th percentile takes a tenth off the output error",
+        definition="share of map points at which clipping at the 99.9th percentile takes a tenth off the output error",
         number=clipping_helps,
         rule=share_of_cases("it does"),
-        reading="it cuts off what the outliers carry, or, with more than 0.1 % of them, nothing",
+        reading="as a remedy it fails: it cuts off what the outliers carry, or, if more than 0.1 % of the weights are "
+        "outliers, the percentile lies among them and nothing is cut",
     ),
     Claim(
         "B42",
         statement="`detect_outliers`, 3σ",
-        definition="share of map cells in which 3σ finds 95 % of the outliers and at most 1 % of the others",
+        definition="share of map points at which 3σ finds 95 % of the outliers and at most 1 % of the others",
         number=three_sigma_detects,
         rule=share_of_cases("it does"),
-        reading="it misses small ones, and many large ones, which raise σ themselves",
+        reading="as a detector of outliers 3σ misses small ones, and many large ones, which raise σ themselves",
     ),
     Claim(
         "B43",
         statement="<.1 % outliers → symmetric + global scale",
-        definition="share of map cells below 0.1 % outliers in which one symmetric scale is within one bit of the best",
+        definition="share of map points below 0.1 % outliers at which a symmetric scale is within one bit of the best",
         number=partial(advised_is_good, advice=BELOW_A_THOUSANDTH),
         rule=share_of_cases("it is"),
         reading="only where they reach no further than 3 std",
@@ -369,7 +417,7 @@ CLAIMS = (
     Claim(
         "B44",
         statement=".1–1 % → asymmetric",
-        definition="share of map cells from 0.1 to 1 % in which an asymmetric scale is within one bit of the best",
+        definition="share of map points from 0.1 to 1 % at which an asymmetric scale is within one bit of the best",
         number=partial(advised_is_good, advice=BELOW_A_HUNDREDTH),
         rule=share_of_cases("it is"),
         reading="with outliers of both signs a zero point gains nothing",
@@ -377,18 +425,18 @@ CLAIMS = (
     Claim(
         "B45",
         statement=">1 % → per-channel + mixed precision",
-        definition="share of map cells above 1 % in which mixed precision with row scales is within one bit "
+        definition="share of map points above 1 % at which mixed precision with row scales is within one bit "
         "of the best",
-        number=partial(advised_is_good, advice=MORE),
+        number=partial(advised_is_good, advice=ABOVE_A_HUNDREDTH),
         rule=share_of_cases("it is"),
-        reading="though above 2.6 % the 3σ rule misses outliers, and what is best is bad",
+        reading="though above 2.6 % large outliers hide below 3σ, and its error is three times that just below",
     ),
     Claim(
         "B76",
         statement="weight outliers can be fixed by calibration",
-        definition="share of map cells in which min/max, percentile or MSE calibration halves the output error",
+        definition="share of map points at which min/max, percentile or MSE calibration halves the output error",
         number=calibration_halves,
         rule=share_of_cases("it does"),
-        reading="one scale has to serve both, whichever is chosen",
+        reading="one scale has to serve outliers and bulk, whichever is chosen",
     ),
 )
