@@ -37,7 +37,7 @@ from .remedies import (
     BLOCKS,
     CLIP_PERCENTILE,
     INPUTS,
-    ONE_BIT,
+    WITHIN_ONE_BIT,
     ONE_SCALE,
     REMEDIES,
     ROWS,
@@ -190,7 +190,7 @@ CLAIMS = (
         statement="keep outlier *layers* in BF16",
         definition="output error of eight layers in int8, two with 1 % of outliers / with these two in bf16",
         number=value_of("gain", kind="layers"),
-        rule=at_least(ONE_BIT),
+        rule=at_least(WITHIN_ONE_BIT),
         reading="{value:.2f} times, for two more bits a weight",
     ),
     Claim(
@@ -206,7 +206,7 @@ CLAIMS = (
         statement="W = W_normal + W_outlier",
         definition="output error of one scale / of W_normal + W_outlier, 16×32, outliers spread",
         number=value_of("gain", kind="construction", values="spread", remedy=APART.name),
-        rule=at_least(ONE_BIT),
+        rule=at_least(WITHIN_ONE_BIT),
         reading="{value:.0f} times less; what remains is the rounding of the outliers to bf16",
     ),
 )
