@@ -371,7 +371,7 @@ def against_size(ax: plotting.Axes, rows: Rows) -> None:
 
 
 def relative_rms(bulk: Population, outlier: float | None, weights: int = 1) -> float:
-    """Predicted rms e / rms w of the bulk, sqrt(E[e²] / E[w²]); the scale is set by an outlier or the largest of all."""
+    """Predicted rms e / rms w of the bulk, sqrt(E[e²] / E[w²]); an outlier or the largest of all sets the scale."""
     mse = theory.int_mse(bulk, outlier, bits=8) if outlier else theory.absmax_int_mse(bulk, weights, bits=8)
     return float((mse / bulk.moment(2)) ** 0.5)
 
