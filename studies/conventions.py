@@ -10,6 +10,8 @@ where it clips, which costs more in a block of 32; a power of two as scale costs
 too small.
 Refuted where an effect is off its exact prediction by over four standard errors (that of the bias is a numerical one,
 good to 0.001 of a step).
+
+Settles A10 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterable, Iterator
@@ -320,6 +322,7 @@ def use_every_code(rows: Rows) -> float:
     return share(r["ends"] == [-128, 127] for r in rows.where(kind="codes"))
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A10",

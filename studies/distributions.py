@@ -12,6 +12,8 @@ error must not depend on the size of the weights, as the scale follows it; bf16,
 not depend on the crest factor. And the higher the crest, the fewer codes hold nearly all of the weights.
 Refuted if a point leaves the line while the step is below the bulk of the weights, or if rescaling moves the error of
 one scale per tensor. (t3 per tensor: the square of its absmax has no variance, so its intervals mean little.)
+
+Settles A04 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterable, Iterator
@@ -256,6 +258,7 @@ def half_of_the_codes_in_use(rows: Rows) -> float:
     return share(r["codes"] >= 255 / 2 for r in rows.where(kind="codes"))
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A04",

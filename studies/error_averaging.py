@@ -8,7 +8,7 @@ the relative error stays that of the weights, and only its ratio to the bound wi
 signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
 Refuted if the relative error of zero-mean inputs falls with the fan-in: panel b.
 
-A13 to A15 and B19 are statements of the documents on quantization, as the ledger (``quantsim claims``) numbers them.
+Settles A13, A14, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator

@@ -11,6 +11,8 @@ at 4.5 bits the minimum of q4_k beats the bell-shaped levels of iq4_nl everywher
 Refuted if a format lies above the bound, or if MX or a scale per tensor wins below 7 bits. (Under t3 the intervals of a
 scale per tensor say little, and theory counts weights that no sample here holds: one in 2e8 exceeds 448, where e4m3
 ends, which takes 3.6 dB off its cast.)
+
+Settles A31, A61 and A62 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -316,6 +318,7 @@ def opposite(value: float, se: float) -> Verdict:
     return "self-contradiction" if value < -CLEARLY * se else "holds"
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A31",

@@ -5,6 +5,9 @@ to bf16, and its statistics stand beside the printed ones. Errors against magnit
 same distribution.
 Expected. |e| <= scale / 2 and mean |e| = scale / 4, whatever the magnitude of a weight.
 Refuted if any error exceeds half a step.
+
+Settles B02, B03, B09, B10, B11, B12, B13, B14, B15, B16, B17, B18, B21, B22 and B80 of the ledger, which numbers the
+statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -193,6 +196,7 @@ def possible_share(above: float) -> float:
 
 
 of_matrix_column = partial(value_of, kind="matrix", first="float32")
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "B02",

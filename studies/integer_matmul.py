@@ -10,6 +10,8 @@ dequantized weights gain only if that fuses into the product; 512 rows are bound
 can win. Refuted if dequantizing wins anywhere, or int8 x int8 loses at either end. (Wrong on CPUs for one row: XLA
 first copies int8 and bf16 weights to 32 bits, and float32 wins six- to ninefold; and from 64 rows on where a processor
 multiplies bf16 itself, which is then as fast as int8 or faster.)
+
+Settles A32 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 import os
@@ -357,6 +359,7 @@ def share_clearly_faster(rows: Rows) -> float:
     return share(r["of_float"] + CLEARLY * r["of_float_se"] < 1 for r in cases)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A32",

@@ -7,6 +7,8 @@ Expected. The steps of int8 are all the same, so its mean |e| is a quarter of a 
 the extreme weight, which sets the scale, has no error at all: the largest weights err less than the others, unless the
 scale clips them. Steps that are finer around zero are what floats and codebooks have: their errors grow with |w|.
 Refuted if int8 errs more on large weights that it does not clip, or if its gaps are not all the same.
+
+Settles A05 and A06 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -148,6 +150,7 @@ def extremes_that_err_more(rows: Rows) -> float:
     return share(r[error] > 1.05 for r in found for error in ("extreme_abs", "extreme_rel"))
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A05",

@@ -8,6 +8,8 @@ fractional number of levels, whose error is a formula. Both stand against Shanno
 Theory. Kept weights are those beyond a quantile of the population: levels of int8 up to it, levels of bf16 beyond.
 Expected. 1.8 bits for a tenth of the weights are better spent on finer codes, unless tails are heavy.
 Refuted if keeping a tenth beats integers in blocks on uniform or normal weights.
+
+Settles B66 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -158,6 +160,7 @@ def tenth_in_bf16_pays(rows: Rows) -> float:
     return share([*halved, *finer])
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "B66",

@@ -6,6 +6,9 @@ As ±100 falls on the last code and has no error, the outliers are also spread f
 Expected. The step is max |w| / 127 = 0.787, so that three codes lie within ±1 and the bulk errs by about a quarter of
 a step, 0.2; the document's numbers hold where they follow from that step, and its means where they are means.
 Refuted if the bulk keeps more than three codes.
+
+Settles B24, B25, B27, B28, B29, B30, B32, B33, B34 and B35a of the ledger, which numbers the statements of two
+documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -173,6 +176,7 @@ def bulk_errs_more(rows: Rows) -> float:
     return share(cases)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "B24",

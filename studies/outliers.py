@@ -7,8 +7,8 @@ Expected. The step is max |w| / 127, so an outlier M times the largest of the bu
 and multiplies the output MSE by M² while the bulk has codes, whatever the number of weights.
 Refuted if a larger tensor suffers less: panel e.
 
-B26 to B47 are statements of the document on quantization and outliers, as the ledger (``quantsim claims``) numbers
-them. The study ``outlier_example`` judges more of the same construction, and reads the columns that are not drawn here.
+Settles B26, B31, B35 and B47 of the ledger, which numbers the statements of two documents (``quantsim claims``). The
+study ``outlier_example`` judges more of the same construction, and reads the columns that are not drawn here.
 """
 
 from collections.abc import Iterator

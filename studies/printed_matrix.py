@@ -4,6 +4,9 @@ Method. Whatever the printed table, map and link say is held against the matrix 
 against itself: a code follows from a weight and the scale, a bf16 number is unchanged by rounding to bf16.
 Expected. The code that the document prints makes the matrix that it shows.
 Refuted if one of the nine printed weights is not at its place.
+
+Settles B01, B04, B05, B06, B07, B08 and B23 of the ledger, which numbers the statements of two documents (``quantsim
+claims``).
 """
 
 from collections.abc import Iterator
@@ -150,6 +153,7 @@ def no_number(rows: Rows) -> float:
 
 
 of_document = partial(value_of, kind="document")
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "B01",

@@ -6,6 +6,8 @@ magnitude that the last code falls on, the reach, is swept.
 Expected. The error has a minimum between too narrow (clipped) and too wide (coarse); the search finds it, a fixed
 percentile does not, and a zero point gains only where one side reaches further than the other.
 Refuted if the percentile never loses.
+
+Settles A22, A23 and A24 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -183,6 +185,7 @@ def least_inside(rows: Rows) -> float:
     return share(min(e[0], e[-1]) >= 2 * e.min() for e in errors)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A22",

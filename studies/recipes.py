@@ -6,6 +6,8 @@ zero point, once its code is mended, gains anything is measured as in the study 
 Expected. Scales of rows must stand as a column to divide rows, so that code written without it fails on 16×32 and is
 silently wrong on a square matrix; other snippets are right up to what NumPy's broadcasting makes of them.
 Refuted if everything runs and is right.
+
+Settles B37, B39 and B70 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator
@@ -252,6 +254,7 @@ def zero_point_is_right_and_helps(rows: Rows) -> float:
     return (right(rows, "B39") + gains) / 2
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "B37",

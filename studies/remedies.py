@@ -8,8 +8,8 @@ Expected. Clipping destroys what the outliers carry, a zero point gains nothing,
 Refuted if one scale for all errs at most twice as much as the best remedy where outliers are larger than 3 standard
 deviations: panel a shows the factor where few weights are outliers, panel b everything at 100 standard deviations.
 
-B38 to B76 are statements of the document on quantization and outliers, as the ledger (``quantsim claims``) numbers
-them. It advises a remedy for each of three ranges of the share of outliers.
+Settles B38, B42, B43, B44, B45 and B76 of the ledger, which numbers the statements of two documents (``quantsim
+claims``). "The document" is the one on outliers; it advises a remedy for each of three ranges of their share.
 """
 
 from collections.abc import Iterator

@@ -7,6 +7,8 @@ two of them with 1 % of outliers, runs all in int8, or with these two in bf16.
 Expected. Weights that share a scale with an outlier lose all but three codes, the others nothing: a scale a row saves
 only rows without one. Keeping five weights apart saves all, and keeping two layers apart saves most.
 Refuted if keeping apart, of weights or of layers, does not at least halve the output error.
+
+Settles B40, B41 and B69 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator

@@ -9,6 +9,8 @@ codes follow from the unrounded scale (q8_0, q4_0) the error has doubled at std 
 relative error of large weights and k = s / std; codes from the stored scale make up for some of it. Theory predicts
 every curve but those of the K-quants, which search.
 Refuted if a float32, bf16 or power-of-two scale loses anything, or an fp16 scale nothing.
+
+Settles A08 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -237,6 +239,7 @@ def ends_as_stated(rows: Rows) -> float:
     return share(abs(number / stated - 1) < 1e-3 for number, stated in pairs)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A08",

@@ -8,6 +8,8 @@ E[e^2] = E[absmax^2] / (12 * 127^2) * (n - 1) / n, with E[absmax^2] of weights o
 Expected. A scale per output helps most against unequal rows, a scale per input against unequal columns, blocks against
 both, as 32 weights see few sizes; one scale for the tensor leaves small rows few codes.
 Refuted if a cut gains most against sizes that differ along its own blocks.
+
+Settles A25 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -207,6 +209,7 @@ def channels_that_halve_the_error(rows: Rows) -> float:
     return share(r["gain_db"] >= 3 for r in found if r["spec"] in (PER_OUTPUT, PER_INPUT))
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A25",

@@ -6,6 +6,8 @@ for the tensor and under one for 32 weights.
 Expected. Where all grow the scale grows with them and nothing changes. Where some grow, the step follows the largest
 and the others err like it: the SQNR falls 20 dB a decade down to nothing.
 Refuted if narrowing the range of all weights gains anything.
+
+Settles A11 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -138,6 +140,7 @@ def narrowing_gains(rows: Rows) -> float:
     return share(cases)
 
 
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
 CLAIMS = (
     Claim(
         "A11",

@@ -316,6 +316,12 @@ def test_the_claims_of_a_study_are_statements(name):
         assert c.statement in known[c.id], f"{c.id} misquotes the ledger"
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_first_what_it_settles(name):
+    module = study.module(name)
+    assert sorted(set(re.findall(r"\b[AB]\d\d\w?\b", module.__doc__))) == sorted(c.id for c in module.CLAIMS)
+
+
 def test_no_statement_is_settled_twice():
     settled = [(c.id, name) for name in STUDIES for c in study.module(name).CLAIMS]
     assert sorted({i for i, _ in settled}) == sorted(i for i, _ in settled)
