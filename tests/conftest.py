@@ -20,7 +20,19 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and the processes that t
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("quantsim", "beartype.beartype")
+
+from quantsim.lab import memory
+
+MOST_BYTES = 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """A worker that holds more than this after a module drops its programs; the folder of the session keeps them."""
+    yield
+    memory.drop_programs_beyond(MOST_BYTES)

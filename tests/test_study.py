@@ -243,14 +243,11 @@ def test_settled_are_the_studies_with_rows(register, undrawn, tmp_path):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("held", "dropped"), [(0, 0), (runner.MOST_BYTES + 1, 1), (None, 1)])
-def test_programs_are_dropped_where_much_is_held_or_nobody_knows(fake, undrawn, tmp_path, monkeypatch, held, dropped):
-    calls = []
-    monkeypatch.setattr(runner.jax, "clear_caches", lambda: calls.append(1))
-    assert runner._held_bytes() is None or 2**24 < runner._held_bytes() < 2**40
-    monkeypatch.setattr(runner, "_held_bytes", lambda: held)
+def test_a_run_drops_programs_where_much_is_held(fake, undrawn, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner.memory, "drop_programs_beyond", asked.append)
     runner.run("fake", tmp_path)
-    assert len(calls) == dropped
+    assert asked == [runner.MOST_BYTES]
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

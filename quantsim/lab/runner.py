@@ -1,16 +1,13 @@
 """The runner: measures the rows of a study or loads them, draws its figure where that is not current."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import jax
-
-from quantsim.lab import claims, keys, plotting, provenance, study
+from quantsim.lab import claims, keys, memory, plotting, provenance, study
 from quantsim.rows import Rows, dumps, load, plain, save
 
 #: Bytes of memory beyond which a run drops the programs that it has compiled so far.
@@ -60,21 +57,8 @@ def run(name: str, out: Path, *, small: bool = False, fresh: bool = False, tick:
     if draws:
         plotting.save(study.module(name).draw(rows), out, name)
         provenance.write(out, name, provenance.stored(out, name) | {"figure": provenance.figure(out, name)})
-    _bound_memory()
+    memory.drop_programs_beyond(MOST_BYTES)  # below that the next study may use them again
     return Outcome(name, how, draws, time.perf_counter() - started, rows)
-
-
-def _bound_memory() -> None:
-    """Drop compiled programs if the process holds much; if it does not, the next study may use them again."""
-    held = _held_bytes()
-    if held is None or held > MOST_BYTES:
-        jax.clear_caches()
-
-
-def _held_bytes() -> int | None:
-    """Memory that this process holds, where the system says it."""
-    pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else None
 
 
 def _measured(name: str, config: Any, out: Path, tick: Tick | None) -> tuple[str, Rows]:
