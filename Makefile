@@ -19,7 +19,7 @@ help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-12s%s\n' "$$t" "$$d"; done
 
 figures: .venv/ok  ## measure every study anew and write paper_figures/
-	$(BIN)/quantsim run --fresh
+	$(BIN)/quantsim run --fresh --jobs $(JOBS)
 
 test: lint types unit small ledger  ## all of the next five, in this order
 	@echo '== test: all stages passed'
@@ -40,7 +40,7 @@ unit: .venv/ok  ## pytest, doctests included, on JOBS workers
 
 small: .venv/ok  ## every study, shrunk, into paper_figures/small/
 	@echo '== small'
-	$(BIN)/quantsim run --small
+	$(BIN)/quantsim run --small --jobs $(JOBS)
 
 ledger: .venv/ok  ## the verdicts of the claims, recomputed from the committed rows
 	@echo '== ledger'

@@ -38,6 +38,7 @@ from quantsim.quantizer import QuantizedArray, parse
 from quantsim.rows import Rows
 from quantsim.sweep import population_key
 
+MEASURES_TIME = True
 INT8 = parse("int8:channel")
 BASELINES = ("f32", "bf16")
 PATHS = ("dequantize", "int8")  # what a layer with int8 weights can do

@@ -36,6 +36,7 @@ from . import _jobs, _rivals, _served, _timing
 from ._jobs import COPY, FULL_STATISTICS, NUMPY_GGUF, READ, SUM_OF_PARTS, generate, generate_and_measure
 from ._timing import OURS, Contender, Seconds
 
+MEASURES_TIME = True
 SCALING = "scaling"
 MANY = 32  # quantizers of one draw, in the bounds
 PEAK, EXPONENT = "most weights: peak of memory, GB", "time ~ weights^a: a"

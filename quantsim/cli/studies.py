@@ -1,14 +1,17 @@
 """Commands on studies: what there is, measuring and drawing, the ledger. Their drawing library is slow to import."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from quantsim.cli import terminal
+from quantsim.cli import side_by_side, terminal
 from quantsim.cli.endings import CheckFailedError
+from quantsim.cli.side_by_side import Report
 from quantsim.cli.terminal import Flag
 from quantsim.rows import replace_text
 
@@ -37,45 +40,67 @@ def show_studies(out: Path = _OUT, json: Flag = False) -> None:
         print(terminal.table(("study", "rows", "question"), cells))
 
 
-def run(names: Names = (), small: Flag = False, fresh: Flag = False, out: Path = _OUT) -> None:
+def run(names: Names = (), small: Flag = False, fresh: Flag = False, jobs: int = 1, out: Path = _OUT) -> None:
     """Run studies, all by default: rows, provenance, figures and the ledger. What is current is loaded, not redone.
 
     Args:
         names: studies to run.
         small: small sizes, into the folder small/ below the output.
         fresh: measure and draw in any case, also what could be loaded.
+        jobs: studies at a time, each in a process of its own; those that measure times come last, one by one.
         out: folder of the results.
     """
     from quantsim.lab import claims, runner, study
 
+    if jobs < 1:
+        raise ValueError(f"--jobs is a number of studies at a time, at least 1, not {jobs}")
     wanted, folder = list(names) or study.names(), out / "small" if small else out
-    for name in wanted:
-        study.module(name)
     columns = TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name in wanted:
-            _run_one(progress, name, folder, small=small, fresh=fresh)
+        tasks = _Tasks(progress)
+        for found in _outcomes(wanted, folder, jobs, tasks.report, small=small, fresh=fresh):
+            if found.state == "loaded":
+                tasks.report(found.name, 1, 1)
+            _tell(found, folder)
     entries = claims.ledger(runner.settled(folder))
     replace_text(folder / "claims.json", claims.to_json(entries))
     replace_text(folder / "claims.md", claims.to_markdown(entries))
 
 
-def _run_one(progress: Progress, name: str, folder: Path, *, small: bool, fresh: bool) -> None:
+class _Tasks:
+    """A bar for each study, from its first cell on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._of: dict[str, TaskID] = {}
+
+    def report(self, name: str, done: int, total: int) -> None:
+        if name not in self._of:
+            self._of[name] = self._progress.add_task(name)
+        self._progress.update(self._of[name], completed=done, total=total)
+
+
+def _outcomes(names: list[str], folder: Path, jobs: int, report: Report, **options: bool) -> Iterator[Any]:
     from quantsim.lab import runner, study
 
-    task = progress.add_task(name, total=None)
+    timed = [name for name in names if study.measures_time(name)]  # LookupError for what is no study, before any runs
+    beside = [name for name in names if name not in timed] if jobs > 1 else []
+    if beside:
+        yield from side_by_side.run(beside, folder, jobs, report, **options)
+    for name in names:
+        if name not in beside:
+            yield runner.run(name, folder, **options, tick=partial(report, name))
 
-    def tick(done: int, total: int) -> None:
-        progress.update(task, completed=done, total=total)
 
-    found = runner.run(name, folder, small=small, fresh=fresh, tick=tick)
-    if found.state == "loaded":
-        tick(1, 1)
+def _tell(found: Any, folder: Path) -> None:
+    """A line for a study that ran, and what it says of its rows."""
+    from quantsim.lab import study
+
     how = "loaded (key matches)" if found.state == "loaded" else found.state
     figure = "drawn" if found.drawn else "current"
-    where = f"{folder / name}.pdf .svg .png"
-    print(f"{name}: {how}, {len(found.rows)} rows, figure {figure}, {found.seconds:.1f} s -> {where}", flush=True)
-    if said := study.summary(name, found.rows):
+    where = f"{folder / found.name}.pdf .svg .png"
+    print(f"{found.name}: {how}, {len(found.rows)} rows, figure {figure}, {found.seconds:.1f} s -> {where}", flush=True)
+    if said := study.summary(found.name, found.rows):
         print(said, flush=True)
 
 

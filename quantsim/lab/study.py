@@ -55,6 +55,11 @@ def question(name: str) -> str:
     return (module(name).__doc__ or "").strip().splitlines()[0]
 
 
+def measures_time(name: str) -> bool:
+    """Whether the numbers of a study are times, which nothing should run beside: it says ``MEASURES_TIME = True``."""
+    return getattr(module(name), "MEASURES_TIME", False)
+
+
 def config_of(name: str, small: bool) -> Any:
     """The study's full or small config."""
     config = module(name).Config
