@@ -23,6 +23,7 @@ FLOORS = {
     "measure": (5, 0),
     "checkpoints": (5, 0),
     "outputs": (6, 0),
+    "mitigations": (6, 1),
     "sweep": (7, 0),
     "lab": (8, 0),
     "cli": (9, 0),

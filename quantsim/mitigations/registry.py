@@ -1,0 +1,106 @@
+"""The table of mitigations, and specs such as ``smoothquant(alpha=0.5)`` that name one with its options."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial, wraps
+from typing import Any
+
+import jax
+
+from quantsim._types import PRNGKey
+from quantsim.mitigations.layer import Layer, Mitigated
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.parsing import parse as parse_quantizer
+from quantsim.quantizer.structure import parted, rebuild_quantizer
+
+#: One shape of function: of a layer and a quantizer, with options by name, of which ``key`` is for random ones.
+Function = Callable[..., Mitigated]
+
+FUNCTIONS: dict[str, Function] = {}
+
+
+def mitigation(*static: str) -> Callable[[Function], Function]:
+    """Register a function ``f(layer, q, *, key=None, option=…)`` under its name, and compile it.
+
+    One program serves all quantizers that differ in numbers only. ``q`` may be a spec, too.
+
+    Args:
+        static: options that a program must know to be compiled: words, sizes, numbers of steps. Others are traced.
+    """
+
+    def register(f: Function) -> Function:
+        @partial(jax.jit, static_argnums=0, static_argnames=static)
+        def program(structure: Any, numbers: Any, layer: Layer, **options: Any) -> Mitigated:
+            return f(layer, rebuild_quantizer(structure, numbers), **options)
+
+        @wraps(f)
+        def compiled(layer: Layer, q: AbstractQuantizer | str, **options: Any) -> Mitigated:
+            return program(*parted(parse_quantizer(q)), layer, **options)
+
+        FUNCTIONS[f.__name__] = compiled
+        return compiled
+
+    return register
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """A mitigation with its options: a spec, static and hashable; ``str`` gives what ``parse`` reads.
+
+    >>> parse("smoothquant(alpha=0.75)")
+    Mitigation('smoothquant(alpha=0.75)')
+    """
+
+    name: str
+    options: tuple[tuple[str, float | int | str], ...] = ()
+
+    def apply(self, layer: Layer, q: AbstractQuantizer | str, *, key: PRNGKey | None = None) -> Mitigated:
+        """The layer after the mitigation, its weights quantized by ``q``."""
+        keyed = {"key": key} if "key" in defaults(self.name) else {}
+        return FUNCTIONS[self.name](layer, q, **keyed, **dict(self.options))
+
+    def __str__(self) -> str:
+        """The spec: options that are not given are left out."""
+        given = ",".join(f"{name}={value}" for name, value in self.options)
+        return f"{self.name}({given})" if given else self.name
+
+    def __repr__(self) -> str:
+        """The class with the spec."""
+        return f"Mitigation('{self}')"
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of a mitigation by name, with their defaults."""
+    parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def parse(spec: str | Mitigation) -> Mitigation:
+    """The mitigation that a spec names: ``NAME`` or ``NAME(option=value,…)``; a mitigation is given back as it is.
+
+    Raises:
+        ValueError: if there is no such mitigation or option, or a value is of another kind; the message says what is.
+    """
+    if isinstance(spec, Mitigation):
+        return spec
+    read = re.fullmatch(r"(\w+)(?:\((.*)\))?", spec.strip())
+    name = read[1] if read else spec
+    if not read or name not in FUNCTIONS:
+        near = get_close_matches(name, FUNCTIONS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown mitigation {spec!r}{hint} Known are {', '.join(sorted(FUNCTIONS))}")
+    given = [pair.partition("=") for pair in filter(None, (read[2] or "").split(","))]
+    return Mitigation(name, tuple((option.strip(), _value(name, option.strip(), value)) for option, _, value in given))
+
+
+def _value(name: str, option: str, text: str) -> float | int | str:
+    known = {k: v for k, v in defaults(name).items() if k != "key"}
+    if option not in known:
+        raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    try:
+        return type(known[option])(text.strip())
+    except ValueError:
+        raise ValueError(f"{option} of {name} is like {known[option]!r}, not {text.strip()!r}") from None
