@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
 from quantsim._types import Activations, Matrix, PRNGKey
+from quantsim.mitigations.stored import half
 from quantsim.outputs.products import product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.parsing import parse
@@ -129,7 +130,7 @@ def _outputs(structure: Any, numbers: Any, m: Mitigated, x: Activations, key: PR
         quantized = x if m.apart is None else jnp.where(m.apart, 0.0, x)
         used = rebuild_quantizer(structure, numbers).roundtrip(quantized, key=key)
         if m.apart is not None:
-            used = used + jnp.where(m.apart, x.astype(jnp.float16).astype(jnp.float32), 0.0)
+            used = used + jnp.where(m.apart, half(x), 0.0)
     y = product(used, m.weights)
     if m.branch is not None:
         y = y + product(product(x, m.branch.down), m.branch.up)

@@ -10,13 +10,21 @@ from quantsim.quantizer.face import AbstractQuantizer
 BITS_OF_A_SCALE = 16
 
 
-@mitigation()
+@mitigation(alpha=(0, 1))
 def smoothquant(layer: Layer, q: AbstractQuantizer, *, alpha: Number = 0.5) -> Mitigated:
     """Inputs over s, weights times s, with ``s_j = max |x_j|^alpha / max |w_j|^(1 - alpha)`` for each input channel j.
 
     Without quantization nothing changes, as (x / s) (w s)ᵀ = x wᵀ. At alpha = 1/2 both sides have the same maximum
     in each channel, sqrt(max |x_j| max |w_j|). A channel without inputs or without weights keeps s = 1. The scales are
     charged 16 bits each, though a layer in front can often absorb them.
+
+    Args:
+        layer: weights (out, in) and calibration inputs (tokens, in).
+        q: quantizer of the weights.
+        alpha: how much of the range moves from the inputs to the weights, within [0, 1].
+
+    Raises:
+        ValueError: for an alpha outside [0, 1].
 
     Source: Xiao et al., arXiv:2211.10438, equation 4.
     """
