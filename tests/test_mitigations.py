@@ -1,4 +1,4 @@
-"""One contract over every mitigation and a few quantizers. A new mitigation registers itself in CASES or the tests fail.
+"""One contract over every mitigation and a few quantizers. A new one registers itself in CASES or the tests fail.
 
 What is stored is counted anew from the facts of each mitigation, in ``STORED``. The theorems of each are in
 test_mitigation_theorems.py.

@@ -37,7 +37,7 @@ def llm_int8(layer: Layer, q: AbstractQuantizer, *, threshold: Number = 6.0, wei
     if weights == "dequantized":
         used = q.roundtrip(layer.weights)
     else:
-        rest = q.roundtrip(jnp.where(apart, 0.0, layer.weights))
-        used = jnp.where(apart, half(layer.weights), rest)
+        rest = q.roundtrip(jnp.where(apart[None], 0.0, layer.weights))
+        used = jnp.where(apart[None], half(layer.weights), rest)
         bits = bits + BITS_OF_A_HALF * layer.weights.shape[0] * count
     return Mitigated(used, bits, apart=apart, found={"columns": count})

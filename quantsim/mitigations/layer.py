@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from quantsim._types import Activations, Matrix, PRNGKey
+from quantsim._types import Activations, ArrayLike, Matrix, PRNGKey
 from quantsim.mitigations.stored import half
 from quantsim.outputs.products import product
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
@@ -48,7 +49,7 @@ class Rotation:
     def apply(self, x: Float[Array, "rows in"]) -> Float[Array, "rows in"]:
         """Rows in the new coordinates: inputs and weights alike, as x' w'ᵀ = x wᵀ."""
         size = self.matrix.shape[0]
-        blocks = (x * self.signs).reshape(-1, size)
+        blocks = (x * self.signs[None]).reshape(-1, size)
         return jnp.matmul(blocks, self.matrix, precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
 
 
@@ -99,11 +100,11 @@ class Mitigated:
 
     def transformed(self, x: Activations) -> Activations:
         """x', before anything is quantized."""
-        divided = x if self.divided_by is None else x / self.divided_by
+        divided = x if self.divided_by is None else x / self.divided_by[None]
         return divided if self.rotation is None else self.rotation.apply(divided)
 
     def outputs(
-        self, x: Activations, activations: AbstractQuantizer | str | None = None, *, key: PRNGKey | None = None
+        self, x: ArrayLike, activations: AbstractQuantizer | str | None = None, *, key: PRNGKey | None = None
     ) -> Outputs:
         """The outputs of the layer for inputs ``x`` (batch, in), in float32.
 
@@ -111,7 +112,13 @@ class Mitigated:
             x: inputs, as the layer without mitigation gets them.
             activations: quantizer of the inputs, or its spec: "int8:channel" has a scale for each token.
             key: for stochastic rounding of the activations.
+
+        Raises:
+            ValueError: if the inputs do not fit the weights, and for a NaN or infinity.
         """
+        x = as_weights(x, what="inputs")
+        if x.ndim != 2 or x.shape[1] != self.weights.shape[1]:
+            raise ValueError(f"inputs (batch, in) do not fit weights {self.weights.shape} (out, in): {x.shape}")
         if activations is None:
             return _outputs(None, (), self, x, key)
         return _outputs(*parted(parse(activations)), self, x, key)
@@ -127,11 +134,11 @@ def _outputs(structure: Any, numbers: Any, m: Mitigated, x: Activations, key: PR
     x = m.transformed(x)
     used = x
     if structure is not None:
-        quantized = x if m.apart is None else jnp.where(m.apart, 0.0, x)
+        quantized = x if m.apart is None else jnp.where(m.apart[None], 0.0, x)
         used = rebuild_quantizer(structure, numbers).roundtrip(quantized, key=key)
         if m.apart is not None:
-            used = used + jnp.where(m.apart, half(x), 0.0)
+            used = used + jnp.where(m.apart[None], half(x), 0.0)
     y = product(used, m.weights)
     if m.branch is not None:
         y = y + product(product(x, m.branch.down), m.branch.up)
-    return y if m.bias is None else y + m.bias
+    return y if m.bias is None else y + m.bias[None]

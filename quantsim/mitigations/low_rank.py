@@ -19,7 +19,7 @@ def truncated(a: Matrix, rank: int) -> Branch:
     """
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     root = jnp.sqrt(s[:rank])
-    return Branch(down=half(root[:, None] * vt[:rank]), up=half(u[:, :rank] * root))
+    return Branch(down=half(root[:, None] * vt[:rank]), up=half(u[:, :rank] * root[None]))
 
 
 @mitigation("rank", rank=(1, 2**16), of=TAKEN_FROM)

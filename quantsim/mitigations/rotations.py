@@ -53,7 +53,7 @@ def random_orthogonal(size: int, key: PRNGKey) -> Float[Array, "size size"]:
     Source: Mezzadri, arXiv:math-ph/0609050.
     """
     q, r = jnp.linalg.qr(jax.random.normal(key, (size, size)))
-    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
 
 
 def _kronecker_power(one: Float[np.ndarray, "n n"], size: int, name: str) -> Float[np.ndarray, "size size"]:

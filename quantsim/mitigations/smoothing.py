@@ -31,5 +31,5 @@ def smoothquant(layer: Layer, q: AbstractQuantizer, *, alpha: Number = 0.5) -> M
     of_x, of_w = (jnp.max(jnp.abs(a), axis=0) for a in (layer.inputs, layer.weights))
     dead = (of_x == 0) | (of_w == 0)
     scale = jnp.where(dead, 1.0, jnp.where(dead, 1.0, of_x) ** alpha / jnp.where(dead, 1.0, of_w) ** (1 - alpha))
-    weights = q.roundtrip(layer.weights * scale)
+    weights = q.roundtrip(layer.weights * scale[None])
     return Mitigated(weights, jnp.float32(BITS_OF_A_SCALE * scale.size), divided_by=scale)

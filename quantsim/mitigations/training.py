@@ -54,7 +54,7 @@ def straight_through(layer: Layer, q: AbstractQuantizer, *, steps: int = 200, ra
     w, x = layer.weights, layer.inputs
     square = jnp.mean(x * x, axis=0)
     unit = jnp.where(square > 0, jnp.sqrt(square), 1.0)
-    top = curvature(x / unit)
+    top = curvature(x / unit[None])
     size = jnp.where(top > 0, rate / jnp.where(top > 0, top, 1.0), 0.0) / unit**2
 
     def loss(v: Matrix) -> tuple[Float[Array, ""], Matrix]:
@@ -66,7 +66,7 @@ def straight_through(layer: Layer, q: AbstractQuantizer, *, steps: int = 200, ra
         v, least, best = state
         (found, w_hat), gradient = jax.value_and_grad(loss, has_aux=True)(v)
         best = jnp.where(found < least, w_hat, best)
-        return (v - size * gradient, jnp.minimum(found, least), best), None
+        return (v - size[None] * gradient, jnp.minimum(found, least), best), None
 
     start = (w, jnp.float32(jnp.inf), w)
     (_, least, best), _ = lax.scan(step, start, None, length=steps + 1)
