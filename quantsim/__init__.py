@@ -14,6 +14,7 @@ from quantsim.outputs import OutputError, output_error
 from quantsim.quantizer import Quantizer, parse
 from quantsim.quantizer.blockformats import gguf
 from quantsim.quantizer.face import QuantizedArray
+from quantsim.quantizer.static import Static, static
 from quantsim.sweep import sweep
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "OutputError",
     "QuantizedArray",
     "Quantizer",
+    "Static",
     "error_stats",
     "formats",
     "gguf",
@@ -31,6 +33,7 @@ __all__ = [
     "output_error",
     "parse",
     "populations",
+    "static",
     "sweep",
     "theory",
     "weight_error",

@@ -118,7 +118,7 @@ class Massive(Step):
         count: how many channels.
         seed: of the set of channels.
 
-    Source: Sun et al., arXiv:2402.17762: few, independent of the input, in fixed channels of starting and delimiter tokens.
+    Source: Sun et al., arXiv:2402.17762: few, of one value, in fixed channels of starting and delimiter tokens.
     """
 
     rate: float | int

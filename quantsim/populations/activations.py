@@ -79,7 +79,7 @@ class ActivationPopulation:
             NoDistributionError: where there is no closed form (ReLU of what is not normal), or no second moment.
 
         >>> parse_activations("normal+shift(mean=1)+relu").second_moment(1).round(4).tolist()
-        [[1.9246]]
+        [[1.9247]]
         """
         return self._moments(channels).second
 
