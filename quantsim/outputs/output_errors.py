@@ -13,7 +13,7 @@ from quantsim.measure.ratios import ratio, root_ratio
 from quantsim.measure.tallies import error
 from quantsim.numerics import ieee
 from quantsim.numerics.meshes import placed_like
-from quantsim.outputs.products import product, quantized_product
+from quantsim.outputs.products import NoIntegerProductError, product, quantized_product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
@@ -38,7 +38,7 @@ class OutputError:
         predicted_from_activations: the part that errors of the activations give.
         integer_rel_rms: ||dy|| / ||y|| with outputs from exact integer products, or None where there is none.
         integer_difference: ||y_integer - y_simulated|| / ||y||, what float products of dequantized factors, and the
-            scales applied after integer products, round otherwise.
+            scales applied after integer products, round otherwise. NaN where outputs leave float32.
     """
 
     rel_rms: float
@@ -78,8 +78,8 @@ def output_error(
         q: quantizer of the weights, or its spec.
         x: activations (..., in), of any scale; all axes but the last are tokens.
         activations: quantizer of the activations as a matrix (tokens, in), or its spec: "int8:tensor", "int8:channel"
-            for a scale for each token, "int8:block32", each found from x itself (dynamic); or ``static(…)``, whose scales
-            were found on other data.
+            for a scale for each token, "int8:block32", each found from x itself (dynamic); or ``static(…)``, with
+            scales from other data.
         key: for stochastic rounding; split into one for weights and one for activations where both are quantized.
 
     Raises:
@@ -126,7 +126,7 @@ def _of_both(w: Any, q: AbstractQuantizer, x: Activations, activations: Any, key
     of_parts = (float(found.predicted_rel_rms * np.sqrt(part / total)) if total else 0.0 for part in white)
     try:
         exact = quantized_product(qx, qw)
-    except ValueError:  # floats, codebooks, block formats, scales inside the sum
+    except NoIntegerProductError:  # floats, codebooks, block formats, scales inside the sum
         return replace(found, **dict(zip(_PREDICTED, of_parts, strict=True)))
     integer = _integer_errors(x, w32, exact, product(x_hat, w_hat))
     return replace(found, **dict(zip((*_PREDICTED, *_INTEGER), (*of_parts, *integer), strict=True)))
@@ -137,7 +137,7 @@ _INTEGER = ("integer_rel_rms", "integer_difference")
 
 
 def _integer_errors(x: Activations, w: Matrix, exact: Any, simulated: Any) -> tuple[float, float]:
-    """Norms of integer less true and integer less simulated outputs over that of the true ones, in float64 on the host."""
+    """Norms of integer less true and less simulated outputs over that of the true ones; NaN beyond float32."""
     true, integer, simulated = (np.asarray(y, np.float64) for y in (product(x, w), exact, simulated))
     norm = np.linalg.norm(true)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -213,7 +213,7 @@ def _sums_of_any_scale(w: Matrix, w_hat: Matrix, x: Activations) -> tuple[Output
 def sums_of_both(
     w: Matrix, w_hat: Matrix, x: Activations, x_hat: Activations
 ) -> tuple[OutputSums, _Exponents, tuple[Array, Array]]:
-    """Sums of the errors of outputs of quantized weights and activations, in units of powers of two as they stand beside.
+    """Sums of the errors of outputs of quantized weights and activations, in units of powers of two.
 
     ``dy = x eᵀ + d ŵᵀ``, products of errors again. Both terms are brought to the larger of their units before they are
     added. The two white parts, by weights and by activations, are in the same unit.

@@ -29,6 +29,10 @@ MAX_FAN_IN_ASYMMETRIC = (2**31 - 1) // 255**2
 _LAST_AXES = (((1,), (1,)), ((), ()))
 
 
+class NoIntegerProductError(ValueError):
+    """Two quantized arrays have no integer product with the scales applied after."""
+
+
 def product(x: Activations, w: Matrix) -> Float[Array, "batch out"]:
     """X Wᵀ in float32, highest precision on every device."""
 
@@ -57,7 +61,9 @@ def integer_product(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) 
     if {x.dtype, w.dtype} != {jnp.dtype(jnp.int8)}:
         raise ValueError(f"an exact product takes int8 codes, got {x.dtype} and {w.dtype}")
     if x.shape[-1] > MAX_FAN_IN:
-        raise ValueError(f"an int32 holds at most {MAX_FAN_IN} products of int8 codes, got a fan-in of {x.shape[-1]}")
+        raise NoIntegerProductError(
+            f"an int32 holds at most {MAX_FAN_IN} products of int8 codes, got a fan-in of {x.shape[-1]}"
+        )
 
     def dot(x: Integer[Array, "batch in"], w: Integer[Array, "out in"]) -> Int32[Array, "batch out"]:
         return lax.dot_general(x, w, _LAST_AXES, preferred_element_type=jnp.int32)
@@ -73,8 +79,9 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     its own row of codes and its own weights: no number of rows, outputs or devices changes a bit.
 
     Raises:
-        ValueError: for formats other than integers, granularities that do not fit, or a fan-in (of a block) beyond
-            ``MAX_FAN_IN``, with zero points ``MAX_FAN_IN_ASYMMETRIC``.
+        NoIntegerProductError: for formats other than integers, granularities that do not fit, or a fan-in (of a block)
+            beyond ``MAX_FAN_IN``, or ``MAX_FAN_IN_ASYMMETRIC`` with zero points.
+        ValueError: for shapes that do not fit.
 
     >>> import quantsim as qs
     >>> q = qs.parse("int8:channel")
@@ -82,15 +89,12 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     >>> round(y.item(), 4) == round((64 * 95 + 127 * 127) * (2 / 127) * (4 / 127), 4)
     True
     """
-    qx, qw = x.quantizer, w.quantizer
-    narrow = {x.codes.dtype, w.codes.dtype} <= {jnp.dtype(jnp.int8), jnp.dtype(jnp.uint8)}
-    if not (narrow and all(isinstance(q, Quantizer) and isinstance(q.format, Integers) for q in (qx, qw))):
-        raise ValueError(f"integer products take integers of at most 8 bits with a scale, got {qx} and {qw}")
+    qx, qw = (_integer_quantizer(a) for a in (x, w))
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     blocks = {q.granularity.size for q in (qx, qw) if isinstance(q.granularity, Block)}
     if len(blocks) > 1:
-        raise ValueError(f"blocks of activations and weights must be the same, got {qx} and {qw}")
+        raise NoIntegerProductError(f"blocks of activations and weights must be the same, got {qx} and {qw}")
     for q in (qx, qw):
         _require_summed_axis(q)
     if not blocks:
@@ -98,13 +102,21 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     return _placed(partial(_block_product, blocks.pop()), x, w)
 
 
+def _integer_quantizer(a: QuantizedArray) -> Quantizer:
+    """The quantizer of codes of at most 8 bits with scales."""
+    q, narrow = a.quantizer, a.codes.dtype in (jnp.int8, jnp.uint8)
+    if not (narrow and isinstance(q, Quantizer) and isinstance(q.format, Integers) and q.granularity is not None):
+        raise NoIntegerProductError(f"integer products take integers of at most 8 bits with a scale, got {q}")
+    return q
+
+
 def _require_summed_axis(q: Quantizer) -> None:
     """Scales stand outside the sum over the last axis: of rows, of everything, or of blocks along it."""
     axis = getattr(q.granularity, "axis", None)
     if isinstance(q.granularity, Block) and axis not in (-1, 1):
-        raise ValueError(f"blocks of {q} do not run along the axis that is summed over, the last")
+        raise NoIntegerProductError(f"blocks of {q} do not run along the axis that is summed over, the last")
     if isinstance(q.granularity, Channel) and axis not in (0, -2):
-        raise ValueError(f"{q} scales the axis that is summed over: its scales cannot be applied afterwards")
+        raise NoIntegerProductError(f"{q} scales the axis that is summed over: its scales cannot be applied afterwards")
 
 
 def _signed(a: QuantizedArray) -> Integer[Array, "rows in"]:
@@ -120,7 +132,9 @@ def _centred(x: tuple, w: tuple) -> Int32[Array, "batch out"]:
     (x_codes, x_zero), (w_codes, w_zero) = x, w
     fan_in = x_codes.shape[-1]
     if (x_zero is not None or w_zero is not None) and fan_in > MAX_FAN_IN_ASYMMETRIC:
-        raise ValueError(f"an int32 holds {MAX_FAN_IN_ASYMMETRIC} products with zero points, got a fan-in of {fan_in}")
+        raise NoIntegerProductError(
+            f"an int32 holds {MAX_FAN_IN_ASYMMETRIC} products with zero points, got a fan-in of {fan_in}"
+        )
     total = integer_product(x_codes, w_codes)
     if x_zero is not None:
         total = total - x_zero[:, None] * jnp.sum(w_codes, axis=1, dtype=jnp.int32)[None]
