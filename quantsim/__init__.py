@@ -10,7 +10,7 @@
 from quantsim import formats, granularity, measure, populations, theory
 from quantsim.measure.statistics import ErrorStats, error_stats
 from quantsim.measure.streaming import weight_error
-from quantsim.outputs import OutputError, output_error
+from quantsim.outputs import OutputError, QuantizedOutputError, output_error
 from quantsim.quantizer import Quantizer, parse
 from quantsim.quantizer.blockformats import gguf
 from quantsim.quantizer.face import QuantizedArray
@@ -23,6 +23,7 @@ __all__ = [
     "ErrorStats",
     "OutputError",
     "QuantizedArray",
+    "QuantizedOutputError",
     "Quantizer",
     "Static",
     "error_stats",

@@ -150,7 +150,7 @@ def test_errors_of_both_are_those_of_float64(weights, activations, of_w, of_x):
 
 def test_without_quantized_activations_nothing_is_predicted_of_them_and_any_rank_is_a_matrix():
     plain = qs.output_error(W, "int8:channel", X)
-    assert plain.predicted_from_activations is plain.integer_rel_rms is plain.integer_difference is None
+    assert type(plain) is qs.OutputError
     cube = X.reshape(3, 4, FAN_IN)
     assert asdict(qs.output_error(W, "int8:channel", cube)) == asdict(plain)
     matrix = qs.output_error(W, "int8:channel", X, activations="int8:channel")
@@ -159,6 +159,16 @@ def test_without_quantized_activations_nothing_is_predicted_of_them_and_any_rank
     assert row.fan_in == FAN_IN
     with pytest.raises(ValueError, match="do not fit"):
         qs.output_error(W, "int8:channel", X[:, :-1], activations="int8:channel")
+
+
+def test_outputs_without_power_and_beyond_float32_have_no_relative_error():
+    none = qs.output_error(0 * W, "int8:channel", X, activations="int8:channel")
+    assert none.rms == 0
+    assert np.isnan([none.rel_rms, none.predicted_from_weights, none.integer_rel_rms]).all()
+    huge = qs.output_error(W * np.float32(1e30), "int8:channel", X * np.float32(1e18), activations="int8:channel")
+    plain = qs.output_error(W, "int8:channel", X, activations="int8:channel")
+    assert huge.rel_rms == pytest.approx(plain.rel_rms, rel=1e-3)
+    assert np.isnan(huge.integer_rel_rms)
 
 
 def test_a_key_is_split_between_weights_and_activations():

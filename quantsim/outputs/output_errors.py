@@ -1,7 +1,7 @@
 """Errors of outputs: what weight errors do to y = x Wᵀ, beside what errors that are white would do."""
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,6 @@ class OutputError:
         to_bound_se: its standard error over the outputs.
         predicted_rel_rms: ||x|| ||e|| / (sqrt(fan-in) ||y||), what white errors of this size give.
         fan_in: inputs summed over.
-        predicted_from_weights: the part of the prediction that errors of the weights give, where activations are
-            quantized, too; None where they are not. The squares of the parts add up to that of the prediction.
-        predicted_from_activations: the part that errors of the activations give.
-        integer_rel_rms: ||dy|| / ||y|| with outputs from exact integer products, or None where there is none.
-        integer_difference: ||y_integer - y_simulated|| / ||y||, what float products of dequantized factors, and the
-            scales applied after integer products, round otherwise. NaN where outputs leave float32.
     """
 
     rel_rms: float
@@ -49,10 +43,40 @@ class OutputError:
     to_bound_se: float
     predicted_rel_rms: float
     fan_in: int
-    predicted_from_weights: float | None = None
-    predicted_from_activations: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizedOutputError(OutputError):
+    """Error dy of outputs of quantized weights and activations: what ``OutputError`` has, and its parts.
+
+    Attributes:
+        predicted_from_weights: the part of the prediction that errors of the weights give. The squares of the parts
+            add up to that of the prediction.
+        predicted_from_activations: the part that errors of the activations give.
+        integer_rel_rms: ||dy|| / ||y|| with outputs from exact integer products, or None where there is none.
+        integer_difference: ||y_integer - y_simulated|| / ||y||, what float products of dequantized factors, and the
+            scales applied after integer products, round otherwise. NaN where outputs leave float32.
+    """
+
+    predicted_from_weights: float
+    predicted_from_activations: float
     integer_rel_rms: float | None = None
     integer_difference: float | None = None
+
+
+Quantized: TypeAlias = AbstractQuantizer | Static | str
+
+
+@overload
+def output_error(
+    w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, activations: None = None, key: PRNGKey | None = None
+) -> OutputError: ...
+
+
+@overload
+def output_error(
+    w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, activations: Quantized, key: PRNGKey | None = None
+) -> QuantizedOutputError: ...
 
 
 def output_error(
@@ -60,7 +84,7 @@ def output_error(
     q: AbstractQuantizer | str,
     x: ArrayLike,
     *,
-    activations: AbstractQuantizer | Static | str | None = None,
+    activations: Quantized | None = None,
     key: PRNGKey | None = None,
 ) -> OutputError:
     """Error of x Wᵀ when W is quantized, and x if wanted, with the prediction for errors that are white.
@@ -72,6 +96,7 @@ def output_error(
 
     Float products of XLA round otherwise for other numbers of rows, outputs and devices: sums here change in their
     last bits with them. Codes and integer products do not.
+    What comes back is an ``OutputError``, with quantized activations a ``QuantizedOutputError``.
 
     Args:
         w: weights (out, in), of any scale.
@@ -113,27 +138,30 @@ def output_error(
     return _of_both(w, quantizer, rows, activations, key)
 
 
-def _of_both(w: Any, q: AbstractQuantizer, x: Activations, activations: Any, key: PRNGKey | None) -> OutputError:
+def _of_both(
+    w: Any, q: AbstractQuantizer, x: Activations, activations: Quantized, key: PRNGKey | None
+) -> QuantizedOutputError:
     """Error with quantized activations, of the simulated and, where there is one, of the integer product."""
     of_x = activations if isinstance(activations, Static) else parse(activations)
-    keys = (None, None) if key is None else jax.random.split(key)
-    w32, qw, qx = as_weights(w), q.quantize(w, key=keys[0]), of_x.quantize(x, key=keys[1])
+    of_keys = (None, None) if key is None else jax.random.split(key)
+    w32, qw, qx = as_weights(w), q.quantize(w, key=of_keys[0]), of_x.quantize(x, key=of_keys[1])
     w_hat, x_hat = qw.dequantize(), qx.dequantize()
     sums, exponents, parts = sums_of_both(w32, w_hat, x, x_hat)
-    found = summarize(_in_one_unit(sums, exponents), x.shape[1])
+    simulated = summarize(_in_one_unit(sums, exponents), x.shape[1])
     white = np.asarray(parts, np.float64).sum(axis=1)
-    total = white.sum()
-    of_parts = (float(found.predicted_rel_rms * np.sqrt(part / total)) if total else 0.0 for part in white)
+    of_weights, of_activations = np.sqrt(white / max(white.sum(), np.finfo(np.float64).tiny))
+    predicted = simulated.predicted_rel_rms
+    found = QuantizedOutputError(
+        **asdict(simulated),
+        predicted_from_weights=predicted * float(of_weights),
+        predicted_from_activations=predicted * float(of_activations),
+    )
     try:
         exact = quantized_product(qx, qw)
     except NoIntegerProductError:  # floats, codebooks, block formats, scales inside the sum
-        return replace(found, **dict(zip(_PREDICTED, of_parts, strict=True)))
-    integer = _integer_errors(x, w32, exact, product(x_hat, w_hat))
-    return replace(found, **dict(zip((*_PREDICTED, *_INTEGER), (*of_parts, *integer), strict=True)))
-
-
-_PREDICTED = ("predicted_from_weights", "predicted_from_activations")
-_INTEGER = ("integer_rel_rms", "integer_difference")
+        return found
+    integer, difference = _integer_errors(x, w32, exact, product(x_hat, w_hat))
+    return replace(found, integer_rel_rms=integer, integer_difference=difference)
 
 
 def _integer_errors(x: Activations, w: Matrix, exact: Any, simulated: Any) -> tuple[float, float]:
