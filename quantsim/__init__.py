@@ -10,10 +10,11 @@
 from quantsim import formats, granularity, measure, populations, theory
 from quantsim.measure.statistics import ErrorStats, error_stats
 from quantsim.measure.streaming import weight_error
-from quantsim.outputs import OutputError, output_error
+from quantsim.outputs import OutputError, QuantizedOutputError, output_error
 from quantsim.quantizer import Quantizer, parse
 from quantsim.quantizer.blockformats import gguf
 from quantsim.quantizer.face import QuantizedArray
+from quantsim.quantizer.static import Static, static
 from quantsim.sweep import sweep
 
 __version__ = "0.1.0"
@@ -22,7 +23,9 @@ __all__ = [
     "ErrorStats",
     "OutputError",
     "QuantizedArray",
+    "QuantizedOutputError",
     "Quantizer",
+    "Static",
     "error_stats",
     "formats",
     "gguf",
@@ -31,6 +34,7 @@ __all__ = [
     "output_error",
     "parse",
     "populations",
+    "static",
     "sweep",
     "theory",
     "weight_error",

@@ -158,7 +158,7 @@ def test_lists_other_types_and_specs_are_welcome():
 
 
 @pytest.mark.parametrize(
-    ("w", "x"), [((4, 8), (2, 9)), ((8,), (2, 8)), ((4, 8), (8,)), ((1, 4, 8), (2, 8)), ((), ())], ids=str
+    ("w", "x"), [((4, 8), (2, 9)), ((8,), (2, 8)), ((4, 8), (9,)), ((1, 4, 8), (2, 8)), ((), ())], ids=str
 )
 def test_output_error_rejects_shapes_that_do_not_fit(w, x):
     with pytest.raises(ValueError, match="do not fit"):

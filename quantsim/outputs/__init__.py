@@ -1,5 +1,5 @@
-"""What becomes of weight errors in products."""
+"""What becomes of errors of weights and activations in products."""
 
-from quantsim.outputs.output_errors import OutputError, output_error
+from quantsim.outputs.output_errors import OutputError, QuantizedOutputError, output_error
 
-__all__ = ["OutputError", "output_error"]
+__all__ = ["OutputError", "QuantizedOutputError", "output_error"]

@@ -1,7 +1,7 @@
 """Errors of outputs: what weight errors do to y = x Wᵀ, beside what errors that are white would do."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from quantsim.measure.ratios import ratio, root_ratio
 from quantsim.measure.tallies import error
 from quantsim.numerics import ieee
 from quantsim.numerics.meshes import placed_like
-from quantsim.outputs.products import product
+from quantsim.outputs.products import NoIntegerProductError, product, quantized_product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
+from quantsim.quantizer.static import Static
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,67 @@ class OutputError:
     fan_in: int
 
 
-def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key: PRNGKey | None = None) -> OutputError:
-    """Error of x Wᵀ when W is quantized, with the prediction for errors that are white.
+@dataclass(frozen=True)
+class QuantizedOutputError(OutputError):
+    """Error dy of outputs of quantized weights and activations: what ``OutputError`` has, and its parts.
+
+    Attributes:
+        predicted_from_weights: the part of the prediction that errors of the weights give. The squares of the parts
+            add up to that of the prediction.
+        predicted_from_activations: the part that errors of the activations give.
+        integer_rel_rms: ||dy|| / ||y|| with outputs from exact integer products, or None where there is none.
+        integer_difference: ||y_integer - y_simulated|| / ||y||, what float products of dequantized factors, and the
+            scales applied after integer products, round otherwise. NaN where outputs leave float32.
+    """
+
+    predicted_from_weights: float
+    predicted_from_activations: float
+    integer_rel_rms: float | None = None
+    integer_difference: float | None = None
+
+
+Quantized: TypeAlias = AbstractQuantizer | Static | str
+
+
+@overload
+def output_error(
+    w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, activations: None = None, key: PRNGKey | None = None
+) -> OutputError: ...
+
+
+@overload
+def output_error(
+    w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, activations: Quantized, key: PRNGKey | None = None
+) -> QuantizedOutputError: ...
+
+
+def output_error(
+    w: ArrayLike,
+    q: AbstractQuantizer | str,
+    x: ArrayLike,
+    *,
+    activations: Quantized | None = None,
+    key: PRNGKey | None = None,
+) -> OutputError:
+    """Error of x Wᵀ when W is quantized, and x if wanted, with the prediction for errors that are white.
+
+    With quantized activations x + d and weights W + e the error is ``dy = x eᵀ + d (W + e)ᵀ``. The prediction adds up
+    their powers, ``(E|x|² E|e|² + E|d|² E|W + e|²) / fan-in``; theory from populations alone is
+    ``theory.quantized_output_mse``. Where both have integer codes and scales that stand outside of the sum, integer
+    products are measured beside.
+
+    Float products of XLA round otherwise for other numbers of rows, outputs and devices: sums here change in their
+    last bits with them. Codes and integer products do not.
+    What comes back is an ``OutputError``, with quantized activations a ``QuantizedOutputError``.
 
     Args:
         w: weights (out, in), of any scale.
         q: quantizer of the weights, or its spec.
-        x: activations (batch, in), of any scale.
-        key: for stochastic rounding.
+        x: activations (..., in), of any scale; all axes but the last are tokens.
+        activations: quantizer of the activations as a matrix (tokens, in), or its spec: "int8:tensor", "int8:channel"
+            for a scale for each token, "int8:block32", each found from x itself (dynamic); or ``static(…)``, with
+            scales from other data.
+        key: for stochastic rounding; split into one for weights and one for activations where both are quantized.
 
     Raises:
         TypeError: if ``w`` or ``x`` is not numeric, or ``q`` no quantizer; inside ``jit`` and other transformations,
@@ -64,18 +118,58 @@ def output_error(w: ArrayLike, q: AbstractQuantizer | str, x: ArrayLike, *, key:
     >>> e = output_error(w, "int8:channel", x)
     >>> abs(e.rel_rms / e.predicted_rel_rms - 1) < 0.05, e.to_bound < 0.1
     (True, True)
+    >>> e = output_error(w, "int4:channel", x, activations="int8:channel")  # W4A8
+    >>> abs(e.rel_rms / e.predicted_rel_rms - 1) < 0.05, e.integer_difference < 1e-6
+    (True, True)
     """
     quantizer = parse(q)
     w32, x32 = as_weights(w), as_weights(x, what="activations")
-    if w32.ndim != 2 or x32.ndim != 2 or w32.shape[1] != x32.shape[1]:
+    if w32.ndim != 2 or x32.ndim < 1 or w32.shape[1] != x32.shape[-1]:
         raise ValueError(f"weights (out, in) and activations (batch, in) do not fit: {w32.shape} and {x32.shape}")
     if not (hasattr(w32, "sharding") and hasattr(x32, "sharding")):  # what is traced lies nowhere
         raise TypeError(
             "errors of outputs are summarized on the host, not inside jit, vmap or grad: return output_sums(w, w_hat, "
             "x) of quantsim.outputs.output_errors from there, and summarize them outside"
         )
-    sums = _sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), x32)
-    return summarize(_in_one_unit(*sums), x32.shape[1])
+    rows = x32 if x32.ndim == 2 else x32.reshape(-1, x32.shape[-1])
+    if activations is None:
+        sums = _sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), rows)
+        return summarize(_in_one_unit(*sums), rows.shape[1])
+    return _of_both(w, quantizer, rows, activations, key)
+
+
+def _of_both(
+    w: Any, q: AbstractQuantizer, x: Activations, activations: Quantized, key: PRNGKey | None
+) -> QuantizedOutputError:
+    """Error with quantized activations, of the simulated and, where there is one, of the integer product."""
+    of_x = activations if isinstance(activations, Static) else parse(activations)
+    of_keys = (None, None) if key is None else jax.random.split(key)
+    w32, qw, qx = as_weights(w), q.quantize(w, key=of_keys[0]), of_x.quantize(x, key=of_keys[1])
+    w_hat, x_hat = qw.dequantize(), qx.dequantize()
+    sums, exponents, parts = sums_of_both(w32, w_hat, x, x_hat)
+    simulated = summarize(_in_one_unit(sums, exponents), x.shape[1])
+    white = np.asarray(parts, np.float64).sum(axis=1)
+    of_weights, of_activations = np.sqrt(white / max(white.sum(), np.finfo(np.float64).tiny))
+    predicted = simulated.predicted_rel_rms
+    found = QuantizedOutputError(
+        **asdict(simulated),
+        predicted_from_weights=predicted * float(of_weights),
+        predicted_from_activations=predicted * float(of_activations),
+    )
+    try:
+        exact = quantized_product(qx, qw)
+    except NoIntegerProductError:  # floats, codebooks, block formats, scales inside the sum
+        return found
+    integer, difference = _integer_errors(x, w32, exact, product(x_hat, w_hat))
+    return replace(found, integer_rel_rms=integer, integer_difference=difference)
+
+
+def _integer_errors(x: Activations, w: Matrix, exact: Any, simulated: Any) -> tuple[float, float]:
+    """Norms of integer less true and less simulated outputs over that of the true ones; NaN beyond float32."""
+    true, integer, simulated = (np.asarray(y, np.float64) for y in (product(x, w), exact, simulated))
+    norm = np.linalg.norm(true)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.linalg.norm(integer - true) / norm), float(np.linalg.norm(integer - simulated) / norm)
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
@@ -141,6 +235,50 @@ def _sums_of_any_scale(w: Matrix, w_hat: Matrix, x: Activations) -> tuple[Output
         return _sums(*(a * ieee.power_of_two(-k) for a, k in zip(factors, exponents, strict=True))), exponents
 
     return placed_like(w, scaled, w, w_hat, x)
+
+
+@jax.jit
+def sums_of_both(
+    w: Matrix, w_hat: Matrix, x: Activations, x_hat: Activations
+) -> tuple[OutputSums, _Exponents, tuple[Array, Array]]:
+    """Sums of the errors of outputs of quantized weights and activations, in units of powers of two.
+
+    ``dy = x eᵀ + d ŵᵀ``, products of errors again. Both terms are brought to the larger of their units before they are
+    added. The two white parts, by weights and by activations, are in the same unit.
+    """
+
+    def scaled(w: Matrix, w_hat: Matrix, x: Activations, x_hat: Activations) -> tuple:
+        factors = w, w_hat, x, error(w, w_hat), error(x, x_hat)
+        k = [_exponent(a) for a in factors]
+        w, w_hat, x, e, d = (a * ieee.power_of_two(-n) for a, n in zip(factors, k, strict=True))
+        of_weights, of_activations = k[2] + k[3], k[1] + k[4]
+        unit = jnp.maximum(of_weights, of_activations)
+        e, d = (_shifted(a, n - unit) for a, n in ((e, of_weights), (d, of_activations)))
+        sums, white = _sums_of_two(w, w_hat, (x, d), e)
+        return sums, _Exponents(k[0], unit - k[2], k[2]), white
+
+    return placed_like(w, scaled, w, w_hat, x, x_hat)
+
+
+def _shifted(a: Float[Array, "rows columns"], power: Int32[Array, ""]) -> Float[Array, "rows columns"]:
+    """Times 2^power, which is not positive; what is smaller than 2^-126 of the other term does not count."""
+    return a * jnp.where(power < -126, 0.0, ieee.power_of_two(jnp.maximum(power, -126)))
+
+
+def _sums_of_two(w: Matrix, w_hat: Matrix, x_and_d: tuple, e: Matrix) -> tuple[OutputSums, tuple[Array, Array]]:
+    x, d = x_and_d
+    dy, y = product(x, e) + product(d, w_hat), product(x, w)
+    bounds = product(jnp.abs(x), jnp.abs(e)) + product(jnp.abs(d), jnp.abs(w_hat))
+    white = tuple(jnp.sum(a * a) * jnp.sum(b * b, axis=-1) / x.shape[-1] for a, b in ((x, e), (d, w_hat)))
+    sums = OutputSums(
+        squared_errors=jnp.sum(dy * dy, axis=0),
+        squared_outputs=jnp.sum(y * y, axis=0),
+        errors=jnp.sum(jnp.abs(dy), axis=0),
+        bounds=jnp.sum(bounds, axis=0),
+        white=white[0] + white[1],
+        rows=jnp.full_like(white[0], x.shape[0]),
+    )
+    return sums, white
 
 
 def _exponent(a: Float[Array, "rows columns"]) -> Int32[Array, ""]:

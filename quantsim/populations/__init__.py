@@ -1,5 +1,6 @@
 """Synthetic weight populations: families, mixtures, samples of real weights, each with outliers where wanted."""
 
+from quantsim.populations.activations import ActivationPopulation, parse_activations, second_moment
 from quantsim.populations.arguments import key
 from quantsim.populations.arrays import outlier_marks, samples
 from quantsim.populations.empirical import Empirical
@@ -13,6 +14,7 @@ from quantsim.populations.spec import parse
 from quantsim.populations.student import StudentT
 
 __all__ = [
+    "ActivationPopulation",
     "Contaminated",
     "Empirical",
     "GeneralizedNormal",
@@ -27,5 +29,7 @@ __all__ = [
     "key",
     "outlier_marks",
     "parse",
+    "parse_activations",
     "samples",
+    "second_moment",
 ]

@@ -140,6 +140,38 @@ def relative_output_error(
     return float(np.sqrt(output_mse(input_second_moment, error_second_moment) / power))
 
 
+def quantized_output_mse(
+    input_second_moment: ArrayLike,
+    weight_second_moment: ArrayLike,
+    *,
+    weight_errors: ArrayLike,
+    activation_errors: ArrayLike,
+) -> float:
+    """Mean squared error of outputs of quantized weights and activations, ``tr(S C) + tr(D (W + C))``.
+
+    The error is ``dy = x·e + d·(w + e)``, with S = E[x xᵀ], W = E[w wᵀ], C = E[e eᵀ] and D = E[d dᵀ]. There is no cross
+    term where errors are uncorrelated with what they are errors of, as those of fine steps are; those of coarse levels,
+    clipping and truncation are not. White ones give ``a² + b² + a² b²`` of the output's power, a and b being the
+    relative errors of weights and activations.
+
+    Args:
+        input_second_moment: S, (in, in).
+        weight_second_moment: W, (in, in), mean over the outputs.
+        weight_errors: C, (in, in), mean over the outputs.
+        activation_errors: D, (in, in), mean over the tokens.
+
+    Raises:
+        ValueError: if they are not square matrices of one size.
+
+    >>> s, w = second_moment(100, 1.0), second_moment(100, 0.1)
+    >>> c, d = second_moment(100, 0.01), second_moment(100, 0.1)  # a tenth of weights and of inputs
+    >>> round(quantized_output_mse(s, w, weight_errors=c, activation_errors=d), 9)  # (0.01 + 0.01 + 0.0001) of 1
+    0.0201
+    """
+    used = np.asarray(weight_second_moment, np.float64) + np.asarray(weight_errors, np.float64)
+    return output_mse(input_second_moment, weight_errors) + output_mse(activation_errors, used)
+
+
 def aligned_relative_error(weight_error: float, fan_in: int, *, share: float = 1.0, gain: float = 1.0) -> float:
     """Relative output error when a share of the inputs' power lies along the weights.
 
