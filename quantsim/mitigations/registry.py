@@ -46,6 +46,20 @@ def mitigation(*static: str) -> Callable[[Function], Function]:
     return register
 
 
+def on_host(f: Function) -> Function:
+    """Register a function of the same shape that is not one program: what it does on the host, it does in float64.
+
+    Its quantizer is parsed; what it compiles, it compiles for the structure of the quantizer itself.
+    """
+
+    @wraps(f)
+    def parsed(layer: Layer, q: AbstractQuantizer | str, **options: Any) -> Mitigated:
+        return f(layer, parse_quantizer(q), **options)
+
+    FUNCTIONS[f.__name__] = parsed
+    return parsed
+
+
 @dataclass(frozen=True)
 class Mitigation:
     """A mitigation with its options: a spec, static and hashable; ``str`` gives what ``parse`` reads.
