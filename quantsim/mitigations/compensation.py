@@ -113,8 +113,8 @@ def _block_in_turn(
         j, scales = step
         w = lax.dynamic_index_in_dim(block, j, keepdims=False)
         scale, zero = (v if v is None else v[:, None] for v in scales)
-        hat = ieee.unfused(nearest(q, w[:, None], scale, zero)[:, 0], w)
-        error = w - hat
+        hat = nearest(q, w[:, None], scale, zero)[:, 0]
+        error = w - ieee.unfused(hat, w)
         saturated = jnp.sum(outside(q, w[:, None], scale, zero), dtype=jnp.int32)
         link = lax.dynamic_index_in_dim(links, j, keepdims=False)
         return block - link[:, None] * error[None], _Column(hat, error, saturated)
@@ -131,7 +131,7 @@ def _counts(source: Columns, start: Int32[Array, ""], columns: int) -> Counts:
     return jnp.full((out, 1), jnp.clip(columns - start, 1, size))
 
 
-def _padded(rows: Columns, tail: int) -> Columns:
+def _padded(rows: Columns, tail: int) -> Float[Array, "whole out"]:
     return jnp.pad(rows, ((0, tail), (0, 0)))
 
 

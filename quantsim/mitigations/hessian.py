@@ -1,7 +1,7 @@
 """What GPTQ knows of the inputs: their second moments, and how the error of one column is made up for by the others.
 
-Everything here runs on the host in float64. The last bits of a factor depend on the BLAS and its number of threads, so
-links agree from machine to machine to a rounding of float32 for Hessians that are not close to singular, not to the bit.
+Everything here runs on the host in float64. The last bits of a factor depend on the BLAS and its number of threads: so
+links agree from machine to machine to a rounding of float32 where H is not close to singular, and not to the bit.
 """
 
 import numpy as np
