@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from quantsim._types import Matrix
+from quantsim._types import Matrix, PerBlock
 from quantsim.calibration import Counts
 from quantsim.granularity import block_counts, from_blocks, to_blocks
 from quantsim.numerics import ieee
@@ -105,14 +105,14 @@ def _block_in_turn(
         begin, scales = step
         if scales is None:
             source = lax.dynamic_slice_in_dim(first if plan.scales == "block" else block, begin, plan.size)
-            found = calibrated(q, source.T, _counts(source, start + begin, columns))
-            scales = Scales(*(v if v is None else jnp.broadcast_to(v.T, source.shape) for v in found))
+            scale, zero = calibrated(q, source.T, _counts(source, start + begin, columns))
+            scales = Scales(_along_columns(scale, source), None if zero is None else _along_columns(zero, source))
         return lax.scan(column, block, (begin + jnp.arange(plan.size), scales))
 
     def column(block: Columns, step: tuple) -> tuple[Columns, _Column]:
         j, scales = step
         w = lax.dynamic_index_in_dim(block, j, keepdims=False)
-        scale, zero = (v if v is None else v[:, None] for v in scales)
+        scale, zero = scales.scale[:, None], None if scales.zero is None else scales.zero[:, None]
         hat = nearest(q, w[:, None], scale, zero)[:, 0]
         error = w - ieee.unfused(hat, w)
         saturated = jnp.sum(outside(q, w[:, None], scale, zero), dtype=jnp.int32)
@@ -131,6 +131,10 @@ def _counts(source: Columns, start: Int32[Array, ""], columns: int) -> Counts:
     return jnp.full((out, 1), jnp.clip(columns - start, 1, size))
 
 
+def _along_columns(a: PerBlock, source: Columns) -> Columns:
+    return jnp.broadcast_to(a.T, source.shape)
+
+
 def _padded(rows: Columns, tail: int) -> Float[Array, "whole out"]:
     return jnp.pad(rows, ((0, tail), (0, 0)))
 
@@ -145,6 +149,9 @@ def _spread_scales(q: Quantizer, w: Matrix) -> Scales:
     if g is None:
         return Scales(jnp.ones_like(w), None)
     blocks = to_blocks(w, g)
-    found = calibrated(q, blocks, block_counts(g, w.shape))
-    spread = (v if v is None else from_blocks(jnp.broadcast_to(v, blocks.shape), g, w.shape) for v in found)
-    return Scales(*spread)
+
+    def spread(a: PerBlock) -> Matrix:
+        return from_blocks(jnp.broadcast_to(a, blocks.shape), g, w.shape)
+
+    scale, zero = calibrated(q, blocks, block_counts(g, w.shape))
+    return Scales(spread(scale), None if zero is None else spread(zero))

@@ -57,12 +57,17 @@ def gptq(
         ValueError: for another quantizer, stochastic rounding, options out of range, shapes that do not fit, and for a
             singular H without damping.
 
+    An ordering pays where inputs differ in size or share few directions; where neighbours are alike, as in an
+    autoregression, it parts them and costs more than it gains.
+
     Source: Frantar et al., arXiv:2210.17323; released code of 2022 for the orders and for "block" and "static".
 
     >>> x = np.array([[1.0, 1.0], [1.0, 0.9]])
     >>> gptq(Layer(np.array([[1.0, 0.4]]), x), "int2:channel", damping=0.0).weights.tolist()
     [[1.0, 0.0]]
     """
+    if not isinstance(q, Quantizer):
+        raise ValueError(f"gptq takes scaled elements such as int4:block128, a column at a time; not {q}")
     if message := _refusal(q):
         raise ValueError(message)
     _require_options(damping, ordering, scales, lazy)
@@ -94,10 +99,8 @@ def _index_bits(plan: Plan, columns: int) -> int:
     return 0 if plan.scales == "static" else columns * ceil(log2(-(-columns // plan.size)))
 
 
-def _refusal(q: AbstractQuantizer) -> str | None:
-    """Why a quantizer is none for GPTQ."""
-    if not isinstance(q, Quantizer):
-        return f"gptq takes scaled elements such as int4:block128, whose scales are known before a column; not {q}"
+def _refusal(q: Quantizer) -> str | None:
+    """Why a quantizer of scaled elements is none for GPTQ."""
     if q.rounding == "stochastic":
         return f"gptq rounds to the nearest level, not at random: {q} without ':stochastic'"
     g = q.granularity

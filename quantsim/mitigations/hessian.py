@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.linalg import get_lapack_funcs
 
 _ROWS = 1024  # inputs that are widened to float64 at a time
 
@@ -63,7 +64,7 @@ def links(h: Float[np.ndarray, "in in"]) -> Float[np.ndarray, "in in"]:
         raise ValueError(_singular(h)) from None
     if not np.diag(r).min() ** 2 > len(h) * np.finfo(np.float64).eps * largest:
         raise ValueError(_singular(h))
-    u, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(r))
+    u, _ = get_lapack_funcs(("trtri",), (r,))[0](np.asfortranarray(r))
     u /= np.diag(u)[:, None]
     return np.triu(u, 1).astype(np.float32)
 
