@@ -3,6 +3,8 @@
 ``layer`` holds what goes in and what comes out, ``registry`` the table and its specs; each mitigation is a file.
 """
 
+from quantsim.mitigations.awq import awq
+from quantsim.mitigations.gptq import gptq
 from quantsim.mitigations.clipping import clip
 from quantsim.mitigations.clustering import cluster_outliers
 from quantsim.mitigations.columns import llm_int8
@@ -23,9 +25,11 @@ __all__ = [
     "Mitigated",
     "Mitigation",
     "Rotation",
+    "awq",
     "bias_correction",
     "clip",
     "cluster_outliers",
+    "gptq",
     "llm_int8",
     "low_rank",
     "parse",

@@ -56,6 +56,29 @@ def mitigation(*static: str, **limits: tuple) -> Callable[[Function], Function]:
     return register
 
 
+def on_host(**limits: tuple) -> Callable[[Function], Function]:
+    """Register a function of the same shape that is not one program: what it does on the host, it does in float64.
+
+    Its quantizer is parsed, its layer and options are checked; what it compiles, it compiles for the structure of the
+    quantizer itself.
+
+    Args:
+        limits: of an option, (lowest, highest) of a number, or the words to choose from.
+    """
+
+    def register(f: Function) -> Function:
+        @wraps(f)
+        def checked(layer: Layer, q: AbstractQuantizer | str, **options: Any) -> Mitigated:
+            for option, value in options.items():
+                require_within(f.__name__, option, value)
+            return f(fitting(layer), parse_quantizer(q), **options)
+
+        FUNCTIONS[f.__name__], LIMITS[f.__name__] = checked, limits
+        return checked
+
+    return register
+
+
 def fitting(layer: Layer) -> Layer:
     """The layer in float32, if weights (out, in) and inputs (tokens, in) fit.
 

@@ -15,6 +15,7 @@ from quantsim.calibration import (
     Absmax,
     Calibration,
     Clip,
+    Counts,
     MinMax,
     Percentile,
     calibrate,
@@ -93,7 +94,7 @@ class Quantizer(AbstractQuantizer):
         if self.granularity is None:
             return QuantizedArray(encode(w, self.format, self.rounding, key), None, None, self)
         blocks = to_blocks(w, self.granularity)
-        scale, zero = _calibrated(self, blocks, w.shape)
+        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
         units = _units(blocks, scale)
         shape = scale_shape(self.granularity, w.shape)
         if zero is None:
@@ -118,21 +119,15 @@ class Quantizer(AbstractQuantizer):
         if self.granularity is None:
             return snap(w, self.format, self.rounding, key)
         blocks = to_blocks(w, self.granularity)
-        scale, zero = _calibrated(self, blocks, w.shape)
-        values = _snap_blocks(self, _units(blocks, scale), zero, key)
-        return from_blocks(values * scale, self.granularity, w.shape)
+        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
+        return from_blocks(nearest(self, blocks, scale, zero, key=key), self.granularity, w.shape)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
-        levels = formats.ends(self.format)
         if self.granularity is None:
-            return beyond(w, levels)
+            return beyond(w, formats.ends(self.format))
         blocks = to_blocks(w, self.granularity)
-        scale, zero = _calibrated(self, blocks, w.shape)
-        units = _units(blocks, scale)
-        if zero is not None:
-            top = _offset_range(self.format)[1]
-            units, levels = units + zero, (0.0, 1.0, top - 1, top)
-        return from_blocks(beyond(units, levels), self.granularity, w.shape)
+        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
+        return from_blocks(outside(self, blocks, scale, zero), self.granularity, w.shape)
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
@@ -202,16 +197,37 @@ def _integers(values: Array) -> Array:
     return jnp.where(jnp.isnan(values), 0, values).astype(jnp.int32)
 
 
-def _calibrated(q: Quantizer, blocks: Blocks, shape: Shape) -> tuple[PerBlock, PerBlock | None]:
-    """Scale as stored, and zero point. A non-finite weight makes the scale of its block NaN."""
-    assert q.granularity is not None
+def calibrated(q: Quantizer, blocks: Blocks, counts: Counts) -> tuple[PerBlock, PerBlock | None]:
+    """Scale as stored, and zero point. A non-finite weight makes the scale of its block NaN.
+
+    Args:
+        q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
+        blocks: one row for each scale.
+        counts: weights in each block, without a padded tail.
+    """
     if isinstance(q.calibration, MinMax):
         assert isinstance(q.format, Integer | Traced)
         scale, zero = minmax(blocks, q.format, q.scale_format)
     else:
-        scale, zero = calibrate(blocks, q.format, q.calibration, block_counts(q.granularity, shape)), None
+        scale, zero = calibrate(blocks, q.format, q.calibration, counts), None
     top = ieee.absmax(blocks)
     return snap(scale, q.scale_format) + (top - top), zero
+
+
+def nearest(
+    q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None, *, key: PRNGKey | None = None
+) -> Blocks:
+    """Dequantized weights of blocks, with the scales given instead of found."""
+    return _snap_blocks(q, _units(blocks, scale), zero, key) * scale
+
+
+def outside(q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None) -> Bool[Array, "blocks size"]:
+    """Which weights lie more than half a step outside the range that the scales given leave."""
+    units, levels = _units(blocks, scale), formats.ends(q.format)
+    if zero is not None:
+        top = _offset_range(q.format)[1]
+        units, levels = units + zero, (0.0, 1.0, top - 1, top)
+    return beyond(units, levels)
 
 
 def _units(blocks: Blocks, scale: PerBlock) -> Blocks:
