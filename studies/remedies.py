@@ -239,19 +239,21 @@ def errors(found: Sums) -> dict[str, float]:
     )
 
 
-# There are six colours; the two that keep outliers apart get a marker of their own.
+ERRORS_SHOWN = (1e-3, 1.5)  # limits of the axes in panels b and c
+# There are six colours; the two that keep outliers apart are black and grey.
 STYLES = plotting.styles(remedy.name for remedy in REMEDIES) | {
     APART.name: Style(plotting.BLACK, "X", APART.name),
-    ROWS_APART.name: Style(plotting.PURPLE, "*", ROWS_APART.name),
+    ROWS_APART.name: Style("0.55", "*", ROWS_APART.name),
 }
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """The advised remedy against the best one at every point of the map; errors and bits of all at one magnitude."""
-    fig, axes = plotting.mosaic("aab;aac", height=5.0)
+    fig, axes = plotting.mosaic("aab;aac", height=5.2)
     advised_against_best(axes["a"], rows)
     errors_against_rate(axes["b"], rows.where(magnitude=SHOWN))
     errors_against_bits(axes["c"], rows.where(magnitude=SHOWN))
+    fig.legend(*axes["b"].get_legend_handles_labels(), loc="outside upper center", ncol=4)
     plotting.letter(axes[letter] for letter in "abc")
     return fig
 
@@ -290,10 +292,9 @@ def errors_against_rate(ax: plotting.Axes, rows: Rows) -> None:
         plotting.points(ax, rows.where(remedy=remedy.name), "rate", "output_error", series=STYLES[remedy.name])
         predicted = [predicted_error(remedy, float(rate), shape) for rate in rates]
         plotting.prediction(ax, rates, predicted, series=STYLES[remedy.name])
-    ax.set(xscale="log", yscale="log", ylim=(1e-4, 1.5))
+    ax.set(xscale="log", yscale="log", ylim=ERRORS_SHOWN)
     ax.set(xlabel=f"share of outliers of {SHOWN:g} std", ylabel="output error / output, rms")
-    plotting.mark_claim(ax, HIDDEN_ABOVE, 0.0035, "B42: 3σ misses", offset=(-62, 6))
-    ax.legend(ncol=2, loc="lower left")
+    plotting.mark_claim(ax, HIDDEN_ABOVE, 0.0035, "B42: 3σ misses", offset=(-64, 6))
 
 
 def errors_against_bits(ax: plotting.Axes, rows: Rows) -> None:
@@ -301,7 +302,7 @@ def errors_against_bits(ax: plotting.Axes, rows: Rows) -> None:
     for remedy in REMEDIES:
         found = rows.where(remedy=remedy.name)
         plotting.points(ax, found, "bits_per_weight", "output_error", series=STYLES[remedy.name])
-    ax.set(yscale="log", ylim=(1e-4, 1.5), xlabel="stored bits a weight", ylabel="output error / output, rms")
+    ax.set(yscale="log", ylim=ERRORS_SHOWN, xlabel="stored bits a weight", ylabel="output error / output, rms")
 
 
 def predicted_error(remedy: Remedy, rate: float, shape: Shape) -> float:
