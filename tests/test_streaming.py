@@ -53,10 +53,10 @@ def check(q, shape):
 LARGE = (256, 512)  # two stages of one program; a rest, ragged blocks and other shapes follow below
 
 
-def one_in(n, texts, slow=()):
-    """One in ``n`` now, the others, and what is slow in any case, in the slow tests."""
+def one_in(n, texts, slow=(), also=()):
+    """One in ``n`` now, and those of ``also``; the others, and what is slow in any case, in the slow tests."""
     return [
-        text if k % n == 0 and text not in slow else pytest.param(text, marks=pytest.mark.slow)
+        text if (k % n == 0 or text in also) and text not in slow else pytest.param(text, marks=pytest.mark.slow)
         for k, text in enumerate(texts)
     ]
 
@@ -84,7 +84,7 @@ SHAPES = {
     # ragged blocks: rows, not blocks, are apart from all others
     (1500, 96): (["int8:channel:minmax", "int4:block64"], []),
     (5,): ([], ["int8:tensor", "int4:block32"]),
-    (): ([], ["int8:channel", "bf16"]),
+    (): ([], ["int8:channel", "int4:block32", "bf16"]),
     (0, 64): ([], ["int8:tensor", "int4:block32", "int8:channel", "bf16", "q8_0"]),
 }
 
@@ -229,11 +229,16 @@ def test_a_span_is_found_where_there_is_one():
     assert span(Block(4), ()) is span(Block(4), (0, 4)) is span(Channel(), ()) is None
 
 
+ALSO_APART = ("int8:block32", "int4:block32:mse", "mxfp4:even", "mxint8", "q4_0", "tq1_0")  # kinds without a neighbour
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")  # of one span with all, and seconds to compile
 
 
 @pytest.mark.parametrize(
-    "text", [*one_in(4, test_contract.CASES, SEARCHED), *one_in(6, test_block_contract.CASES, SEARCHED)]
+    "text",
+    [
+        *one_in(4, test_contract.CASES, SEARCHED, ALSO_APART),
+        *one_in(6, test_block_contract.CASES, SEARCHED, ALSO_APART),
+    ],
 )
 def test_spans_quantized_apart_give_the_same_bits(text):
     """What ``staged`` takes for granted: an array whose rows are spans, each on its own."""
