@@ -41,7 +41,7 @@ ROUNDINGS = {"nearest": INT8, "truncate": parse("int8:channel:absmax:truncate")}
 INPUTS = ("zero-mean", "mean-shifted", "rectified", "coherent")
 JUDGED_AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
 REDUNDANT_FAN_IN = 1024  # of the map that is copied; relative errors hardly depend on it, 64 copies of it fit in memory
-KINDS_OF_COPIES = ("equal", "independent")
+KINDS_OF_COPIES = ("equal", "independent")  # independent but for their mean, which is the map
 LESS_THAN_HALF = 0.5  # of the error, with the largest number of copies: what counts as a gain from redundancy
 
 
@@ -85,6 +85,7 @@ def output_columns(sums: OutputSums, fan_in: int) -> dict[str, float]:
     """Of the outputs y and their errors dy, each with its ``_se`` (outputs are the units):
 
     rms = root mean dy²; rel_rms = ‖dy‖ / ‖y‖; to_bound = Σ |dy| / Σ (|x| |e|ᵀ), what |dy| were if no errors cancelled.
+    Beside them, not judged here, the fan-in and predicted_rel_rms, from ``white``: what rel_rms were of white errors.
     """
     return asdict(summarize(sums, fan_in))
 
@@ -140,7 +141,7 @@ def weight_columns(weights: ErrorStats) -> dict[str, float]:
         se=2 * abs(gain_error) * weights.gain_se / weights.mse,
     )
     return {
-        "weight_max_abs": weights.max_abs,
+        "weight_largest_error": weights.max_abs,
         "weight_rel_rms": weights.rel_rms,
         "weight_rel_rms_se": weights.rel_rms_se,
         "weight_mse": weights.mse,
@@ -165,7 +166,7 @@ def redundancy(config: Config) -> list[dict]:
 
 @jax.jit
 def copied_sums(w: Matrix, x: Activations, deviations: Float[Array, "most out in"], k: Array) -> dict[str, OutputSums]:
-    """Sums of the output errors of k equal copies, and of k copies W + d with deviations d of std 1 and mean 0."""
+    """Sums of the output errors of k equal copies, and of k copies W + d, d being k draws of std 1 less their mean."""
     counted = (jnp.arange(len(deviations)) < k)[:, None, None]
     mean_deviation = jnp.sum(deviations, axis=0, where=counted) / k
 
@@ -214,7 +215,7 @@ def absolute(ax: plotting.Axes, rows: Rows) -> None:
     for input_rms in (1.0, 2**0.5, 0.5**0.5):  # zero-mean and coherent; shifted by 1; rectified
         plotting.prediction(ax, n, [theory.output_rms(e, input_rms, int(m)) for e, m in zip(weights, n, strict=True)])
     plotting.prediction(ax, n, predicted_truncated(zero_mean) * n)  # each output is the sum of n squares, about n
-    ax.plot(n, zero_mean.column("weight_max_abs"), color="0.4", lw=0.9, ls=":")
+    ax.plot(n, zero_mean.column("weight_largest_error"), color="0.4", lw=0.9, ls=":")
     plotting.note(ax, 3e2, 6e-3, "largest error of a weight (A15)")
     ax.set(ylabel="output error, rms (output units)")
     ax.set_ylim(bottom=4e-3)
@@ -292,8 +293,8 @@ def redundancy_helps(rows: Rows) -> float:
 
 
 def cancels_and_is_below(rows: Rows) -> float:
-    """Share of two parts that are true: mean |dy| < bound / 10; rms dy < largest |e| of a weight / 10."""
-    to_bound, rms, largest = (judged(column)(rows).value for column in ("to_bound", "rms", "weight_max_abs"))
+    """Share of two parts that are true of zero-mean inputs: mean |dy| < bound / 10; rms dy < largest |e| / 10."""
+    to_bound, rms, largest = (judged(column)(rows).value for column in ("to_bound", "rms", "weight_largest_error"))
     return share([to_bound < 0.1, rms < 0.1 * largest])
 
 
@@ -303,7 +304,8 @@ def orders_below(rows: Rows) -> float:
     return share(0.01 <= ratio <= 0.1 for ratio in ratios)
 
 
-# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
+# A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between. A13 has
+# a limit.
 CLAIMS = (
     Claim(
         "A13",

@@ -28,7 +28,7 @@ from quantsim.measure import error
 from quantsim.quantizer import parse
 from quantsim.rows import Rows
 
-from .outliers import INT8, LARGE_ERROR, OUTLIER, OUTLIERS, SHAPE, construction, with_over_without
+from .outliers import INT8, OUTLIER, OUTLIERS, SHAPE, STATED_TYPICAL_ERROR, construction, with_over_without
 from .outliers import Config as Drawing
 
 
@@ -81,7 +81,12 @@ def own_matrix(seed: int) -> dict:
     quantized = INT8.quantize(w)
     e = np.abs(np.asarray(error(w, quantized.dequantize())))[~replaced]
     codes = np.unique(np.asarray(quantized.codes)[~replaced])
-    return {"kind": "document", "mean_abs": e.mean(), "share_above": (e > LARGE_ERROR).mean(), "codes": len(codes)}
+    return {
+        "kind": "document",
+        "mean_abs": e.mean(),
+        "share_above": (e > STATED_TYPICAL_ERROR).mean(),
+        "codes": len(codes),
+    }
 
 
 def table() -> list[dict]:
@@ -248,7 +253,7 @@ CLAIMS = (
         statement="outlier case all normals >.2, one row exact",
         definition="share of the bulk with |e| > 0.2",
         number=value_of("share_above", kind="construction", values="exact", of="bulk"),
-        rule=stated(1.0, 0.005, limit=share(line.error > LARGE_ERROR for line in NORMAL_WEIGHTS)),
+        rule=stated(1.0, 0.005, limit=share(line.error > STATED_TYPICAL_ERROR for line in NORMAL_WEIGHTS)),
         reading="measured {value:.0%}; the document's own table has a normal weight without error",
     ),
     Claim(

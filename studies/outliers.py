@@ -36,24 +36,24 @@ from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys
 
-PerUnit = Array | np.ndarray  # a number for each matrix, or for each row of each, whose sum it is
+PerUnit = Array | np.ndarray  # (matrices, parts): a matrix has the sum over its parts: rows, columns of outputs, or one
 
 INT8 = parse("int8:tensor")  # one scale, max |w| / 127
 
 # The document's construction: 16 × 32 weights uniform on [-1, 1), five of which become ±100.
 SHAPE = (16, 32)
 BULK = Uniform(std=3**-0.5)
-OUTLIERS = 5
-OUTLIER = 100.0
+OUTLIERS = 5  # how many
+OUTLIER = 100.0  # their magnitude
 STATED_STEP = 0.7874  # by the document, 100 / 127
 STATED_MORE_MSE = (300.0, 500.0)  # per cent
 STATED_BEFORE = 0.0043  # relative error: a mean |e| of 0.0043 over the largest weight, 1
 STATED_AFTER = 0.574  # the error 0.287 of the weight 0.5, over that weight
-LARGE_ERROR = 0.2  # the document's typical error of the bulk, a quarter of a step; shares of weights above it
+STATED_TYPICAL_ERROR = 0.2  # |e| of the bulk, a quarter of a step; outlier_example judges the share above it
 
 INPUTS = 8  # white activations that each matrix is multiplied with
 FEWEST_MATRICES = 4  # whatever their size
-# What "relative error" can mean, with the formulas of `relative_errors_of`.
+# What "relative error" can mean; the formulas stand in `relative_errors_of`.
 RELATIVE = ("mean_of_ratios", "ratio_of_means", "rms", "rms_over_all", "mean_over_largest", "largest_over_largest")
 
 
@@ -179,16 +179,16 @@ class Sums(NamedTuple):
     magnitudes: PerUnit  # |w|
     squared_weights: PerUnit
     relative_errors: PerUnit  # |e| / |w|, 0 where w is 0
-    above: PerUnit  # how many |e| > LARGE_ERROR
+    above: PerUnit  # how many |e| > STATED_TYPICAL_ERROR
     exact: PerUnit  # how many without error
-    clipped: PerUnit  # how many lie beyond the last code: none, as the largest sets the scale
+    clipped: PerUnit  # how many lie beyond the last code: none, as outlier_example shows
     # sums over all weights, of each row
     all_squared_errors: PerUnit
     all_squared_weights: PerUnit
     # sums over the outputs y = x wᵀ, of each column
     squared_output_errors: PerUnit
     squared_outputs: PerUnit
-    squared_unscaled_errors: PerUnit  # of products with the codes themselves, the scale forgotten
+    squared_unscaled_errors: PerUnit  # of products with the codes, the scale forgotten; for outlier_example
     # no sums, of each matrix
     largest_error: PerUnit  # of the class
     largest_weight: PerUnit  # of all
@@ -214,7 +214,7 @@ def sums_of_class(matrices: Weights, is_member: Bool[Array, "matrices out in"], 
             magnitudes=of_class(jnp.abs(w)),
             squared_weights=of_class(w * w),
             relative_errors=of_class(relative),
-            above=of_class(jnp.abs(e) > LARGE_ERROR),
+            above=of_class(jnp.abs(e) > STATED_TYPICAL_ERROR),
             exact=of_class(relative <= 2.0**-22),  # two roundings to float32, of the scale and of the product with it
             clipped=of_class(INT8.clipped(w)),
             all_squared_errors=jnp.sum(e * e, axis=-1),
@@ -251,7 +251,7 @@ def by_class(config: Config, population: Contaminated) -> list[dict]:
 
 
 def columns_of_class(s: Sums) -> dict[str, float]:
-    """Columns of a class of weights: relative errors, the absolute one, shares, codes, errors of the outputs.
+    """Columns of a class of weights: relative errors, the absolute one, shares and codes; step and outputs of them all.
 
     A ratio is the sum over all matrices over the sum over all matrices; its standard error comes from how they differ,
     a column ``_se`` of each.
@@ -269,14 +269,16 @@ def columns_of_class(s: Sums) -> dict[str, float]:
 
 
 def relative_errors_of(s: Sums) -> dict[str, float]:
-    """The six meanings in ``RELATIVE``."""
+    """The six meanings in ``RELATIVE``; ``per_unit`` adds the parts of each matrix."""
     return columns(
-        mean_of_ratios=ratio(s.relative_errors, s.members),
-        ratio_of_means=ratio(s.errors, s.magnitudes),
-        rms=root_ratio(s.squared_errors, s.squared_weights),
-        rms_over_all=root_ratio(s.all_squared_errors, s.all_squared_weights),
-        mean_over_largest=ratio(s.errors, per_unit(s.members) * per_unit(s.largest_weight)),
-        largest_over_largest=ratio(s.largest_error, s.largest_weight),
+        mean_of_ratios=ratio(s.relative_errors, s.members),  # mean (|e| / |w|)
+        ratio_of_means=ratio(s.errors, s.magnitudes),  # mean |e| / mean |w|
+        rms=root_ratio(s.squared_errors, s.squared_weights),  # rms e / rms w
+        rms_over_all=root_ratio(s.all_squared_errors, s.all_squared_weights),  # the same over all weights
+        mean_over_largest=ratio(
+            s.errors, per_unit(s.members) * per_unit(s.largest_weight)
+        ),  # mean |e| / max |w| of all
+        largest_over_largest=ratio(s.largest_error, s.largest_weight),  # max |e| / max |w| of all
     )
 
 
@@ -295,7 +297,7 @@ def draw(rows: Rows) -> plotting.Figure:
     fig, axes = plotting.mosaic("aabbcc;.ddee.", height=4.2)
     bulk = rows.where(kind="magnitude", of="bulk")
     codes_left(axes["a"], bulk)
-    relative_errors(axes["b"], bulk)
+    against_magnitude(axes["b"], bulk)
     output_mse(axes["c"], bulk)
     for name in "abc":
         axes[name].set(xscale="log", yscale="log", xlabel="outliers / largest of the bulk, M")
@@ -314,7 +316,7 @@ def codes_left(ax: plotting.Axes, rows: Rows) -> None:
     ax.legend(loc="lower left")
 
 
-def relative_errors(ax: plotting.Axes, rows: Rows) -> None:
+def against_magnitude(ax: plotting.Axes, rows: Rows) -> None:
     """Three meanings of the bulk's relative error."""
     codes = levels(FORMATS["int8"])
     rms = np.array([relative_rms(BULK, m) for m in FINE])
@@ -382,7 +384,7 @@ def with_over_without(rows: Rows, column: str) -> float:
     return found.where(of="bulk").one(column) / found.where(of="clean").one(column)
 
 
-def codes_of_the_bulk(rows: Rows) -> Estimate:
+def share_of_codes_in_bulk(rows: Rows) -> Estimate:
     """Share of the 255 codes that lie within the bulk, outliers at ±100."""
     return value_of("codes", kind="construction", of="bulk")(rows).times(1 / 255)
 
@@ -404,9 +406,9 @@ CLAIMS = (
         "B26",
         statement="outlier takes 50 % of the range, bulk 50 %, real resolution .3937",
         definition="share of the 255 codes that lie within the bulk",
-        number=codes_of_the_bulk,
-        # half of the codes is stated; the document's own step leaves those that reach ±1
-        rule=stated(0.5, 0.005, limit=(2 * round(1 / STATED_STEP) + 1) / 255),
+        number=share_of_codes_in_bulk,
+        # holds within 0.005 of a half; a self-contradiction, as the document's own step leaves but the codes up to ±1
+        rule=stated(0.5, within=0.005, limit=(2 * round(1 / STATED_STEP) + 1) / 255),
         reading="three codes of 255, by its own step of 0.7874 too, and a step is the resolution, not half of one",
     ),
     Claim(

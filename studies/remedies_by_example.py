@@ -199,7 +199,7 @@ CLAIMS = (
         "B41",
         statement="per-channel brings 57.4 % → 2.1 % in the example",
         definition="mean |e|/|w| of the bulk under one scale a row, outliers at ±100",
-        number=value_of("mean_ratio", kind="construction", values="exact", remedy=ROWS.name),
+        number=value_of("bulk_mean_of_ratios", kind="construction", values="exact", remedy=ROWS.name),
         rule=stated(0.021, 0.0005),
         reading="{value:.1%} on average: 57 % stays in every row that holds an outlier, 1.4 % in the others",
     ),

@@ -2,9 +2,10 @@
 
 import itertools
 import sys
+from functools import cache
 
 from quantsim import cli
-from quantsim.lab import plotting, study
+from quantsim.lab import plotting, reach, study
 
 FAKE = '''\
 """Is twice a number double?
@@ -66,12 +67,21 @@ CLAIMS = (Claim("A01", "largest x", lambda rows: rows.column("x").max(), at_most
 '''
 
 
+_parsed = cache(reach.parsed)
+
+
+def parse_each_text_once(monkeypatch):
+    """Houses of tests hold nearly the same modules, and a parsed text does not change."""
+    monkeypatch.setattr(reach, "parsed", _parsed)
+
+
 def studies_in_memory():
     return [n for n in sys.modules if n.split(".")[:2] == ["quantsim", "studies"]]
 
 
 def registry(tmp_path, monkeypatch):
     """A function that makes a folder with these sources the studies; as often as wanted, always a new folder."""
+    parse_each_text_once(monkeypatch)
     kept, count = {n: sys.modules[n] for n in studies_in_memory()}, itertools.count()
 
     def register(**sources):

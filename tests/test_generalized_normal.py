@@ -116,9 +116,8 @@ def test_samples_are_pure_functions_of_key_and_index():
     whole = np.asarray(pop.sample(key(4), (40_000,)))  # more than one chunk of the sampler
     for start in (0, 3, 32_760, 39_967):
         np.testing.assert_array_equal(pop.sample(key(4), (33,), start=start), whole[start : start + 33])
-    np.testing.assert_array_equal(jax.jit(lambda k: pop.sample(k, (999,)))(key(4)), whole[:999])
-    rows = jax.vmap(lambda k: pop.sample(k, (5, 7)))(jnp.stack([key(9), key(4)]))
-    np.testing.assert_array_equal(rows[1].ravel(), whole[:35])
+    rows = jax.jit(jax.vmap(lambda k: pop.sample(k, (5, 7))))(jnp.stack([key(9), key(4)]))
+    np.testing.assert_array_equal(np.asarray(rows)[1].ravel(), whole[:35])
 
 
 @pytest.mark.parametrize("beta", [0.5, 2.0])

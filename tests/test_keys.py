@@ -7,7 +7,13 @@ import pytest
 
 from quantsim.lab import keys, study
 from quantsim.lab.reach import House
-from tests.fake_study import FAKE
+from tests.fake_study import FAKE, parse_each_text_once
+
+
+@pytest.fixture(autouse=True)
+def _each_text_is_parsed_once(monkeypatch):
+    parse_each_text_once(monkeypatch)
+
 
 # --- a study's own code ---------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from quantsim.populations import Contaminated, Empirical, Laplace, Mixture, Normal, Outliers, StudentT, Uniform, key
+from quantsim.populations import Contaminated, Empirical, Laplace, Mixture, Normal, Outliers, Uniform, key
 
+MANY = 2**19  # draws where shares and moments are counted: populations of one structure share a program
 LAYOUTS = ["element", "row", "column", "block"]
 SHAPE = (24, 100)  # the last block of a row has 4 weights instead of 32
 UNITS = {"element": 2400, "row": 24, "column": 100, "block": 24 * 4}
@@ -32,14 +33,33 @@ def units_of(layout, shape=SHAPE, block=32):
     }[layout]
 
 
-@pytest.mark.parametrize(("layout", "count"), [*((layout, 5) for layout in LAYOUTS), ("row", 24), ("block", 96)])
-def test_counts_are_exact_and_mark_whole_units(layout, count):
-    w, plain = (np.asarray(p.sample(key(3), SHAPE)) for p in (with_count(count, layout), Normal(0.02)))
-    marks, units = np.abs(w) == 2.0, units_of(layout)
+PART = 800  # a third of the array: one program for a population draws all parts
+
+
+def in_parts(pop, k):
+    """An array of ``SHAPE``; that parts make the whole is tested below."""
+    parts = [pop.sample(k, (PART,), start=start, of=SHAPE) for start in range(0, 3 * PART, PART)]
+    return np.concatenate(parts).reshape(SHAPE)
+
+
+def assert_whole_units(marks, layout, count):
+    units = units_of(layout)
     hit = np.unique(units[marks])
     assert hit.size == count
     np.testing.assert_array_equal(marks, np.isin(units, hit))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_counts_are_exact_and_mark_whole_units(layout):
+    w, plain = (in_parts(p, key(3)) for p in (with_count(5, layout), Normal(0.02)))
+    marks = np.abs(w) == 2.0
+    assert_whole_units(marks, layout, 5)
     np.testing.assert_array_equal(w[~marks], plain[~marks])
+
+
+@pytest.mark.parametrize(("layout", "count"), [("row", 24), ("block", 96)])
+def test_every_unit_may_be_an_outlier(layout, count):
+    assert_whole_units(np.asarray(with_count(count, layout).is_outlier(key(3), SHAPE)), layout, count)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -61,11 +81,11 @@ def test_a_rate_marks_whole_units_as_often_as_it_says(layout):
 def test_rates_of_elements(rate):
     # n = 2^22, k = 4 standard errors
     n = 2**22
-    hits = int(Normal().with_outliers(rate=rate, magnitude=9.0).is_outlier(key(1), (n,)).sum())
+    hits = np.asarray(Normal().with_outliers(rate=rate, magnitude=9.0).is_outlier(key(1), (n,))).sum()
     assert abs(hits - n * rate) <= 4 * np.sqrt(n * rate * (1 - rate))
 
 
-MIXTURE = Mixture((0.5, 0.5), (Uniform(), StudentT(5.0)))
+MIXTURE = Mixture((0.5, 0.5), (Uniform(), Laplace(0.5)))
 
 
 @pytest.mark.parametrize(("bulk", "layout"), [(Laplace(), "row"), (MIXTURE, "column")])
@@ -92,14 +112,20 @@ def test_positions_are_uncorrelated_with_the_bulk_they_replace():
 
 
 @pytest.mark.parametrize(
-    ("sign", "mean", "values"),
-    [("random", 0, "exact"), ("random", 0, "spread"), ("positive", 1, "spread"), ("negative", -1, "exact")],
+    ("bulk", "sign", "mean", "values"),
+    [
+        (Normal(0.03), "random", 0, "exact"),
+        (Laplace(0.03), "random", 0, "spread"),
+        (Normal(0.03), "positive", 1, "exact"),
+        (Uniform(0.03), "negative", -1, "spread"),
+    ],
+    ids=str,
 )
-def test_sign_and_spread(sign, mean, values):
-    # about 2^16 outliers; k = 4 standard errors of the mean sign, of the mean size and of its variance s^2 / 12
-    pop = Normal(0.1).with_outliers(rate=0.25, value=8.0, sign=sign, values=values)
-    x = np.asarray(pop.sample(key(9), (2**18,)), np.float64)
-    x = x[np.abs(x) > 1]  # ten standard deviations of the bulk
+def test_sign_and_spread(bulk, sign, mean, values):
+    # about 2^17 outliers; k = 4 standard errors of the mean sign, of the mean size and of its variance s^2 / 12
+    pop = bulk.with_outliers(rate=0.25, value=8.0, sign=sign, values=values)
+    x = np.asarray(pop.sample(key(9), (MANY,)), np.float64)
+    x = x[np.abs(x) > 1]  # 33 standard deviations of the bulk
     assert abs(np.sign(x).mean() - mean) <= 4 * (sign == "random") / np.sqrt(x.size)
     size = np.abs(x)
     if values == "exact":
@@ -114,7 +140,7 @@ def test_sign_and_spread(sign, mean, values):
 def test_magnitude_counts_in_standard_deviations_and_value_is_absolute():
     assert Outliers(rate=0.1, magnitude=100.0).size(0.02) == pytest.approx(2.0)
     assert Outliers(rate=0.1, value=100.0).size(0.02) == 100.0
-    bulk = Mixture((0.5, 0.5), (StudentT(3.0, 0.5), Empirical([3.0, -1.0])))
+    bulk = Mixture((0.5, 0.5), (Uniform(0.5), Empirical([3.0, -1.0])))
     by_std = bulk.with_outliers(rate=1.0, magnitude=10.0, sign="positive").sample(key(0), (8, 8))
     np.testing.assert_array_equal(by_std, np.float32(10 * math.sqrt((0.25 + 5) / 2)))
 
@@ -126,13 +152,13 @@ NESTED = with_count(5, "column").with_outliers(rate=0.02, value=3.0, values="spr
 
 @pytest.mark.parametrize("pop", [*SHAPE_BOUND, BY_RATE[0], BY_RATE[3], NESTED], ids=str)
 def test_any_chunk_of_any_layout_is_a_slice_of_the_whole(pop):
-    # chunks of 800, so that one program draws all: they make the whole, and overlap it
-    parts = [np.asarray(pop.sample(key(4), (800,), start=start, of=SHAPE)) for start in (0, 800, 1600)]
+    # parts make the whole, and chunks overlap them
+    parts = in_parts(pop, key(4))
     for start in (17, 799, 1555):
-        chunk = pop.sample(key(4), (800,), start=start, of=SHAPE)
-        np.testing.assert_array_equal(chunk, np.concatenate(parts)[start : start + 800])
+        chunk = pop.sample(key(4), (PART,), start=start, of=SHAPE)
+        np.testing.assert_array_equal(chunk, parts.ravel()[start : start + PART])
     if pop is NESTED or pop is SHAPE_BOUND[3]:
-        np.testing.assert_array_equal(np.concatenate(parts), np.asarray(pop.sample(key(4), SHAPE)).ravel())
+        np.testing.assert_array_equal(parts, pop.sample(key(4), SHAPE))
 
 
 @pytest.mark.parametrize("pop", [*SHAPE_BOUND, *BY_RATE[1:], NESTED], ids=str)
@@ -145,7 +171,8 @@ def test_a_chunk_outside_of_the_whole_array_is_refused(pop):
 
 def test_elements_by_rate_are_one_infinite_sequence():
     pop = BY_RATE[0]
-    np.testing.assert_array_equal(pop.sample(key(0), (10,), start=10), pop.sample(key(0), (20,))[10:])
+    first, later = (np.asarray(pop.sample(key(0), (PART,), start=start)) for start in (0, 10))
+    np.testing.assert_array_equal(later[:-10], first[10:])
 
 
 @pytest.mark.parametrize(("shape", "units"), [((), 1), ((7,), 1), ((2, 3, 10), 6)])
@@ -172,7 +199,7 @@ CONTAMINATED = [
 
 @lru_cache
 def drawn(pop):
-    return np.asarray(pop.sample(key(21), (2**19,)), np.float64)
+    return np.asarray(pop.sample(key(21), (MANY,)), np.float64)
 
 
 @pytest.mark.parametrize("pop", CONTAMINATED, ids=str)
@@ -214,14 +241,14 @@ def test_crest_of_samples(pop):
 
 
 def test_outliers_of_outliers_fall_independently():
-    # inner and outer rates 0.5: both at a quarter of the elements; n = 2^18, k = 4 standard errors
-    inner = Normal().with_outliers(rate=0.5, value=50.0)
-    outer = inner.with_outliers(rate=0.5, value=900.0)
-    x = np.abs(np.asarray(outer.sample(key(0), (2**18,))))
+    # inner and outer rates 0.5: both at a quarter of the elements; n = 2^19, k = 4 standard errors
+    inner = Normal().with_outliers(rate=0.5, value=50.0, values="spread")  # from 25 to 75
+    outer = inner.with_outliers(rate=0.5, value=900.0, sign="positive")
+    x = np.abs(np.asarray(outer.sample(key(0), (MANY,))))
     assert abs(np.mean(x == 900.0) - 0.5) <= 4 * np.sqrt(0.25 / x.size)
-    assert abs(np.mean(x == 50.0) - 0.25) <= 4 * np.sqrt(0.1875 / x.size)
-    marks = np.asarray(outer.is_outlier(key(0), (2**18,)))
-    np.testing.assert_array_equal(marks, x > 40)
+    assert abs(np.mean((x >= 25.0) & (x <= 75.0)) - 0.25) <= 4 * np.sqrt(0.1875 / x.size)
+    marks = np.asarray(outer.is_outlier(key(0), (MANY,)))
+    np.testing.assert_array_equal(marks, x > 20)
 
 
 def test_a_mixture_may_hold_outliers_by_rate():

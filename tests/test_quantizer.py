@@ -24,7 +24,11 @@ ABSMAX = [
 ]
 
 
-def _weights(seed: int, shape: tuple[int, ...] = (5, 77)) -> np.ndarray:
+#: Of nearly all tests: quantizers of one structure share a program for a shape. Blocks of 32 leave a tail of 13.
+SHAPE = (61, 77)
+
+
+def _weights(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -33,7 +37,7 @@ def _weights(seed: int, shape: tuple[int, ...] = (5, 77)) -> np.ndarray:
 
 @pytest.mark.parametrize(("spec", "scale_shape", "kind", "size"), ABSMAX)
 def test_symmetric_integers_equal_numpy(spec, scale_shape, kind, size):
-    w = _weights(1, (61, 77))
+    w = _weights(1)
     axis = -1 if kind == "block" else 0
     codes, scale, expected = oracles.absmax_quantize(w, oracles.block_ids(w.shape, kind, size, axis), int(spec[3]))
     qw = qs.parse(spec).quantize(w)
@@ -45,13 +49,15 @@ def test_symmetric_integers_equal_numpy(spec, scale_shape, kind, size):
 
 @pytest.mark.parametrize(("spec", "bits"), [("int8:channel:minmax", 8), ("int4:channel:minmax", 4)])
 def test_asymmetric_integers_equal_numpy(spec, bits):
-    w = _weights(2) + np.array([[-2], [-1], [0], [1], [9]], np.float32)
-    qw, again = qs.parse(spec).quantize(w), qs.parse(spec).roundtrip(w)
+    w = _weights(2) + np.resize(np.float32([-2, -1, 0, 1, 9]), (SHAPE[0], 1))
+    qw, again = qs.parse(spec).quantize(w), np.asarray(qs.parse(spec).roundtrip(w))
+    given = [np.asarray(part) for part in (qw.codes, qw.scale, qw.zero_point, qw.dequantize())]
     for i, row in enumerate(w):
         codes, scale, zero, expected = oracles.minmax_quantize(row, bits)
-        np.testing.assert_array_equal(qw.codes[i], codes)
-        assert (float(qw.scale[i]), int(qw.zero_point[i])) == (float(scale), zero)
-        oracles.same_bits(qw.dequantize()[i], expected)
+        got_codes, got_scale, got_zero, w_hat = (part[i] for part in given)
+        np.testing.assert_array_equal(got_codes, codes)
+        assert (float(got_scale), int(got_zero)) == (float(scale), zero)
+        oracles.same_bits(w_hat, expected)
         oracles.same_bits(again[i], expected)
 
 
@@ -64,11 +70,16 @@ def test_a_quantizer_without_granularity_is_a_cast(name):
 
 
 def test_channel_means_output_row_and_blocks_run_along_inputs():
-    w = np.ones((3, 64), np.float32) * np.array([[1], [10], [100]], np.float32)
-    np.testing.assert_allclose(qs.parse("int8:channel").quantize(w).scale * 127, [1, 10, 100], rtol=1e-6)
-    assert qs.parse("int8:block32").quantize(w).scale.shape == (3, 2)
-    assert qs.parse("int8:channel@1").quantize(w).scale.shape == (64,)
-    assert qs.parse("int8:block2@0").quantize(w).scale.shape == (64, 2)
+    largest = np.resize(np.float32([1, 10, 100]), SHAPE[0])
+    scale = qs.parse("int8:channel").quantize(np.broadcast_to(largest[:, None], SHAPE)).scale
+    np.testing.assert_allclose(np.asarray(scale) * 127, largest, rtol=1e-6)
+
+    def scale_shape(spec):
+        return jax.eval_shape(qs.parse(spec).quantize, np.ones((3, 64), np.float32)).scale.shape
+
+    assert scale_shape("int8:block32") == (3, 2)
+    assert scale_shape("int8:channel@1") == (64,)
+    assert scale_shape("int8:block2@0") == (64, 2)
 
 
 # --- types of input -------------------------------------------------------------------------------------------------
@@ -76,7 +87,7 @@ def test_channel_means_output_row_and_blocks_run_along_inputs():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.int32, np.uint8, np.int64])
 def test_other_types_are_computed_in_float32(dtype):
-    w = (_weights(4) * 50).astype(dtype) if dtype != np.uint8 else np.arange(200, dtype=np.uint8).reshape(5, 40)
+    w = (_weights(4) * 50).astype(dtype) if dtype != np.uint8 else np.resize(np.arange(200, dtype=np.uint8), SHAPE)
     q = qs.parse("int8:channel")
     got, expected = q.quantize(w), q.quantize(w.astype(np.float32))
     np.testing.assert_array_equal(got.codes, expected.codes)
@@ -106,7 +117,7 @@ def test_what_is_not_finite_is_named_with_its_index(value, named):
     w = _weights(5).astype(np.float64)
     w[3, 1] = w[4, 0] = value
     q = qs.parse("int8:tensor")
-    message = rf"^2 of 385 weights are not finite in float32, the first is {named} at index \(3, 1\); mend the input"
+    message = rf"^2 of 4697 weights are not finite in float32, the first is {named} at index \(3, 1\); mend the input"
     remedies = {
         q.quantize: ', or pass nonfinite="propagate"$',
         q.roundtrip: ', or pass nonfinite="propagate"$',
@@ -126,12 +137,12 @@ def test_what_is_not_finite_is_named_under_differentiation():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_propagation_poisons_the_block_and_no_other(spec, value):
     w, q = _weights(6), qs.parse(spec)
-    bad = w.copy()
+    bad, clean = w.copy(), np.asarray(q.roundtrip(w))
     bad[1, 70] = value
     poisoned = np.zeros(w.shape, bool)
     poisoned[1, 64:] = True
     for got in (q.quantize(bad, nonfinite="propagate").dequantize(), q.roundtrip(bad, nonfinite="propagate")):
-        oracles.same_bits(got, np.where(poisoned, np.nan, q.roundtrip(w)))
+        oracles.same_bits(got, np.where(poisoned, np.float32(np.nan), clean))
 
 
 def test_unknown_policy_for_what_is_not_finite():
@@ -152,9 +163,9 @@ ALL_KINDS = [
 
 @pytest.mark.parametrize("spec", [*ALL_KINDS, "e4m3:tensor", "e2m1", "int4:block32:absmax:f16"])
 def test_zeros_have_scale_zero_and_code_zero(spec):
-    zeros = np.zeros((5, 77), np.float32)
+    zeros = np.zeros(SHAPE, np.float32)
     qw = qs.parse(spec).quantize(zeros)
-    assert qw.scale is None or not np.any(qw.scale)
+    assert qw.scale is None or not np.asarray(qw.scale).any()
     zero_code = 7 if spec.startswith("nf4") else 0
     assert np.all(np.asarray(qw.codes) == zero_code)
     oracles.same_bits(qw.dequantize(), zeros)
@@ -179,8 +190,9 @@ def test_a_single_weight_is_exact(shape):
 
 def test_ragged_tail_equals_the_tail_alone():
     w, q = _weights(7), qs.parse("int4:block32")
-    oracles.same_bits(q.roundtrip(w)[:, 64:], q.roundtrip(w[:, 64:]))
-    oracles.same_bits(q.roundtrip(w)[:, :64], q.roundtrip(w[:, :64]))
+    whole = np.asarray(q.roundtrip(w))
+    oracles.same_bits(whole[:, 64:], q.roundtrip(w[:, 64:]))
+    oracles.same_bits(whole[:, :64], q.roundtrip(w[:, :64]))
 
 
 def test_subnormal_weights():
@@ -198,9 +210,9 @@ def test_subnormal_weights():
     [*ALL_KINDS, "int8:channel:absmax:bf16", "int8:channel:absmax:half", "int8:channel:absmax:signed", "f16:tensor"],
 )
 def test_huge_weights_stay_finite(spec):
-    w = np.full((5, 77), 3e38, np.float32) * np.where(np.arange(77) % 2, 1, -1).astype(np.float32)
+    w = np.full(SHAPE, 3e38, np.float32) * np.where(np.arange(77) % 2, 1, -1).astype(np.float32)
     qw = qs.parse(spec).quantize(w)
-    assert np.isfinite(qw.scale).all()
+    assert np.isfinite(np.asarray(qw.scale)).all()
     error = np.abs(np.float64(qw.dequantize()) / w - 1)
     assert (error <= 0.01 if "int4" not in spec else error <= 0.08).all()  # half a step of int8, int4
     oracles.same_bits(qs.parse(spec).roundtrip(w), qw.dequantize())
@@ -226,17 +238,18 @@ def test_a_scale_that_underflows_in_its_format():
 
 
 @pytest.mark.parametrize(
-    "spec", ["int4:tensor:p80", "int4:block16:p50", "e2m1:channel:p80", "int4:channel", "e4m3", "f32", "tf32"]
+    "spec", ["int4:tensor:p99", "int4:block32:p50", "e2m1:channel:p80", "int4:channel", "e4m3", "f32", "tf32"]
 )
 def test_straight_through_gradient(spec):
-    w, c, q = _weights(8, (4, 32)) * 300, _weights(9, (4, 32)), qs.parse(spec)
-    grad = jax.grad(lambda x: (q.roundtrip(x) * c).sum())(jnp.asarray(w))
-    np.testing.assert_array_equal(grad, np.where(q.clipped(w), 0, c))
+    w, c, q = _weights(8) * 300, _weights(9), qs.parse(spec)
+    (grad,), clipped = jax.vjp(q.roundtrip, w)[1](c), np.asarray(q.clipped(w))
+    np.testing.assert_array_equal(grad, np.where(clipped, 0, c))
     # clipped: more than half a step beyond the last level
     scale = 1.0 if q.granularity is None else np.abs(np.float64(q.quantize(w).scale))
-    s = np.repeat(scale, 16, axis=-1) if np.ndim(scale) == 2 else scale[:, None] if np.ndim(scale) else scale
+    of_blocks = np.ndim(scale) == 2
+    s = np.repeat(scale, 32, axis=-1)[:, : SHAPE[1]] if of_blocks else scale[:, None] if np.ndim(scale) else scale
     top, below = formats.ends(q.format)[[-1, -2]]
-    np.testing.assert_array_equal(q.clipped(w), np.abs(w) > (1.5 * top - 0.5 * below) * s)
+    np.testing.assert_array_equal(clipped, np.abs(w) > (1.5 * top - 0.5 * below) * s)
 
 
 def test_gradient_of_an_asymmetric_quantizer_and_under_jit_and_vmap():
@@ -263,11 +276,11 @@ STORED += ["int4:block32:absmax:f16", "e2m1:block16:absmax:e4m3", "nf4:block64",
 @pytest.mark.filterwarnings("ignore:int4.block32.minmax keeps a scale for every 5 weights")
 @pytest.mark.parametrize(
     ("spec", "shape"),
-    [*((spec, (5, 77)) for spec in STORED), *((spec, s) for spec in STORED[2:4] for s in ((), (3,), (2, 3, 5)))],
+    [*((spec, SHAPE) for spec in STORED), *((spec, s) for spec in STORED[2:4] for s in ((), (3,), (2, 3, 5)))],
 )
 def test_bits_per_weight_are_the_bytes_stored(spec, shape):
     q, w = qs.parse(spec), _weights(11, shape)
-    qw = q.quantize(w)
+    qw = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(q.quantize, w))  # values do not matter
     size = oracles.packed_bytes(qw.codes, q.format.bits)
     if qw.scale is not None:
         size += -(-np.size(qw.scale) * q.scale_format.bits // 8)
@@ -284,7 +297,7 @@ def test_theory_knows_wide_and_unsigned_integers_and_fnuz_floats(spec):
     """Within 5 standard errors of half a million weights; two million gave 1.5 at most."""
     pop, q = qs.populations.Normal(), qs.parse(spec)
     w = pop.sample(qs.populations.key(0), (512, 1024))
-    measured = qs.weight_error(w, q)
+    measured = qs.error_stats(w, q.roundtrip(w))
     assert abs(measured.mse - qs.theory.weight_mse(pop, q, w.shape)) < 5 * measured.mse_se
 
 
@@ -315,12 +328,13 @@ def test_a_quantized_array_is_a_pytree(spec):
     qw = qs.parse(spec).quantize(w[0])
     leaves = 1 + (qw.scale is not None) + (qw.zero_point is not None)
     assert len(jax.tree.leaves(qw)) == leaves
-    oracles.same_bits(jax.jit(lambda a: a)(qw).dequantize(), qw.dequantize())
-    oracles.same_bits(jax.tree.map(lambda a: a + 0, qw).dequantize(), qw.dequantize())
+    w_hat = np.asarray(qw.dequantize())
+    oracles.same_bits(jax.jit(lambda a: a)(qw).dequantize(), w_hat)
+    oracles.same_bits(jax.tree.map(lambda a: np.asarray(a) + 0, qw).dequantize(), w_hat)
     batch = jax.vmap(qs.parse(spec).quantize)(w)
-    oracles.same_bits(jax.vmap(lambda a: a.dequantize())(batch)[0], qw.dequantize())
+    oracles.same_bits(np.asarray(jax.vmap(lambda a: a.dequantize())(batch))[0], w_hat)
     assert jax.tree.map(jnp.shape, qw).codes == jax.eval_shape(qs.parse(spec).quantize, w[0]).codes.shape == (3, 40)
-    assert jax.tree.map(lambda a: a[0], batch).quantizer is batch.quantizer == qs.parse(spec)
+    assert jax.tree.map(lambda a: np.asarray(a)[0], batch).quantizer is batch.quantizer == qs.parse(spec)
 
 
 # --- kinds of argument ----------------------------------------------------------------------------------------------
@@ -374,7 +388,7 @@ def test_copies_equal_the_original(text):
     for again in (pickle.loads(pickle.dumps(q)), copy.deepcopy(q), copy.copy(q)):
         assert again == q
         assert hash(again) == hash(q)
-    qw = q.quantize([1.0, 2.0])
+    qw = q.quantize(_weights(14))
     again = pickle.loads(pickle.dumps(jax.tree.map(np.asarray, qw)))
     jax.tree.map(np.testing.assert_array_equal, qw, again)
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 import quantsim as qs
 from quantsim.granularity import Block, Channel, Tensor, span
-from quantsim.measure import streaming
+from quantsim.measure import streaming, tallies
 from quantsim.numerics import fusion
 from quantsim.numerics.fusion import apart, over_stages
 from quantsim.numerics.tiles import TILE
@@ -35,10 +35,16 @@ def _key(q):
     return jax.random.key(9) if "stochastic" in str(q) else None
 
 
+@lru_cache(None)
+def quantized(q, shape):
+    """The weights that the quantizer leaves, of the whole array at once."""
+    return np.asarray(q.roundtrip(weights(shape), key=_key(q)))
+
+
 def check(q, shape):
     """Every sum, extreme and count of ``weight_error``, to the bit."""
     w = weights(shape)
-    found, expected = qs.weight_error(w, q, key=_key(q)), qs.error_stats(w, q.roundtrip(w, key=_key(q)))
+    found, expected = qs.weight_error(w, q, key=_key(q)), qs.error_stats(w, quantized(q, shape))
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value, err_msg=f"{name} of {q} for {shape}")
     return found
@@ -47,20 +53,25 @@ def check(q, shape):
 LARGE = (256, 512)  # two stages of one program; a rest, ragged blocks and other shapes follow below
 
 
-def one_in(n, texts, slow=()):
-    """One in ``n`` now, the others, and what is slow in any case, in the slow tests."""
+def one_in(n, texts, slow=(), also=()):
+    """One in ``n`` now, and those of ``also``; the others, and what is slow in any case, in the slow tests."""
     return [
-        text if k % n == 0 and text not in slow else pytest.param(text, marks=pytest.mark.slow)
+        text if (k % n == 0 or text in also) and text not in slow else pytest.param(text, marks=pytest.mark.slow)
         for k, text in enumerate(texts)
     ]
 
 
-@pytest.mark.parametrize("text", one_in(4, test_contract.CASES))
+#: Quantized as a whole, as int8:tensor is, or in stages of another that is here, with spans that are tested below.
+ALIKE = ("int8:tensor:p99", "int7:block4@0", "e5m2fnuz", "fp4:channel")
+ALIKE += ("mxfp8_e4m3", "mxfp6_e2m3:even", "mxfp8_e5m2:even")  # as mxfp4
+
+
+@pytest.mark.parametrize("text", one_in(4, test_contract.CASES, ALIKE))
 def test_weight_error_equals_that_of_the_whole(text):
     assert check(qs.parse(text), LARGE).count == prod(LARGE)
 
 
-@pytest.mark.parametrize("text", one_in(6, test_block_contract.CASES))
+@pytest.mark.parametrize("text", one_in(6, test_block_contract.CASES, ALIKE))
 def test_weight_error_of_block_formats_equals_that_of_the_whole(text):
     check(qs.parse(text), LARGE)
 
@@ -68,8 +79,8 @@ def test_weight_error_of_block_formats_equals_that_of_the_whole(text):
 #: Shape: quantizers that take it in stages, and those that take it whole.
 SHAPES = {
     # three stages that end within rows, and less than a tile; rows too long for a stage of whole rows
-    (2, 100_000): (["int4:block32", "f16"], ["int8:channel"]),
-    (3, 140, 512): (["q8_0"], ["int7:block4@0"]),
+    (2, 100_000): (["int4:block32", "f16"], []),
+    (3, 140, 512): (["q8_0"], []),
     # ragged blocks: rows, not blocks, are apart from all others
     (1500, 96): (["int8:channel:minmax", "int4:block64"], []),
     (5,): ([], ["int8:tensor", "int4:block32"]),
@@ -91,6 +102,24 @@ def test_weight_error_of_any_shape_equals_that_of_the_whole(shape):
         sizes = streaming._stage_of(qs.parse(text), shape)
         assert sizes is None or prod(shape) <= sizes[0]
         check(qs.parse(text), shape)
+
+
+def test_rows_that_are_too_long_and_scales_across_rows_leave_no_stages():
+    """The array is then taken whole, as that of int8:tensor is above."""
+    for text, shape in (("int8:channel", (2, 100_000)), ("int7:block4@0", (3, 140, 512))):
+        assert streaming._stage_of(qs.parse(text), shape) is None
+
+
+def test_an_empty_array_needs_no_program():
+    before = streaming._tally._cache_size(), tallies.tally._cache_size()
+    found = qs.weight_error(np.zeros((0, 65), np.float32), "int8:channel")
+    expected = qs.error_stats(np.zeros((0, 65), np.float32), np.zeros((0, 65), np.float32))
+    for stats in (found, expected):
+        assert (stats.count, stats.units, stats.max_abs, stats.max_signal) == (0, 0, 0, 0)
+        assert np.isnan(stats.mse)
+    assert (streaming._tally._cache_size(), tallies.tally._cache_size()) == before
+    with pytest.raises(ValueError, match="256"):
+        qs.weight_error(np.zeros((0, 100)), "q4_k")
 
 
 def test_quantizers_that_differ_in_numbers_share_a_program():
@@ -135,7 +164,7 @@ def test_weight_error_takes_other_types():
 @pytest.mark.parametrize("dtype", [np.float64, np.int32, np.int64])
 def test_wide_numbers_are_rounded_as_the_quantizer_rounds_them(dtype):
     """bf16 rounds 1 + 2^-8 + 2^-30 up, though float32 ends at 1 + 2^-8, a tie that goes down."""
-    w = np.array([[1 + 2.0**-8 + 2.0**-30] * 4]) if dtype is np.float64 else np.full((1, 4), 2**24 + 2**16 + 1, dtype)
+    w = np.full(SMALL.shape, 1 + 2.0**-8 + 2.0**-30 if dtype is np.float64 else 2**24 + 2**16 + 1, dtype)
     q = qs.parse("bf16")
     found, expected = qs.weight_error(w, q), qs.error_stats(w, q.roundtrip(w))
     assert found.result() == pytest.approx(expected.result(), nan_ok=True, rel=0)
@@ -143,9 +172,11 @@ def test_wide_numbers_are_rounded_as_the_quantizer_rounds_them(dtype):
 
 
 def test_weight_error_refuses_with_words():
-    for bad in ([[1.0, np.nan]], np.float32([[1.0, np.inf]]), jnp.float32([[1.0, np.nan]])):
+    bad_at_the_end, infinite = np.float32(SMALL), np.float32(SMALL)
+    bad_at_the_end[1, 31], infinite[1, 31] = np.nan, np.inf
+    for bad in (bad_at_the_end.tolist(), infinite, jnp.asarray(bad_at_the_end)):
         for text in ("int4:block32", "bf16"):
-            with pytest.raises(ValueError, match=r"1 of 2 weights are not finite.* at index \(0, 1\)") as refused:
+            with pytest.raises(ValueError, match=r"1 of 64 weights are not finite.* at index \(1, 31\)") as refused:
                 qs.weight_error(bad, text)
             assert "nonfinite" not in str(refused.value)
     with pytest.raises(TypeError, match="real numbers"):
@@ -198,13 +229,20 @@ def test_a_span_is_found_where_there_is_one():
     assert span(Block(4), ()) is span(Block(4), (0, 4)) is span(Channel(), ()) is None
 
 
+ALSO_APART = ("int8:block32", "int4:block32:mse", "mxfp4:even", "mxint8", "q4_0", "tq1_0")  # kinds without a neighbour
 SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")  # of one span with all, and seconds to compile
 
 
-@pytest.mark.parametrize("text", one_in(6, [*test_contract.CASES, *test_block_contract.CASES], SEARCHED))
+@pytest.mark.parametrize(
+    "text",
+    [
+        *one_in(4, test_contract.CASES, SEARCHED, ALSO_APART),
+        *one_in(6, test_block_contract.CASES, SEARCHED, ALSO_APART),
+    ],
+)
 def test_spans_quantized_apart_give_the_same_bits(text):
     """What ``staged`` takes for granted: an array whose rows are spans, each on its own."""
-    q, shape = qs.parse(text), (4, 512)
+    q, shape = qs.parse(text), LARGE
     n = q._span(shape)
     assert n is None or prod(shape) % n == 0
     if n is None:  # it says why: one scale for everything, scales across, or draws for the whole array
@@ -213,11 +251,11 @@ def test_spans_quantized_apart_give_the_same_bits(text):
         return
     w = weights(shape)
     rows = w.reshape(-1) if n == 1 else w.reshape(-1, n)
-    apart, half = q.roundtrip(rows), len(rows) // 2
-    oracles.same_bits(apart.reshape(shape), q.roundtrip(w))
+    apart, half = np.asarray(q.roundtrip(rows)), len(rows) // 2
+    oracles.same_bits(apart.reshape(shape), quantized(q, shape))
     others = rows.copy()
     others[half:] = rows[:half]
-    oracles.same_bits(q.roundtrip(others)[:half], apart[:half])
+    oracles.same_bits(np.asarray(q.roundtrip(others))[:half], apart[:half])
 
 
 def test_a_quantizer_that_says_nothing_is_taken_whole():

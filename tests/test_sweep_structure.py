@@ -1,6 +1,6 @@
 """Structures: every population and quantizer comes back from its numbers, also where they are traced, to the bit."""
 
-from functools import lru_cache
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ from quantsim.populations import (
     StudentT,
     Uniform,
     key,
+    samplers,
 )
+from quantsim.populations.arguments import words_of
+from quantsim.populations.samplers import with_float32_leaves
 from quantsim.populations.structure import Structure, rebuild_population, split_population
 from quantsim.quantizer.structure import rebuild_quantizer, split_quantizer
 from tests import oracles, test_block_contract, test_contract
@@ -35,25 +38,44 @@ MORE = [
 ]
 
 
-@lru_cache(None)
-def program(structure):
-    """One program for all quantizers of a structure, their numbers and a key being arguments."""
-    return jax.jit(lambda numbers, w, key: rebuild_quantizer(structure, numbers)._approximate(w, key))
-
-
 @pytest.mark.parametrize("text", [*CASES, *MORE])
-def test_a_rebuilt_quantizer_gives_the_same_bits(text):
-    q, w = qs.parse(text), test_contract._batch()[1]
+def test_a_rebuilt_quantizer_has_the_structure_and_the_numbers(text):
+    q = qs.parse(text)
     structure, numbers = split_quantizer(q)
     assert hash(structure) == hash(split_quantizer(qs.parse(text))[0])
     if not numbers:
-        assert rebuild_quantizer(structure, jnp.zeros(0)) is q  # and so the same program
+        assert rebuild_quantizer(structure, np.zeros(0, np.float32)) is q  # and so the same program
         return
     assert all(isinstance(v, float) for v in numbers)
     exact = numbers[: len(numbers) - ("clip" in text)]
     assert tuple(map(float, np.float32(exact))) == exact  # an argument is float32: only a clip ratio is rounded
+    again = rebuild_quantizer(structure, np.float32(numbers))
+    assert split_quantizer(again)[0] == structure
+    np.testing.assert_array_equal(np.float32(split_quantizer(again)[1]), np.float32(numbers))
+
+
+def _where_numbers_meet(text):
+    """Kinds of format, scale format, calibration and rounding; the granularity is static and takes none."""
+    parts = dict(split_quantizer(qs.parse(text))[0].parts)
+    return tuple(parts[name] for name in ("format", "scale_format", "calibration", "rounding"))
+
+
+WITH_NUMBERS = [text for text in [*CASES, *MORE] if split_quantizer(qs.parse(text))[1]]
+MEETINGS = list({_where_numbers_meet(text): text for text in reversed(WITH_NUMBERS)}.values())[::-1]
+
+
+@pytest.mark.parametrize("text", MEETINGS)
+def test_a_quantizer_of_traced_numbers_gives_the_same_bits(text):
+    """One program with both: the quantizer itself, its numbers constants, and the one that is rebuilt of arguments."""
+    q, w = qs.parse(text), test_contract._batch()[1]
+    structure, numbers = split_quantizer(q)
     random = test_contract.KEYS[1] if "stochastic" in text else None
-    oracles.same_bits(program(structure)(np.float32(numbers), w, random), q.roundtrip(w, key=random))
+
+    @jax.jit
+    def both(numbers, w, key):
+        return [one._approximate(w, key) for one in (q, rebuild_quantizer(structure, numbers))]
+
+    oracles.same_bits(*both(np.float32(numbers), w, random))
 
 
 def test_quantizers_of_one_structure():
@@ -110,18 +132,16 @@ def test_every_family_is_among_them():
     assert Contaminated in public
 
 
-@lru_cache(None)
-def sampler(structure):
-    return jax.jit(lambda numbers, k: rebuild_population(structure, numbers).sample(k, SHAPE))
-
-
 @pytest.mark.parametrize("pop", POPULATIONS, ids=str)
 def test_a_population_comes_back(pop):
     structure, numbers = split_population(pop)
     again = rebuild_population(structure, numbers)
     assert (again, str(again), type(again)) == (pop, str(pop), type(pop))
     assert hash(structure) == hash(split_population(again)[0])
-    np.testing.assert_array_equal(again.sample(key(1), SHAPE), pop.sample(key(1), SHAPE))
+    ours, others = (jax.tree.flatten(one._sampler()) for one in (pop, again))  # all that a draw depends on
+    assert ours[1] == others[1]
+    for leaf, other in zip(ours[0], others[0], strict=True):
+        np.testing.assert_array_equal(leaf, other)
 
 
 #: Bits that a traced number may cost: see CASES of test_traces.py. A traced df or beta enters an exponent.
@@ -135,8 +155,16 @@ def _has_exponent(pop):
 
 @pytest.mark.parametrize("pop", POPULATIONS, ids=str)
 def test_a_population_of_traced_numbers_draws_the_same(pop):
+    """What a sampler needs is worked out of traced numbers; the draw itself is one program for a structure.
+
+    Both in one program are in test_traces.py.
+    """
     structure, numbers = split_population(pop)
-    drawn, expected = sampler(structure)(np.float32(numbers), key(2)), pop.sample(key(2), SHAPE)
+    sampler = jax.jit(lambda numbers: with_float32_leaves(rebuild_population(structure, numbers)._sampler()))
+    drawn = samplers.drawn(
+        sampler(np.float32(numbers)), key(2), words_of(0), prod(SHAPE), SHAPE if pop._placed else ()
+    ).reshape(SHAPE)
+    expected = pop.sample(key(2), SHAPE)
     if _has_exponent(pop):
         np.testing.assert_allclose(drawn, expected, rtol=3e-6)
     else:

@@ -30,7 +30,7 @@ SLOW = ("nvfp4", "q4_1", "int4:block32:minmax", "int4:block32:p90")
 
 @lru_cache
 def weights(name):
-    return qs.populations.parse(name).sample(key(23), SHAPE)
+    return np.asarray(qs.populations.parse(name).sample(key(23), SHAPE))
 
 
 def compare(errors_of_weights, expected, count=4.5):

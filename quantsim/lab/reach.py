@@ -33,10 +33,14 @@ class House:
     def __init__(self, folders: Mapping[str, Path], asked: Iterable[str] = ()) -> None:
         self._paths, self._asked = dict(_modules(folders)), frozenset(asked)
         self._sources: dict[str, Source] = {}
-        # of a statement, what it leads to and how it is written; of a name, whose it is
+        # of a statement, what it leads to, what it acts on, and how it is written; of a name, whose it is
         self._links: dict[Place, set[Place]] = {}
+        self._acted_on: dict[Place, set[Place]] = {}
         self._texts: dict[Place, str] = {}
         self._meanings: dict[tuple[str, Chain], list[Place]] = {}
+        # of a module, its definitions that nobody names, and the modules and names that importing it runs
+        self._unnamed: dict[str, list[Place]] = {}
+        self._runs: dict[str, set[str]] = {}
 
     def source(self, name: str) -> Source:
         """A module as statements, as it was when this house first read it."""
@@ -118,25 +122,31 @@ class House:
     def _swept_along(self, found: set[Place], start: str) -> Iterator[Place]:
         reached = {module for module, _ in found}
         for module in reached - {start}:
-            for number, statement in enumerate(self.source(module).statements):
-                if statement.plain and statement.code and self._unnamed(module, statement):
-                    yield module, number
+            yield from self._named_by_nobody(module)
         beside = {module for module in reached if module.rpartition(".")[0] == start.rpartition(".")[0]}
         for module in self._run_by(reached - beside) | beside | {start}:
             for number, statement in enumerate(self.source(module).statements):
                 if not statement.plain and self._acts((module, number), found):
                     yield module, number
 
-    def _unnamed(self, module: str, statement: Statement) -> bool:
-        names = statement.binds - self._asked
-        return bool(names) and not any((module, n) in self._named or n.startswith("__") for n in names)
+    def _named_by_nobody(self, module: str) -> list[Place]:
+        if module not in self._unnamed:
+            self._unnamed[module] = []
+            for number, statement in enumerate(self.source(module).statements):
+                names = statement.binds - self._asked
+                named = any((module, n) in self._named or n.startswith("__") for n in names)
+                if statement.plain and statement.code and names and not named:
+                    self._unnamed[module].append((module, number))
+        return self._unnamed[module]
 
     def _acts(self, place: Place, found: set[Place]) -> bool:
         """Whether a statement that is no definition mentions reached code, or nothing of these packages at all."""
-        module, (source, statement) = place[0], self._at(place)
-        meant = self._followed(place) | {(module, n) for name in statement.binds for n in source.defining[name]}
-        meant -= {place}
-        return bool(meant & found) or not meant
+        if place not in self._acted_on:
+            module, (source, statement) = place[0], self._at(place)
+            bound = {(module, n) for name in statement.binds for n in source.defining[name]}
+            self._acted_on[place] = (self._followed(place) | bound) - {place}
+        meant = self._acted_on[place]
+        return not meant or not meant.isdisjoint(found)
 
     @cached_property
     def _named(self) -> set[tuple[str, str]]:
@@ -156,10 +166,15 @@ class House:
         found, todo = set(), set(modules)
         while todo:
             found |= todo
-            reached = {name for module in todo for target in self.source(module).runs for name in _names_of(target)}
+            reached = {name for module in todo for name in self._run_at_the_top_of(module)}
             around = {module.rpartition(".")[0] for module in todo}
             todo = ((reached | around) & self._paths.keys()) - found
         return found
+
+    def _run_at_the_top_of(self, module: str) -> set[str]:
+        if module not in self._runs:
+            self._runs[module] = {name for target in self.source(module).runs for name in _names_of(target)}
+        return self._runs[module]
 
     # --- as text ------------------------------------------------------------------------------------------------
 

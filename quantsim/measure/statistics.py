@@ -206,6 +206,8 @@ def fold(stats: ErrorStats, t: Tally, unit: Unit = "tile") -> ErrorStats:
 def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Unit = "tile") -> ErrorStats:
     """``stats`` with one more array of weights."""
     a, b = pair(w, w_hat)
+    if not a.size:  # nothing to compile a program for
+        return stats
 
     def measured(in_units: Exponents | None) -> Tally:
         return tallies.tally(a, b, unit=in_units)

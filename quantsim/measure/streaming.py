@@ -103,6 +103,8 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
         as_weights(w)
         return statistics.error_stats(w, quantizer.roundtrip(w, key=key))
     jax.eval_shape(lambda w: quantizer._checked(w, None), w32)  # its shape; its values are seen by the tally
+    if not w32.size:  # nothing to compile a program for
+        return statistics.init()
 
     def measured(unit: Exponents | None) -> Tally:
         return tally(quantizer, with_whole_tiles(w32), key, unit=unit)

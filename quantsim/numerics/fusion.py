@@ -33,10 +33,12 @@ def apart(f: Callable[[], Any], data: Shaped[jax.Array, "..."], *, idle: Bool[ja
     first = data.reshape(-1)[0]
     word = ieee.bits_of(first) if jnp.issubdtype(first.dtype, jnp.floating) else first.astype(jnp.int32)
 
-    def never() -> Any:  # zeros, as sharded as the data
-        return jax.tree.map(lambda s: jnp.full(s.shape, (0 * word).astype(s.dtype)), jax.eval_shape(f))
+    once = jax.jit(f, inline=True)  # traced here for its shapes, and not again for the branch
 
-    return lax.cond((lax.population_count(word) > 32) | idle, never, f)
+    def never() -> Any:  # zeros, as sharded as the data
+        return jax.tree.map(lambda s: jnp.full(s.shape, (0 * word).astype(s.dtype)), jax.eval_shape(once))
+
+    return lax.cond((lax.population_count(word) > 32) | idle, never, once)
 
 
 def over_stages(f: Callable[..., Any], rows: tuple[Shaped[jax.Array, "rows n"], ...], stage: int) -> Any:

@@ -129,9 +129,9 @@ class BlockFormat(AbstractQuantizer):
         def encode(blocks: Blocks, importance: Importance | None) -> UInt8[Array, "blocks nbytes"]:
             return self.coding.to_bytes(apart(lambda: self._found(blocks, importance), blocks))
 
-        data = self._over_blocks(encode, w, importance)
-        in_row = self._blocks_in_row(w.shape) * self.nbytes
-        return QuantizedArray(data.reshape(*w.shape[:-1], in_row), None, None, self)
+        shape = (*w.shape[:-1], self._blocks_in_row(w.shape) * self.nbytes)
+        data = self._over_blocks(encode, w, importance) if w.size else jnp.zeros(shape, jnp.uint8)
+        return QuantizedArray(data.reshape(shape), None, None, self)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
         def decode(_: Int32[Array, ""] | int, data: UInt8[Array, "blocks nbytes"]) -> Blocks:
@@ -144,7 +144,7 @@ class BlockFormat(AbstractQuantizer):
         def approximate(blocks: Blocks, importance: Importance | None) -> Blocks:
             return self.coding.values(self._found(blocks, importance))
 
-        return self._over_blocks(approximate, w, importance).reshape(w.shape)
+        return self._over_blocks(approximate, w, importance).reshape(w.shape) if w.size else w
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         def outside(blocks: Blocks, importance: Importance | None) -> Bool[Array, "blocks size"]:
@@ -154,7 +154,7 @@ class BlockFormat(AbstractQuantizer):
             ends = tuple(jnp.where(rising, a, b) for a, b in zip(levels, levels[::-1], strict=True))
             return beyond(blocks, ends) & (levels[0] != levels[3])
 
-        return self._over_blocks(outside, w, None).reshape(w.shape)
+        return self._over_blocks(outside, w, None).reshape(w.shape) if w.size else jnp.zeros(w.shape, bool)
 
     def _found(self, blocks: Blocks, importance: Importance | None) -> Stored:
         """Search on finite weights; where a weight is not finite, the scales become NaN."""
@@ -167,10 +167,10 @@ class BlockFormat(AbstractQuantizer):
     def _over_blocks(
         self, f: Callable[[Blocks, Importance | None], Any], w: Weights, importance: Float[Array, " in"] | None
     ) -> Any:
-        """``f`` on chunks of the blocks of ``w``, each with the importance of its blocks."""
+        """``f`` on chunks of the blocks of ``w``, of which there is one, each with the importance of its blocks."""
         in_row = self._blocks_in_row(w.shape)
         blocks = w.reshape(-1, self.size)
-        if importance is None or not w.size:
+        if importance is None:
             return over_chunks(lambda _, chunk: f(chunk, None), blocks, CHUNK // self.size)
         by_column, row_power = importance.reshape(in_row, self.size), mean_square(w.reshape(-1, w.shape[-1]))
 
