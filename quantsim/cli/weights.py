@@ -10,18 +10,20 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from quantsim import checkpoints
+from quantsim import checkpoints, mitigations
 from quantsim.cli import terminal
 from quantsim.cli.terminal import Flag
-from quantsim.lab import comparison
+from quantsim.lab import comparison, output_comparison
 from quantsim.lab.comparison import Source
 from quantsim.lab.matrix import document_matrix, report
+from quantsim.lab.output_comparison import Outputs
 from quantsim.quantizer import parse
 from quantsim.quantizer.face import AbstractQuantizer
 
 #: Columns of ``metrics``.
 METRICS = ("bits", "SQNR dB", "± se", "predicted", "‖e‖/‖w‖")
 _NORMAL = Source()
+_WEIGHTS_ONLY = Outputs()
 
 
 # --- quantizers side by side ----------------------------------------------------------------------------------------
@@ -30,21 +32,27 @@ _NORMAL = Source()
 def compare(
     specs: tyro.conf.Positional[tuple[str, ...]],
     source: tyro.conf.OmitArgPrefixes[Source] = _NORMAL,
+    outputs: tyro.conf.OmitArgPrefixes[Outputs] = _WEIGHTS_ONLY,
     json: Flag = False,
 ) -> None:
     """Quantizers side by side: true bits per weight and SQNR with its standard error.
 
     Synthetic arrays are drawn until every standard error is at most 0.02 dB (at most 4096 arrays). Tensors of a file
-    that cannot be measured are named on stderr.
+    that cannot be measured are named on stderr. With a mitigation, inputs or activations, errors are those of the
+    outputs x Wᵀ, on inputs that no mitigation was calibrated on.
 
     Args:
         specs: quantizers, for example bf16 int8:channel int4:block32:mse.
         source: where the weights come from.
+        outputs: compare outputs, under these.
         json: print JSON.
     """
     quantizers = [parse(s) for s in specs]
     if not quantizers:
         raise ValueError("name at least one quantizer, for example: quantsim compare int8:channel int4:block32")
+    if outputs.wanted:
+        _compare_outputs(quantizers, source, outputs, json)
+        return
     rows = list(comparison.compare(quantizers, source, refused=partial(_say_refused, source.weights)))
     if json:
         print(terminal.json_text([with_exact(r) for r in rows]))
@@ -52,6 +60,36 @@ def compare(
     named = ("tensor",) if source.weights else ()
     cells = [(*(r[n] for n in named), r["spec"], *metrics(r)) for r in rows]
     print(terminal.table((*named, "spec", *METRICS), cells))
+
+
+def _compare_outputs(quantizers: list[AbstractQuantizer], source: Source, outputs: Outputs, json: bool) -> None:
+    remedies = [mitigations.parse(text) for text in outputs.mitigation]
+    activations = None if outputs.activations is None else parse(outputs.activations)
+    inputs = outputs.inputs or "normal"
+    found = output_comparison.compare_outputs(
+        quantizers, remedies, source, inputs=inputs, activations=activations, unfit=_say_unfit
+    )
+    rows = list(found)
+    if json:
+        print(terminal.json_text(rows))
+        return
+    named = ("tensor",) if source.weights else ()
+    cells = [
+        (
+            *(r[n] for n in named),
+            r["mitigation"],
+            r["spec"],
+            _number(r["bits_per_weight"], 3),
+            _number(r["output_error"], 5),
+            _number(r["output_error_se"], 5),
+        )
+        for r in rows
+    ]
+    print(terminal.table((*named, "mitigation", "spec", "bits", "‖dy‖/‖y‖", "± se"), cells))
+
+
+def _say_unfit(pair: str, reason: str) -> None:
+    terminal.say(f"quantsim: left out {pair}: {reason}")
 
 
 def _say_refused(path: Path | None, tensor: str, reason: str) -> None:
