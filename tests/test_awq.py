@@ -87,8 +87,8 @@ def test_one_program_for_all_ratios():
     ("spec", "options", "message"),
     [
         ("int4:channel", {"ratios": 0}, "lies within"),
-        ("int4:channel", {"clips": -1}, "0 clips"),
-        ("int4:channel", {"weight_term": "max"}, "known are none, mean"),
+        ("int4:channel", {"clips": -1}, "clips of awq lies within"),
+        ("int4:channel", {"weight_term": "max"}, "one of none, mean, not 'max'"),
         ("int4:tensor", {"clips": 4}, "each channel or block"),
         ("q4_0", {"clips": 4}, "each channel or block"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 
 from quantsim.granularity import Block, Channel, Tensor
 from quantsim.mitigations.compensation import Plan, rounded_in_turn
-from quantsim.mitigations.hessian import damped, hessian, links
+from quantsim.mitigations.hessian import damped, excess, hessian, links
 from quantsim.mitigations.layer import Layer, Mitigated
 from quantsim.mitigations.registry import on_host
 from quantsim.quantizer import Quantizer
@@ -36,6 +36,9 @@ def gptq(
     computed in float64 on the host, the rest in one compiled program. An input that is 0 in all of X (H[j,j] = 0,
     exactly) is dead: its column is rounded to nearest, neither compensated nor compensating.
 
+    Rounding to nearest is always a candidate, kept where it errs less on X: so on its calibration inputs the result is
+    never worse. It happens where there is little to compensate, and blocks are of other columns or of moved weights.
+
     Args:
         layer: weights and the inputs to calibrate on.
         q: a scaled quantizer; its scales are shared along rows (tensor, channel, block along the last axis), or a cast.
@@ -50,8 +53,8 @@ def gptq(
             below is taken, at least one block. It changes nothing but roundings of float32, except with "block".
 
     Returns:
-        ``found`` counts ``dead`` columns, and ``saturated`` weights: compensated ones more than half a step out of
-        the range of their scale.
+        ``found`` counts ``dead`` columns, and ``saturated`` weights: those rounded from more than half a
+            step out of the range of their scale; and says whether rounding to ``nearest`` was kept.
 
     Raises:
         ValueError: for another quantizer, stochastic rounding, options out of range, shapes that do not fit, and for a
@@ -76,8 +79,13 @@ def gptq(
     plan = plan_of(q, scales, lazy, w.shape[1])
     link = links(damped(h, damping)[np.ix_(order, order)])
     done = rounded_in_turn(*parted(q), w, jnp.asarray(link), jnp.asarray(order, jnp.int32), plan)
+    plain = q.roundtrip(w)
+    if excess(np.asarray(done.weights), np.asarray(plain), np.asarray(w), h) > 0:
+        saturated = jnp.sum(q.clipped(w), dtype=jnp.int32)
+        found = {"dead": jnp.int32(dead.sum()), "saturated": saturated, "nearest": jnp.bool_(True)}
+        return Mitigated(plain, jnp.float32(0), found=found)
     extra = _index_bits(plan, w.shape[1]) if ordering == "activation" else 0
-    found = {"dead": jnp.int32(dead.sum()), "saturated": done.saturated}
+    found = {"dead": jnp.int32(dead.sum()), "saturated": done.saturated, "nearest": jnp.bool_(False)}
     return Mitigated(done.weights, jnp.float32(extra), found=found)
 
 

@@ -69,6 +69,20 @@ def links(h: Float[np.ndarray, "in in"]) -> Float[np.ndarray, "in in"]:
     return np.triu(u, 1).astype(np.float32)
 
 
+def excess(
+    w_hat: NDArray[np.floating], other: NDArray[np.floating], w: NDArray[np.floating], h: Float[np.ndarray, "in in"]
+) -> float:
+    """What ``w_hat`` errs more in the outputs than ``other``, tr(E H Eᵀ) of each, in float64.
+
+    One product for both: with errors A and B it is tr((A - B) H (A + B)ᵀ).
+
+    >>> excess(np.array([[1.0]]), np.array([[0.75]]), np.array([[0.5]]), np.array([[2.0]]))
+    0.375
+    """
+    a, b = (v.astype(np.float64) - w.astype(np.float64) for v in (w_hat, other))
+    return float((((a - b) @ h) * (a + b)).sum())
+
+
 def _singular(h: Float[np.ndarray, "in in"]) -> str:
     return (
         f"the Hessian of {len(h)} inputs is singular: inputs are dependent, or fewer than there are columns; "

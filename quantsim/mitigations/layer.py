@@ -14,6 +14,7 @@ from quantsim.outputs.products import product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
+from quantsim.quantizer.static import Static
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
 Outputs = Float[Array, "batch out"]
@@ -103,14 +104,20 @@ class Mitigated:
         divided = x if self.divided_by is None else x / self.divided_by[None]
         return divided if self.rotation is None else self.rotation.apply(divided)
 
+    def quantized_part(self, x: Activations) -> Activations:
+        """x' as a quantizer of activations sees it, and as ``static`` calibrates one: zero where channels are apart."""
+        x = self.transformed(x)
+        return x if self.apart is None else jnp.where(self.apart[None], 0.0, x)
+
     def outputs(
-        self, x: ArrayLike, activations: AbstractQuantizer | str | None = None, *, key: PRNGKey | None = None
+        self, x: ArrayLike, activations: AbstractQuantizer | Static | str | None = None, *, key: PRNGKey | None = None
     ) -> Outputs:
         """The outputs of the layer for inputs ``x`` (batch, in), in float32.
 
         Args:
             x: inputs, as the layer without mitigation gets them.
-            activations: quantizer of the inputs, or its spec: "int8:channel" has a scale for each token.
+            activations: quantizer of the inputs, or its spec: "int8:channel" has a scale for each token; or a static
+                one, ``static("int8:tensor", mitigated.quantized_part(calibration))``.
             key: for stochastic rounding of the activations.
 
         Raises:
@@ -119,8 +126,8 @@ class Mitigated:
         x = as_weights(x, what="inputs")
         if x.ndim != 2 or x.shape[1] != self.weights.shape[1]:
             raise ValueError(f"inputs (batch, in) do not fit weights {self.weights.shape} (out, in): {x.shape}")
-        if activations is None:
-            return _outputs(None, (), self, x, key)
+        if activations is None or isinstance(activations, Static):
+            return _outputs(None, activations, self, x, key)
         return _outputs(*parted(parse(activations)), self, x, key)
 
     def bits_per_weight(self, q: AbstractQuantizer | str) -> float:
@@ -130,15 +137,16 @@ class Mitigated:
 
 
 @partial(jax.jit, static_argnums=0)
-def _outputs(structure: Any, numbers: Any, m: Mitigated, x: Activations, key: PRNGKey | None) -> Outputs:
-    x = m.transformed(x)
-    used = x
-    if structure is not None:
-        quantized = x if m.apart is None else jnp.where(m.apart[None], 0.0, x)
-        used = rebuild_quantizer(structure, numbers).roundtrip(quantized, key=key)
+def _outputs(structure: Any, given: Any, m: Mitigated, x: Activations, key: PRNGKey | None) -> Outputs:
+    """``given`` are the numbers of a quantizer of the structure; without one, a static quantizer or None."""
+    q = given if structure is None else rebuild_quantizer(structure, given)
+    changed = m.transformed(x)
+    used = changed
+    if q is not None:
+        used = q.roundtrip(m.quantized_part(x), key=key)
         if m.apart is not None:
-            used = used + jnp.where(m.apart[None], half(x), 0.0)
+            used = used + jnp.where(m.apart[None], half(changed), 0.0)
     y = product(used, m.weights)
     if m.branch is not None:
-        y = y + product(product(x, m.branch.down), m.branch.up)
+        y = y + product(product(changed, m.branch.down), m.branch.up)
     return y if m.bias is None else y + m.bias[None]

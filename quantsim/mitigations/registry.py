@@ -22,6 +22,8 @@ Function = Callable[..., Mitigated]
 
 FUNCTIONS: dict[str, Function] = {}
 
+#: Those that compute on the host: no program, so that they stand outside jit, vmap and grad.
+ON_HOST: set[str] = set()
 
 #: What each option of a mitigation may be: (lowest, highest) of a number, or the words to choose from.
 LIMITS: dict[str, dict[str, tuple]] = {}
@@ -60,7 +62,7 @@ def on_host(**limits: tuple) -> Callable[[Function], Function]:
     """Register a function of the same shape that is not one program: what it does on the host, it does in float64.
 
     Its quantizer is parsed, its layer and options are checked; what it compiles, it compiles for the structure of the
-    quantizer itself.
+    quantizer itself. Under a transformation, where nothing is known, it says so with a TypeError.
 
     Args:
         limits: of an option, (lowest, highest) of a number, or the words to choose from.
@@ -71,9 +73,13 @@ def on_host(**limits: tuple) -> Callable[[Function], Function]:
         def checked(layer: Layer, q: AbstractQuantizer | str, **options: Any) -> Mitigated:
             for option, value in options.items():
                 require_within(f.__name__, option, value)
-            return f(fitting(layer), parse_quantizer(q), **options)
+            known = fitting(layer)
+            if not all(hasattr(a, "sharding") for a in (known.weights, known.inputs)):  # what is traced lies nowhere
+                raise TypeError(f"{f.__name__} computes on the host in float64, not inside jit, vmap or grad")
+            return f(known, parse_quantizer(q), **options)
 
         FUNCTIONS[f.__name__], LIMITS[f.__name__] = checked, limits
+        ON_HOST.add(f.__name__)
         return checked
 
     return register
