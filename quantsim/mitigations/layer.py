@@ -105,7 +105,7 @@ class Mitigated:
         return divided if self.rotation is None else self.rotation.apply(divided)
 
     def quantized_part(self, x: Activations) -> Activations:
-        """What a quantizer of activations sees of x', and ``static`` is calibrated on: zero where channels are apart."""
+        """What a quantizer of activations sees of x', and ``static`` is to be calibrated on: 0 in channels apart."""
         x = self.transformed(x)
         return x if self.apart is None else jnp.where(self.apart[None], 0.0, x)
 
