@@ -98,6 +98,18 @@ def forbidden_violations(module, tree):
     return found
 
 
+def early_violations(module, tree):
+    """Imports of scipy at the top of a module: it takes longer to import than all of this package."""
+    found = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            if any(name.split(".")[0] == "scipy" for name, _, _, _ in imports(statement)):
+                found.append(
+                    f"{module}:{statement.lineno} imports scipy before it is needed, not in the function that does"
+                )
+    return found
+
+
 def body_lines(function):
     """Lines of the body without the docstring."""
     body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
@@ -163,6 +175,7 @@ def violations(sources):
     found = cycle_violations(trees)
     for module, tree in trees.items():
         found += floor_violations(module, tree, trees) + forbidden_violations(module, tree)
+        found += early_violations(module, tree)
         found += size_violations(module, tree) + packing_violations(module, sources[module], tree)
     return found
 
@@ -238,6 +251,7 @@ BAD = {
     "layout kept from the formatter": ({"quantsim.rows": f"x = (1,  2)  # {MARK}"}, "keeps the formatter off 1"),
     "a table of lambdas": ({"quantsim.rows": 'x = {"a": lambda v: v, "b": lambda v: -v}'}, "table of lambdas"),
     "a table in a string": ({"quantsim.rows": 'x = dict(zip("a b c".split(), (1, 2, 3)))'}, "splits a literal"),
+    "scipy before it is needed": ({"quantsim.theory": "from scipy.special import ndtr"}, "imports scipy before"),
     "many parameters": ({"quantsim.measure.tallies": "def f(a, b, c, *, d, e, f, g): pass"}, "7 parameters"),
     "a circle in a family": (
         {"quantsim.theory.a": "from quantsim.theory import b", "quantsim.theory.b": "import quantsim.theory.a"},
@@ -261,6 +275,7 @@ GOOD = {
         "quantsim.measure.tallies": "class C:\n    def f(self, a, b, c, *d, e, f, g=0, **h): pass"
     },
     "matplotlib in its place": {"quantsim.lab.plotting": "import matplotlib"},
+    "scipy where it is needed": {"quantsim.theory": "def f():\n    from scipy.special import ndtr\n    return ndtr(0)"},
 }
 
 

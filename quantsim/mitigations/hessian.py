@@ -5,10 +5,8 @@ links agree from machine to machine to a rounding of float32 where H is not clos
 """
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.linalg import get_lapack_funcs
 
 _ROWS = 1024  # inputs that are widened to float64 at a time
 
@@ -57,9 +55,11 @@ def links(h: Float[np.ndarray, "in in"]) -> Float[np.ndarray, "in in"]:
     >>> links(np.array([[2.0, 1.0], [1.0, 2.0]])).tolist()
     [[0.0, -0.5], [0.0, 0.0]]
     """
+    from scipy.linalg import cholesky, get_lapack_funcs
+
     largest = float(np.diag(h).max())
     try:
-        r = scipy.linalg.cholesky(h[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
+        r = cholesky(h[::-1, ::-1], lower=True, check_finite=False)[::-1, ::-1]
     except np.linalg.LinAlgError:
         raise ValueError(_singular(h)) from None
     if not np.diag(r).min() ** 2 > len(h) * np.finfo(np.float64).eps * largest:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
 
 from quantsim._types import PRNGKey
 from quantsim.numerics import ieee
@@ -243,6 +242,8 @@ class ReLU(Step):
                 "relu has closed moments of normal activations, uncorrelated or of mean zero, only"
             )
         if mean.any():
+            from scipy.special import ndtr
+
             t = mean / std
             density = np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
             after = std * density + mean * ndtr(t)
