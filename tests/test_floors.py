@@ -100,14 +100,12 @@ def forbidden_violations(module, tree):
 
 def early_violations(module, tree):
     """Imports of scipy at the top of a module: it takes longer to import than all of this package."""
-    found = []
-    for statement in tree.body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            if any(name.split(".")[0] == "scipy" for name, _, _, _ in imports(statement)):
-                found.append(
-                    f"{module}:{statement.lineno} imports scipy before it is needed, not in the function that does"
-                )
-    return found
+    early = [statement for statement in tree.body if isinstance(statement, ast.Import | ast.ImportFrom)]
+    return [
+        f"{module}:{statement.lineno} imports scipy before it is needed, not in the function that does"
+        for statement in early
+        if any(name.split(".")[0] == "scipy" for name, _, _, _ in imports(statement))
+    ]
 
 
 def body_lines(function):
