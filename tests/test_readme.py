@@ -12,9 +12,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def test_the_example_runs_and_prints_what_it_names(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
-    numbers, outputs, predicted = capsys.readouterr().out.splitlines()
+    numbers, outputs, both, smooth, predicted = capsys.readouterr().out.splitlines()
     assert float(numbers.split()[0]) == 5.0  # 4 bits and a float32 scale for 32
     assert outputs.startswith("OutputError(rel_rms=")
+    assert both.startswith("QuantizedOutputError(rel_rms=")
+    assert smooth == "(256, 1024) 8.0234375"  # a float32 scale a row of 4096, 16 bits an input channel
     assert 2.8e-5 < float(predicted) < 2.9e-5
 
 
