@@ -75,15 +75,17 @@ def test_a_number_of_jobs_that_is_none_is_refused(jobs, capsys):
     assert f"at least 1, not {jobs}" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_all_and_what_is_finished_is_kept(tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_command_that_is_cut_short_ends_all_its_processes(tmp_path, how, code):
     command = [sys.executable, "-c", START, "run", *SLOW, "--small", "--jobs", "2", "--out", str(tmp_path)]
     partial = [tmp_path / "small" / f"{name}.partial.jsonl" for name in SLOW]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not any(path.exists() for path in partial):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         _, message = process.communicate(timeout=60)  # it waits for all that hold its stderr: the other processes, too
-    assert process.returncode == 130
-    assert message.endswith("interrupted: what is finished is kept, the same command goes on from there\n")
+    assert process.returncode == code
     assert "Traceback" not in message
+    if how == signal.SIGINT:
+        assert message.endswith("interrupted: what is finished is kept, the same command goes on from there\n")

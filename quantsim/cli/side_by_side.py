@@ -1,7 +1,9 @@
 """Studies side by side, each in a process of its own: nearly all of a run is compilation, which one core does."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -54,8 +56,17 @@ def _start(ticks: Any, devices: int) -> None:
     global _ticks
     _ticks = ticks
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     jax.config.update("jax_num_cpu_devices", devices)
     programs.keep()
+
+
+def _end_with_the_command() -> None:
+    """A command that is killed has no time to end its processes."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+    command.join()
+    os._exit(1)
 
 
 def _one(name: str, folder: Path, options: dict[str, bool]) -> Any:
