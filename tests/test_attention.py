@@ -48,7 +48,7 @@ def assert_close(found, expected, rel=2e-4):
 
 SITES = {
     "queries and keys": AttentionQuantizers(queries="int8:channel", keys=f"int8:block{WIDTH}"),
-    "coarse": AttentionQuantizers(queries="int2:channel", keys="int2:channel", values="int3:channel"),
+    "coarse": AttentionQuantizers(queries="int2:block32", keys="int3:block32", values="int3:channel"),
     "values": AttentionQuantizers(values=qs.parse("e4m3:channel")),
     "nothing": AttentionQuantizers(),
 }
@@ -137,7 +137,7 @@ def test_the_sums_can_be_jitted_and_do_not_depend_on_other_heads():
     ids=str,
 )
 def test_shapes_that_do_not_fit_are_refused(shapes):
-    with pytest.raises(ValueError, match="do not fit|at least one"):
+    with pytest.raises(ValueError, match=r"do not fit|at least one"):
         attention_error(*(np.ones(s, np.float32) for s in shapes), AttentionQuantizers())
 
 

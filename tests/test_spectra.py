@@ -1,5 +1,7 @@
 """Spectra and convolutions: Parseval, white noise, single waves, and XLA's convolution with wrapped borders."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_rings_hold_each_frequency_once():
     edges, count = np.array([0.0, 0.1, 0.3, 0.8]), np.ones((10, 14))
     np.testing.assert_array_equal(ring_means(count, edges), 1.0)
     radius = frequencies(10, 14)
-    sizes = np.array([((radius >= a) & (radius < b)).sum() for a, b in zip(edges, edges[1:], strict=False)])
+    sizes = np.array([((radius >= a) & (radius < b)).sum() for a, b in pairwise(edges)])
     assert sizes.sum() == count.size
     assert (ring_means(radius, edges) * sizes).sum() == pytest.approx(radius.sum())
 

@@ -95,7 +95,9 @@ def attention_error(
         raise ValueError(f"queries and keys (heads, tokens, width) and values do not fit: {shapes}")
     if k.shape[1] != v.shape[1] or not all(map(all, shapes)):
         raise ValueError(f"there is one value for each key, and at least one, got {shapes}")
-    q_hat, k_hat, v_hat = (_approximated(a, getattr(quantizers, name)) for a, name in zip((q, k, v), given, strict=True))
+    q_hat, k_hat, v_hat = (
+        _approximated(a, getattr(quantizers, name)) for a, name in zip((q, k, v), given, strict=True)
+    )
     logits, errors = logits_and_errors(q, q_hat, k, k_hat)
     if quantizers.logits is not None:
         errors = error(logits, _approximated(logits + errors, quantizers.logits))
