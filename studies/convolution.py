@@ -298,7 +298,7 @@ def powers(ax: plotting.Axes, rows: Rows, kernel: Kernel) -> None:
 def relative_errors(ax: plotting.Axes, rows: Rows, by: str, styles: dict[Any, Style], title: str) -> None:
     """Error of the output relative to the output at the same frequency."""
     plotting.family(ax, rows, "frequency", "rel_rms", by=by, styles=styles)
-    over_frequency(ax, yscale="log", ylabel="error / output, rms", ylim=(5e-5, 30))
+    over_frequency(ax, yscale="log", ylabel="error / output, rms", ylim=(1e-5, 30))
     ax.axhline(DESTROYED, color="0.4", lw=0.9, ls=":")
     plotting.note(ax, 0.97, 0.04, title, transform=ax.transAxes, ha="right")
     ax.legend(loc="upper right")

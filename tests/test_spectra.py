@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from quantsim.lab import study
 from quantsim.outputs.spectra import convolution, frequencies, power_spectrum, ring_means, transfer
 
 
@@ -68,3 +69,12 @@ def test_what_does_not_fit_is_refused():
         ring_means(np.ones((4, 4)), [0.01, 0.02])
     with pytest.raises(ValueError, match="larger than a field"):
         transfer(np.ones((5, 5)), 4, 4)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (1, 2), (2, 4), (1, 4), (-1, 8), (-1, -1), (3, 5), (2, -3)])
+def test_rounding_errors_of_multiples_are_correlated_as_the_study_says(a, b):
+    """Over whole periods of w, sampled evenly off the ties; 10^5 points a period."""
+    w = (np.arange(100_000) + 0.5) / 100_000
+    of_a, of_b = (np.round(n * w) - n * w for n in (a, b))
+    expected = study.module("convolution").rounding_correlation(float(a), float(b))
+    assert 12 * np.mean(of_a * of_b) == pytest.approx(expected, abs=1e-4)
