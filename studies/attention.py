@@ -377,8 +377,8 @@ CLAIMS = (
         "thousandth of the attention, and the relative rms error of the outputs is at most that of the logits",
         number=damped,
         rule=share_of_cases("both are so, up to three standard errors"),
-        reading="a common shift does nothing if logits are float32 (bf16 or int8 lose a twentieth of the attention "
-        "to it); relative errors of logits are damped only while logits are smaller than about 1, and grow beyond",
+        reading="a common shift does nothing if logits are float32 (in bf16 or int8 it moves 5 to 10 % of the "
+        "attention); relative errors of logits are damped only while logits are smaller than about 1, and grow beyond",
     ),
     Claim(
         "A50",
