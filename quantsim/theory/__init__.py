@@ -44,7 +44,7 @@ from quantsim.theory.scales import (
     unequal_absmax_power,
 )
 from quantsim.theory.scheme import NoTheoryError
-from quantsim.theory.softmax import softmax_kl, softmax_tv
+from quantsim.theory.softmax import softmax_flips, softmax_kl, softmax_mse, softmax_tv
 from quantsim.theory.weights import weight_mean_abs, weight_mse, weight_rel_mse
 
 __all__ = [
@@ -103,7 +103,9 @@ __all__ = [
     "rms_crest",
     "second_moment",
     "shannon_lower_bound",
+    "softmax_flips",
     "softmax_kl",
+    "softmax_mse",
     "softmax_tv",
     "stack_error",
     "unequal_absmax_power",
