@@ -219,8 +219,8 @@ def test_a_touched_module_makes_stale_exactly_the_studies_that_reach_it(tmp_path
     """Also beside a new and empty package, which no study reaches."""
     package = tmp_path / "quantsim"
     shutil.copytree(study.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "studies"))
-    (package / "mitigations").mkdir()
-    (package / "mitigations" / "__init__.py").touch()
+    (package / "annex").mkdir()
+    (package / "annex" / "__init__.py").touch()
     with (package / f"{module.replace('.', '/')}.py").open("a", encoding="utf-8") as file:
         file.write("\n\ndef touched():\n    return 1\n")
     before, after = (keys.house(folder, study.folder()) for folder in (study.PACKAGE, package))
