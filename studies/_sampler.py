@@ -116,7 +116,7 @@ def samples(size: Size, of: Problem, kind: Kind, steps: int, wrong: tuple[int, i
 
 
 def matrices(size: Size, kind: Kind) -> Float[Array, "repeats dimensions dimensions"]:
-    """What the noise is multiplied with: the identity and a white matrix, or quantized weights W of features Wᵀ noise."""
+    """What the noise is multiplied with: the identity plus a white matrix, or weights Ŵ of the features Wᵀ noise."""
     rng = np.random.default_rng((size.seed, 1))
     white = rng.standard_normal((size.repeats, DIMENSIONS, DIMENSIONS))
     if not kind.weights:
@@ -162,14 +162,15 @@ def compared(of: Problem, x: Float[Array, "repeats samples dimensions"], x_hat: 
 def identity_and_quality(found: Comparison) -> dict[str, float]:
     """Identity: distance of samples that stay in their mode, median of all, share that flips. Quality: the rest.
 
-    rel_rms = ‖x̂ − x‖ / ‖x‖ of those that stay; excess = energy distance from the data, more than without errors; spread
-    = rms distance from the means, over that without errors; least_mode = samples in the mode that loses most, likewise.
+    rel_rms = ‖x̂ − x‖ / ‖x‖ of those that stay; excess = energy distance from the data, more than without errors;
+    spread = rms distance from the means, over that without errors; least_mode = samples in the mode that loses most,
+    likewise.
     """
     c = Comparison(*(np.asarray(a, np.float64) for a in found))
     stays = c.mode == c.mode_hat
     medians = np.sqrt(np.median(c.squared_distance / c.squared_sample, axis=1))
     counts = [[np.bincount(modes.astype(int), minlength=MODES) for modes in m] for m in (c.mode, c.mode_hat)]
-    kept = np.array(counts[1]) / np.maximum(counts[0], 1)
+    kept = np.where(np.array(counts[0]) > 0, np.array(counts[1]) / np.maximum(counts[0], 1), 1.0)
     return columns(
         rel_rms=root_ratio(c.squared_distance * stays, c.squared_sample * stays),
         median=mean(medians),

@@ -2,8 +2,8 @@
 
 Method. Standard normal values are quantized to int8 or int4 with one scale, or carry a relative error of 1 %; what
 comes out of SiLU, GELU and, to compare, ReLU is sorted by the value that went in.
-Theory. A small relative error comes out times |x f'(x) / f(x)|, the slope in logarithms; a response is exponential where
-f is multiplied by the same factor for each step of x, and a power where the slope in logarithms is constant.
+Theory. A small relative error comes out times |x f'(x) / f(x)|, the slope in logarithms. A response is exponential
+where f is multiplied by the same factor for each step of x.
 Expected. Near 0 both are x / 2: relative errors of small values come out as they went in, times 1, whatever their size.
 They grow by a third around 1 and by |x| in the left tail, where nothing is left of the value. Exponential is only that
 tail, which vanishes; above 2 both are the identity.
@@ -118,7 +118,8 @@ def classes(
         if out.min() > 0:  # ReLU has no relative error where it is 0
             before, after = root_ratio(error, signal), root_ratio(out_error, out)
             factor = root_ratio(out_error / out, error / signal)
-            yield {"low": low, "high": high} | columns(before=before, after=after, factor=factor)
+            at = float(np.mean(true, where=inside))
+            yield {"low": low, "high": high, "at": at} | columns(before=before, after=after, factor=factor)
 
 
 def responses() -> list[dict]:
@@ -168,9 +169,9 @@ def amplification(ax: Axes, rows: Rows) -> None:
     for function in SMOOTH:
         style = STYLES[function]
         for error, look in ((RELATIVE, {}), ("int8", {"markerfacecolor": "w"})):
-            found = Rows(r | {"middle": (r["low"] + r["high"]) / 2} for r in rows.where(function=function, error=error))
+            found = rows.where(function=function, error=error)
             name = Style(style.color, style.marker, f"{function}, {error}")
-            plotting.points(ax, found, "middle", "factor", series=name, **look)
+            plotting.points(ax, found, "at", "factor", series=name, **look)
         y = MATHEMATICAL[function](x)
         slope = np.gradient(y, x)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -218,7 +219,7 @@ CLAIMS = (
         "below 0.1 std is at least 1.1 times as large behind the function as before it",
         number=small_errors_amplified,
         rule=share_of_cases("the relative error grows by a tenth or more"),
-        reading="near 0 both are half the identity: relative errors of small values are large before and no larger behind",
+        reading="near 0 both are half the identity: relative errors of small values are large before, no larger behind",
     ),
     Claim(
         "B59",

@@ -247,7 +247,8 @@ def balance(ax: Axes, rows: Rows) -> None:
     """By what factor an error of F(x) is larger in x + F(x)."""
     labels = {GAIN: "F too large", ROUNDED: "F off at random"}
     for error, style in plotting.styles(labels).items():
-        plotting.points(ax, rows.where(error=error), "cosine", "factor", series=style)
+        look = {"ms": 5, "markerfacecolor": "w"} if error == GAIN else {}
+        plotting.points(ax, rows.where(error=error), "cosine", "factor", series=style, **look)
     cosines = np.linspace(-0.9995, 0.95, 400)
     plotting.prediction(ax, cosines, 1 / np.sqrt(2 + 2 * cosines), label="|F| / |x + F|")
     ax.axhline(TWICE, color="0.6", lw=0.8)
@@ -281,8 +282,8 @@ CLAIMS = (
     Claim(
         "A20",
         statement='residual connections "correct" errors',
-        definition="share of two stacks (linear, GELU) × two parts: one layer's relative error halves on its way to the "
-        "last layer; the error of all layers is less than half of that without branches",
+        definition="share of two stacks (linear, GELU) × two parts: one layer's relative error halves on its way to "
+        "the last layer; the error of all layers is less than half of that without branches",
         number=corrected,
         rule=share_of_cases("the relative rms error is less than half"),
         reading="no error is taken back, but a branch is a small part of the stream, so all errors together stay small",
@@ -294,6 +295,6 @@ CLAIMS = (
         "relative error of x + F(x) is more than twice that of F(x)",
         number=sensitive,
         rule=share_of_cases("the sum is off by more than twice what the branch is off by"),
-        reading="only where the branch all but cancels what it is added to; else the sum is off by less than the branch",
+        reading="only where the branch nearly cancels what it is added to; else the sum is off by less than the branch",
     ),
 )

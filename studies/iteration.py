@@ -10,7 +10,9 @@ Expected. A contraction forgets and an expansion multiplies; a rotation turns a 
 fresh ones do. A sampler of T steps takes 1 / T of the noise away in each: persistent errors end the same for any T,
 fresh ones fall as 1 / sqrt(T), both as for normal data of a mode's width, and below the error that the sampler itself
 makes at 50 steps. Quality suffers later than identity. Systematic errors (truncated, saturated) accumulate more than
-fresh ones, rounding of outputs does not.
+fresh ones, rounding of outputs does not. All of this holds for the median sample; instead of all samples, as expected:
+before a sample has decided for a mode, those near the boundary of two drift apart, so that the rms of an early error
+grows by half on its way to the end, where its median shrinks by half.
 Refuted if the error at 50 steps exceeds that at 20: panel c.
 
 Settles A35, A36, A37 and A38 of the ledger, which numbers the statements of two documents (``quantsim claims``).
@@ -29,7 +31,7 @@ from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, share, share_of_cases
 from quantsim.lab.plotting import Axes, Style
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import Estimate, columns, ratio, root_ratio
+from quantsim.measure.ratios import Estimate, columns, mean, ratio, root_ratio
 from quantsim.outputs.diffusion import Followed, stable_diffusion_schedule
 from quantsim.rows import Rows
 
@@ -48,6 +50,7 @@ from ._sampler import (
 )
 
 FEW, MANY = 20, 50  # steps, between which the document sees errors accumulate
+MORE_REPEATS = 4  # times, of errors in one step: the few samples near a boundary dominate their rms
 SIZE = 0.01  # relative rms error of the predicted noise, between those of int8 weights (0.6 %) and int4 (10 %)
 A_TENTH, HALF, TWICE = 1.1, 0.5, 2.0  # times: what counts as more, as most, as accumulating more than fresh errors do
 BLURRED = 0.9  # times the spread within a mode, or the samples of a mode: what counts as blur, or as a lost concept
@@ -57,10 +60,10 @@ PERSISTENT, FRESH = Kind("persistent", persistent=SIZE), Kind("fresh", fresh=SIZ
 INT8_WEIGHTS = tuple(Kind(f"{spec} weights", weights=spec) for spec in ("q8_0", "int8:channel", "int8:tensor"))
 INT4_WEIGHTS = Kind("int4 weights", weights="int4:channel")
 OF_STEPS = (PERSISTENT, FRESH, *INT8_WEIGHTS, INT4_WEIGHTS)  # measured for every number of steps
-TRUNCATED = Kind("int8 outputs, truncated", outputs="int8:channel:absmax:truncate")
-SATURATED = Kind("int8 outputs, saturated", outputs="int8:channel:clip0.8")  # beyond 0.8 of the largest
-ROUNDED = Kind("int8 outputs, rounded", outputs="int8:channel")
-ROUNDED_INT4 = Kind("int4 outputs, rounded", outputs="int4:channel")
+TRUNCATED = Kind("truncated int8", outputs="int8:channel:absmax:truncate")
+SATURATED = Kind("saturated int8", outputs="int8:channel:clip0.8")  # beyond 0.8 of the largest
+ROUNDED = Kind("rounded int8", outputs="int8:channel")
+ROUNDED_INT4 = Kind("rounded int4", outputs="int4:channel")
 OF_OUTPUTS = (TRUNCATED, SATURATED, ROUNDED, ROUNDED_INT4)
 SYSTEMATIC = (TRUNCATED, SATURATED, ROUNDED, INT8_WEIGHTS[0])  # what the document names, and weights that are rounded
 DISCRETIZATION = "the sampler itself"
@@ -76,10 +79,10 @@ class Map:
 
 
 MAPS = (
-    Map("contraction ×0.8", 0.8),
-    Map("nothing changes", 1.0),
-    Map("rotation", 1.0, turned=True),
-    Map("expansion ×1.1", 1.1),
+    Map("× 0.8", 0.8),
+    Map("× 1", 1.0),
+    Map("× 1, turned", 1.0, turned=True),
+    Map("× 1.1", 1.1),
 )
 
 
@@ -100,7 +103,7 @@ class Config:
     repeats: int = 8
     steps: tuple[int, ...] = (5, 10, 20, 50, 100)
     sizes: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-    injected_at: tuple[int, ...] = (0, 2, 5, 10, 20, 30, 40, 47)
+    injected_at: tuple[int, ...] = (0, 5, 10, 20, 30, 40)
     iterated: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 50, 100)
     seed: int = 0
 
@@ -186,14 +189,14 @@ def by_steps(config: Config, kind: Kind) -> list[dict]:
         row = row_of(of, found, {"kind": "steps", "error": kind.name, "steps": steps})
         if kind in (PERSISTENT, FRESH):
             size_of_samples = np.sqrt(1 + WIDTH**2)
-            row["predicted_rel_rms"] = predicted_rms(kind, steps, WIDTH)[-1] / size_of_samples
+            row["predicted_median"] = predicted_rms(kind, steps, WIDTH)[-1] / size_of_samples
             rows += along(of, kind, found) if steps == MANY else []
         rows.append(row)
     return rows
 
 
 def along(of: Problem, kind: Kind, found: Followed) -> list[dict]:
-    """Rms error of a coordinate after each of many steps, of samples that stay in their mode."""
+    """Error of a coordinate after each of many steps: rms over samples that stay in their mode, and median of all."""
     c = compared(of, found.exact, found.spoiled)
     stays = np.asarray(c.mode == c.mode_hat)
     predicted, rows = predicted_rms(kind, MANY, WIDTH), []
@@ -201,8 +204,15 @@ def along(of: Problem, kind: Kind, found: Followed) -> list[dict]:
         squares = np.asarray(found.squared_errors[:, step], np.float64) * stays
         row = {"kind": "along", "error": kind.name, "step": step + 1}
         row |= columns(rms=root_ratio(squares, DIMENSIONS * stays))
-        rows.append(row | {"predicted_rms": predicted[step]})
+        row |= columns(median=median_root(found.squared_errors[:, step], DIMENSIONS))
+        rows.append(row | {"predicted_median": predicted[step]})
     return rows
+
+
+def median_root(of: Any, over: Any) -> Estimate:
+    """Median over the samples of each repeat of the root of a ratio, mean over repeats."""
+    ratios = np.asarray(of, np.float64) / np.asarray(over, np.float64)
+    return mean(np.sqrt(np.median(ratios, axis=1)))
 
 
 def predicted_rms(kind: Kind, steps: int, std: float) -> NDArray[np.float64]:
@@ -255,15 +265,17 @@ def by_output(config: Config) -> list[dict]:
 
 def by_step_injected(config: Config) -> list[dict]:
     """Error at the end over that right behind the only step that is wrong, of samples that stay in their mode."""
-    of, rows = problem(config.size), []
+    size = replace(config.size, repeats=MORE_REPEATS * config.repeats)
+    of, rows = problem(size), []
     factors = theory.ddim_steps(stable_diffusion_schedule(MANY), WIDTH)[0]
     for step in config.injected_at:
-        found = samples(config.size, of, FRESH, MANY, wrong=(step, step + 1))
+        found = samples(size, of, FRESH, MANY, wrong=(step, step + 1))
         c = compared(of, found.exact, found.spoiled)
         stays = np.asarray(c.mode == c.mode_hat)
         at_once, at_the_end = (np.asarray(found.squared_errors[:, k], np.float64) * stays for k in (step, MANY - 1))
         row = {"kind": "single", "step": step + 1} | columns(left=root_ratio(at_the_end, at_once))
-        rows.append(row | {"predicted_left": float(np.prod(factors[step + 1 :]))})
+        row |= columns(median_left=median_root(found.squared_errors[:, MANY - 1], found.squared_errors[:, step]))
+        rows.append(row | {"predicted_median_left": float(np.prod(factors[step + 1 :]))})
     return rows
 
 
@@ -303,6 +315,8 @@ def draw(rows: Rows) -> plotting.Figure:
     of_one_step(axes[1, 0], rows.where(kind="single"))
     identity_before_quality(axes[1, 1], rows)
     what_arrives(axes[1, 2], rows)
+    handles = axes[0, 2].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncol=5, title="errors of the predicted noise (b to d)")
     plotting.letter(axes.ravel())
     return figure
 
@@ -310,67 +324,86 @@ def draw(rows: Rows) -> plotting.Figure:
 def of_maps(ax: Axes, rows: Rows) -> None:
     """Error of each map against its steps, filled if it is the same in every step, open if fresh."""
     for name, style in STYLES_OF_MAPS.items():
-        plotting.measured(ax, rows.where(map=name, persistent=True), "step", "rms", series=style)
-        fresh = Style(style.color, style.marker, "")
-        plotting.measured(ax, rows.where(map=name, persistent=False), "step", "rms", series=fresh, markerfacecolor="w")
-    ax.set(xscale="log", yscale="log", ylim=(0.7, 3e3), xlabel="steps of x ← a x\n(filled: persistent, open: fresh)")
+        found = rows.where(map=name)
+        plotting.measured(ax, found.where(persistent=True), "step", "rms", series=style)
+        fresh = Style(style.color, style.marker)
+        plotting.measured(ax, found.where(persistent=False), "step", "rms", series=fresh, markerfacecolor="w")
+    ax.set(xscale="log", yscale="log", ylim=(0.7, 1e4), xlabel="steps of x ← a x\n● persistent, ○ fresh")
     ax.set_ylabel("error / error of one step, rms")
     ax.legend(loc="upper left")
 
 
 def along_the_steps(ax: Axes, rows: Rows) -> None:
-    """Error of a coordinate after each of many steps."""
+    """Error of a coordinate after each of many steps, of the median sample."""
     for kind in (PERSISTENT, FRESH):
-        found = rows.where(error=kind.name)
-        plotting.measured(ax, found, "step", "rms", series=STYLES[kind.name])
-    ax.set(yscale="log", xlabel=f"denoising step, of {MANY}", ylabel="error of a coordinate, rms")
-    ax.legend(loc="center left")
+        found = Rows(r for r in rows.where(error=kind.name) if r["step"] % 3 == 2)
+        plotting.measured(ax, found, "step", "median", series=STYLES[kind.name])
+    ax.set(yscale="log", xlabel=f"denoising step, of {MANY}", ylabel="error of a coordinate, median")
 
 
 def against_steps(ax: Axes, rows: Rows) -> None:
-    """Error at the end against the number of steps."""
+    """Error at the end against the number of steps, of the median sample."""
     for name, style in STYLES.items():
         found = rows.where(error=name)
         if name in (PERSISTENT.name, FRESH.name):
-            plotting.measured(ax, found, "steps", "rel_rms", series=style)
+            plotting.measured(ax, found, "steps", "median", series=style)
         else:
-            plotting.points(ax, found, "steps", "rel_rms", series=style, linestyle="-", lw=0.6)
+            plotting.points(ax, found, "steps", "median", series=style, linestyle="-", lw=0.6)
     ax.axvspan(FEW, MANY, color="0.93", lw=0)
-    plotting.note(ax, np.sqrt(FEW * MANY), 0.9, "A36", ha="center")
-    ax.set(
-        xscale="log", yscale="log", ylim=(6e-4, 1.6), xlabel="steps of the sampler", ylabel="same seed: error / sample"
-    )
-    ax.legend(loc="lower left", ncol=2, columnspacing=0.8)
+    plotting.note(ax, np.sqrt(FEW * MANY), 0.4, "A36", ha="center")
+    ax.set(xscale="log", yscale="log", ylim=(1e-3, 0.6), xlabel="steps of the sampler")
+    ax.set_ylabel("same seed: error / sample, median")
 
 
 def of_one_step(ax: Axes, rows: Rows) -> None:
-    """What is left at the end of the error of one step."""
-    plotting.measured(ax, rows, "step", "left", series=STYLES[FRESH.name], label="one wrong step")
+    """What is left at the end of the error of one step: the median, and the rms that a few samples dominate."""
+    plotting.measured(ax, rows, "step", "median_left", series=STYLES[FRESH.name])
+    plotting.points(ax, rows, "step", "left", series=STYLES[FRESH.name], markerfacecolor="w")
     ax.axhspan(A_TENTH, 3, color="0.93", lw=0)
-    plotting.note(ax, 1, 1.6, "A36: amplified")
-    ax.set(
-        yscale="log",
-        ylim=(0.2, 3),
-        xlabel=f"the only wrong step, of {MANY}",
-        ylabel="error at the end / behind that step",
-    )
+    plotting.note(ax, MANY, 2.5, "A36: amplified\n(open: rms, few\nsamples dominate)", ha="right", va="top")
+    plotting.note(ax, 8, 0.37, "median")
+    ax.set(yscale="log", ylim=(0.3, 3), yticks=(0.3, 0.5, 1, 2, 3), yticklabels=("0.3", "0.5", "1", "2", "3"))
+    ax.minorticks_off()
+    ax.set(xlabel=f"the only wrong step, of {MANY}", ylabel="error at the end / behind that step")
 
 
 def identity_before_quality(ax: Axes, rows: Rows) -> None:
-    """Against the error of the noise: distance from the same seed's sample, flips, and how much worse the samples are."""
-    sizes, itself = rows.where(kind="size"), rows.where(kind="steps", error=DISCRETIZATION, steps=MANY)
-    names = {"median": "same seed: distance", "flipped": "share in another mode", "excess": "energy distance, more"}
-    for column, style in plotting.styles(names).items():
+    """Against the error of the noise: distance from the same seed's sample, flips, and how much worse samples are."""
+    sizes, itself = (
+        Rows(map(worse, rows.where(kind="size"))),
+        rows.where(kind="steps", error=DISCRETIZATION, steps=MANY),
+    )
+    for column, style in STYLES_OF_METRICS.items():
         plotting.points(ax, sizes, "of_noise", column, series=style, linestyle="-", lw=0.6)
-        ax.axhline(itself.one(column), color=style.color, lw=0.8, ls=":")
+        ax.axhline(worse(itself[0])[column], color=style.color, lw=0.8, ls=":")
+    rho = sizes.column("of_noise")
+    rms = predicted_rms(PERSISTENT, MANY, WIDTH)[-1] / SIZE * rho
+    plotting.prediction(ax, rho, rms / np.sqrt(1 + WIDTH**2), series=STYLES_OF_METRICS["median"])
+    plotting.prediction(ax, rho, (rms / WIDTH) ** 2 / 2, series=STYLES_OF_METRICS["wider"])
     for kind in (INT8_WEIGHTS[0], INT4_WEIGHTS):
         size = rows.where(kind="steps", error=kind.name, steps=MANY).one("of_step")
         ax.axvline(size, color="0.8", lw=0.8)
-        plotting.note(ax, size, 2.2, kind.weights, ha="center")
-    ax.set(
-        xscale="log", yscale="log", ylim=(1e-5, 2), xlabel="relative error of the noise\n(dotted: the sampler itself)"
-    )
-    ax.legend(loc="lower right")
+        plotting.note(ax, size, 1.2e-5, f" {kind.name[:4]}")
+    ax.set(xscale="log", yscale="log", ylim=(1e-5, 300), xlabel="relative error of the noise\n···· the sampler itself")
+    ax.legend(loc="upper left")
+
+
+STYLES_OF_METRICS = plotting.styles(
+    {
+        "median": "same seed: error / sample",
+        "flipped": "share in another mode",
+        "wider": "spread within modes, off by",
+        "further": "energy distance, more (≤)",
+    }
+)
+
+
+def worse(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with what quality has lost: the spread off 1, and the energy distance, or up to what it may have grown."""
+    return row | {
+        "wider": abs(row["spread"] - 1),
+        "further": max(row["excess"], row["excess"] + 1.96 * row["excess_se"]),
+    }
 
 
 def what_arrives(ax: Axes, rows: Rows) -> None:
@@ -381,9 +414,10 @@ def what_arrives(ax: Axes, rows: Rows) -> None:
     limit = TWICE * found[0]["arrives"]
     ax.axvspan(limit, 2, color="0.93", lw=0)
     plotting.dots(ax, found, "arrives", range(len(found)), series=Style(plotting.BLUE))
-    plotting.note(ax, limit, -0.75, " A37: accumulates")
-    ax.set(yticks=range(len(found)), yticklabels=[r["error"] for r in found], ylim=(len(found) - 0.5, -1.1))
-    ax.set(xscale="log", xlim=(0.03, 2), xlabel="error of the sample / of the noise in a step")
+    plotting.note(ax, limit, -0.75, " A37: piles up")
+    labels = [r["error"] for r in found]
+    ax.set(yticks=range(len(found)), yticklabels=labels, ylim=(len(found) - 0.5, -1.1))
+    ax.set(xlim=(0, 2), xlabel=f"error of the sample / of the noise\n({MANY} steps)")
 
 
 # --- the verdicts ---------------------------------------------------------------------------------------------------
@@ -443,22 +477,22 @@ CLAIMS = (
         "A36",
         statement="errors accumulate and amplify over 20–50 steps",
         definition="share of cases: (persistent, fresh, q8_0, int8:channel, int8:tensor weights) × (error of samples "
-        "that stay in their mode, share that flips) more than a tenth larger at 50 steps than at 20; errors of one step "
-        "that are more than a tenth larger at the end",
+        "that stay in their mode, share that flips) more than a tenth larger at 50 steps than at 20; errors of one of "
+        "six steps whose rms is more than a tenth larger at the end",
         number=piles_up,
         rule=share_of_cases("more steps make it a tenth worse, or the steps that follow amplify it by a tenth"),
-        reading="more steps are no worse, as each takes a smaller part of the noise away, and a mode draws its samples "
-        "together, so that early errors shrink",
+        reading="more steps are never worse, as each takes a smaller part of the noise away; amplified are only errors "
+        "made before a sample has decided for a mode, in the few samples near a boundary",
     ),
     Claim(
         "A37",
         statement='systematic truncation/saturation or "non-linear rounding" errors do it',
-        definition="share of int8 (truncated, saturated, rounded outputs; q8_0 weights) of whose relative error in a step "
-        "at least twice as much arrives in the sample at 50 steps as of fresh noise",
+        definition="share of int8 (outputs truncated, saturated, rounded; q8_0 weights) of whose relative error in a "
+        "step at least twice as much arrives in the sample at 50 steps as of fresh noise",
         number=systematic_accumulates,
         rule=share_of_cases("at least twice as much arrives as of fresh noise"),
-        reading="what is the same in every step adds up, be it truncation, saturation or rounded weights; outputs rounded "
-        "to nearest err afresh",
+        reading="what is the same in every step adds up, be it truncation, saturation or rounded weights; outputs "
+        "rounded to nearest err afresh",
     ),
     Claim(
         "A38",

@@ -251,21 +251,21 @@ def sums_of(norm: Callable, y: Activations, y_hat: Activations) -> ErrorSums:
 
 # --- the figure -----------------------------------------------------------------------------------------------------
 
-STYLES = plotting.styles(NORMS)
+STYLES = plotting.styles(list(NORMS))
 STYLES_OF_OTHERS = plotting.styles({"size": "size", "passed_on": "error / outlier's error"})
-KINDS = ("outlier channel", "unequal tokens", "one massive")
-ERRORS = {ROUNDED: "rounded", TRUNCATED: "truncated", GAIN: "all too large", SHIFT: "all shifted"}
+KINDS = {"outlier channel": "outlier\nchannel", "unequal tokens": "unequal\ntokens", "one massive": "one\nmassive"}
+ERRORS = {ROUNDED: "rounded", TRUNCATED: "truncated", GAIN: "all too\nlarge", SHIFT: "all\nshifted"}
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Other channels beside an outlier, ranges before and after, errors before and after."""
-    figure, axes = plotting.figure(1, 3, height=2.6)
+    figure, axes = plotting.figure(1, 3, height=2.6, width_ratios=(1.2, 1, 1))
     beside_an_outlier(axes[0, 0], rows.where(kind="outlier", norm="RMSNorm"))
-    what_is_left(axes[0, 1], rows.where(kind="range"), "activations", {kind: kind for kind in KINDS})
-    axes[0, 1].set_xlabel("largest / median magnitude,\nbehind / before the norm")
-    axes[0, 1].legend(loc="center left", bbox_to_anchor=(0.0, 0.62))
+    what_is_left(axes[0, 1], rows.where(kind="range"), "activations", KINDS)
+    axes[0, 1].set_xlabel("range, behind / before")
+    axes[0, 1].legend(loc="center right")
     what_is_left(axes[0, 2], rows.where(kind="error"), "error", ERRORS)
-    axes[0, 2].set_xlabel("relative error of outputs,\nbehind / before the norm")
+    axes[0, 2].set_xlabel("error, behind / before")
     plotting.letter(axes.ravel())
     return figure
 
@@ -274,10 +274,10 @@ def beside_an_outlier(ax: Axes, rows: Rows) -> None:
     """Size of the other channels behind the norm, and the error that they take from the outlier."""
     for column, style in STYLES_OF_OTHERS.items():
         plotting.measured(ax, rows, "magnitude", column, series=style)
-    ax.set(
-        xscale="log", yscale="log", xlabel="outlier channel (std of the others)", ylabel="the others, behind the norm"
-    )
-    ax.legend(loc="lower center")
+    ax.set(xscale="log", yscale="log", ylim=(5e-4, 3), xlabel="outlier channel (std of the others)")
+    ax.set_ylabel("the other channels behind a norm")
+    plotting.note(ax, 3, 1.5, "their size")
+    plotting.note(ax, 14, 0.03, "their error,\nif only the\noutlier errs")
 
 
 def what_is_left(ax: Axes, rows: Rows, column: str, names: Mapping[str, str]) -> None:

@@ -50,7 +50,8 @@ def test_a_stack_is_a_loop_over_its_layers(layer):
         h, off = step(h, WEIGHTS[number]), step(off, WEIGHTS[number] + ERRORS[number])
         assert float(sums.squared_outputs[number]) == pytest.approx((h * h).sum(), rel=1e-4)
         assert float(sums.squared_errors["off"][number]) == pytest.approx(((off - h) ** 2).sum(), rel=1e-3)
-    assert not np.any(sums.squared_errors["same"])
+    # two programs of one formula, rounded otherwise
+    assert np.all(np.asarray(sums.squared_errors["same"]) <= 1e-11 * np.asarray(sums.squared_outputs))
 
 
 def test_a_gain_adds_up_in_a_plain_stack_and_is_undone_by_norms():

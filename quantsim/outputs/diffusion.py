@@ -177,7 +177,7 @@ class Followed(NamedTuple):
         exact: last samples without errors.
         spoiled: last samples with errors.
         squared_errors: squared distance of the two after each step; 0 in the room behind the last.
-        squared_noise_errors: sum over steps of the squared errors of the noise that is predicted for the spoiled sample.
+        squared_noise_errors: sum over steps of the squared errors of the noise predicted for the spoiled sample.
         squared_noise: sum over steps of the squared noise that a perfect network predicts for it.
     """
 
