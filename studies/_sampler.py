@@ -166,7 +166,7 @@ def identity_and_quality(found: Comparison) -> dict[str, float]:
     spread = rms distance from the means, over that without errors; least_mode = samples in the mode that loses most,
     likewise.
     """
-    c = Comparison(*(np.asarray(a, np.float64) for a in found))
+    c = found._replace(**{name: np.asarray(a, np.float64) for name, a in found._asdict().items()})
     stays = c.mode == c.mode_hat
     medians = np.sqrt(np.median(c.squared_distance / c.squared_sample, axis=1))
     counts = [[np.bincount(modes.astype(int), minlength=MODES) for modes in m] for m in (c.mode, c.mode_hat)]

@@ -338,7 +338,9 @@ def along_the_steps(ax: Axes, rows: Rows) -> None:
     for kind in (PERSISTENT, FRESH):
         found = Rows(r for r in rows.where(error=kind.name) if r["step"] % 3 == 2)
         plotting.measured(ax, found, "step", "median", series=STYLES[kind.name])
-    ax.set(yscale="log", xlabel=f"denoising step, of {MANY}", ylabel="error of a coordinate, median")
+    ax.set(yscale="log", xlabel=f"denoising step, of {MANY}", ylabel="error of a coordinate, median (%)")
+    ax.set(yticks=(0.002, 0.005, 0.01, 0.02), yticklabels=("0.2", "0.5", "1", "2"))
+    ax.minorticks_off()
 
 
 def against_steps(ax: Axes, rows: Rows) -> None:
@@ -360,7 +362,7 @@ def of_one_step(ax: Axes, rows: Rows) -> None:
     plotting.measured(ax, rows, "step", "median_left", series=STYLES[FRESH.name])
     plotting.points(ax, rows, "step", "left", series=STYLES[FRESH.name], markerfacecolor="w")
     ax.axhspan(A_TENTH, 3, color="0.93", lw=0)
-    plotting.note(ax, MANY, 2.5, "A36: amplified\n(open: rms, few\nsamples dominate)", ha="right", va="top")
+    plotting.note(ax, 42, 2.7, "A36: amplified\n(open: rms, few\nsamples dominate)", ha="right", va="top")
     plotting.note(ax, 8, 0.37, "median")
     ax.set(yscale="log", ylim=(0.3, 3), yticks=(0.3, 0.5, 1, 2, 3), yticklabels=("0.3", "0.5", "1", "2", "3"))
     ax.minorticks_off()
@@ -384,7 +386,7 @@ def identity_before_quality(ax: Axes, rows: Rows) -> None:
         size = rows.where(kind="steps", error=kind.name, steps=MANY).one("of_step")
         ax.axvline(size, color="0.8", lw=0.8)
         plotting.note(ax, size, 1.2e-5, f" {kind.name[:4]}")
-    ax.set(xscale="log", yscale="log", ylim=(1e-5, 300), xlabel="relative error of the noise\n···· the sampler itself")
+    ax.set(xscale="log", yscale="log", ylim=(1e-5, 1e4), xlabel="relative error of the noise\n···· the sampler itself")
     ax.legend(loc="upper left")
 
 
@@ -417,7 +419,7 @@ def what_arrives(ax: Axes, rows: Rows) -> None:
     plotting.note(ax, limit, -0.75, " A37: piles up")
     labels = [r["error"] for r in found]
     ax.set(yticks=range(len(found)), yticklabels=labels, ylim=(len(found) - 0.5, -1.1))
-    ax.set(xlim=(0, 2), xlabel=f"error of the sample / of the noise\n({MANY} steps)")
+    ax.set(xlim=(0, 2), xlabel=f"error of the sample / of a step\n(of {MANY} steps)")
 
 
 # --- the verdicts ---------------------------------------------------------------------------------------------------

@@ -110,7 +110,8 @@ def moments(config: Config) -> list[dict]:
 
 def spread_evenly(count: int) -> NDArray[np.float64]:
     """So many quantiles of a standard normal, in random order."""
-    return np.random.default_rng(0).permutation(ndtri((np.arange(count) + 0.5) / count))
+    quantiles: NDArray[np.float64] = ndtri((np.arange(count) + 0.5) / count)
+    return np.random.default_rng(0).permutation(quantiles)
 
 
 def ranges(config: Config) -> list[dict]:
@@ -141,7 +142,7 @@ def dynamic_range(x: Float[Array, "repeats tokens channels"]) -> NDArray[np.floa
 class Others(NamedTuple):
     """Sums over all channels but the outlier: their number, squares behind a norm, and squared errors there."""
 
-    count: PerRepeat
+    channels: PerRepeat
     squares: PerRepeat
     squared_errors: PerRepeat
 
@@ -155,7 +156,7 @@ def by_magnitude(config: Config) -> list[dict]:
             found = others(function, x, jnp.float32(magnitude))
             share_of_power = magnitude**2 / (magnitude**2 + n - 1)
             row = {"kind": "outlier", "norm": norm, "magnitude": magnitude}
-            row |= columns(size=root_ratio(found.squares, found.count))
+            row |= columns(size=root_ratio(found.squares, found.channels))
             row |= columns(passed_on=root_ratio(found.squared_errors, found.squares).times(1 / SIZE))
             predicted_size = float(np.sqrt(n / (magnitude**2 + n - 1)))
             rows.append(row | {"predicted_size": predicted_size, "predicted_passed_on": share_of_power})
