@@ -151,7 +151,7 @@ MATHEMATICAL = {"SiLU": silu, "GELU": gelu}
 
 # --- the figure -----------------------------------------------------------------------------------------------------
 
-STYLES = plotting.styles(FUNCTIONS)
+STYLES = plotting.styles(list(FUNCTIONS))
 
 
 def draw(rows: Rows) -> plotting.Figure:

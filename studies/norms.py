@@ -265,8 +265,10 @@ def draw(rows: Rows) -> plotting.Figure:
     what_is_left(axes[0, 1], rows.where(kind="range"), "activations", KINDS)
     axes[0, 1].set_xlabel("range, behind / before")
     axes[0, 1].legend(loc="center right")
+    plotting.note(axes[0, 1], 0.0, -0.3, "A18: limited")
     what_is_left(axes[0, 2], rows.where(kind="error"), "error", ERRORS)
     axes[0, 2].set_xlabel("error, behind / before")
+    plotting.note(axes[0, 2], 0.0, -0.3, "A19: reduced")
     plotting.letter(axes.ravel())
     return figure
 
