@@ -69,19 +69,25 @@ class Problem(NamedTuple):
     data: Float[Array, "repeats samples dimensions"]
 
 
-@lru_cache(1)
+@lru_cache(8)
 def problem(size: Size) -> Problem:
     """Mixtures of normals with means of their own, and starts at the noisiest signal share."""
+    return drawn(array_keys(size.seed, "mixtures", size.repeats), size.samples)
+
+
+@partial(jax.jit, static_argnums=1)
+def drawn(keys: PRNGKey, count: int) -> Problem:
+    """A problem with so many samples for each key."""
     first_share = float(stable_diffusion_schedule(1)[0])
 
     def one(key: PRNGKey) -> Problem:
         of_means, of_start, of_noise, of_data = jax.random.split(key, 4)
         mixture = GaussianMixture(jax.random.normal(of_means, (MODES, DIMENSIONS)), jnp.float32(WIDTH))
-        clean, noise = mixture.sample(of_start, size.samples), jax.random.normal(of_noise, (size.samples, DIMENSIONS))
-        start = np.sqrt(first_share) * clean + np.sqrt(1 - first_share) * noise
-        return Problem(mixture, start, mixture.sample(of_data, size.samples))
+        noise = jax.random.normal(of_noise, (count, DIMENSIONS))
+        start = np.sqrt(first_share) * mixture.sample(of_start, count) + np.sqrt(1 - first_share) * noise
+        return Problem(mixture, start, mixture.sample(of_data, count))
 
-    return jax.jit(jax.vmap(one))(array_keys(size.seed, "mixtures", size.repeats))
+    return jax.vmap(one)(keys)
 
 
 def normal_problem(size: Size) -> Problem:
