@@ -10,9 +10,9 @@ Expected. A contraction forgets and an expansion multiplies; a rotation turns a 
 fresh ones do. A sampler of T steps takes 1 / T of the noise away in each: persistent errors end the same for any T,
 fresh ones fall as 1 / sqrt(T), both as for normal data of a mode's width, and below the error that the sampler itself
 makes at 50 steps. Quality suffers later than identity. Systematic errors (truncated, saturated) accumulate more than
-fresh ones, rounding of outputs does not. All of this holds for the median sample; instead of all samples, as expected:
-before a sample has decided for a mode, those near the boundary of two drift apart, so that the rms of an early error
-grows by a third on its way to the end, where its median shrinks by half.
+fresh ones, rounding of outputs does not. Instead of all samples, this
+holds for the median one: before a sample has decided for a mode, those near the boundary of two drift apart, so that
+the rms of an early error grows by a third on its way to the end, where its median shrinks by half.
 Refuted if the error at 50 steps exceeds that at 20: panel c.
 
 Settles A35, A36, A37 and A38 of the ledger, which numbers the statements of two documents (``quantsim claims``).
