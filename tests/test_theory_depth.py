@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
+from quantsim import theory
 from quantsim.theory.depth import normalized_stack_error, residual_stack_error, stack_error
 from quantsim.theory.iteration import ddim_error, ddim_steps, geometric_error, iterated_error
 from quantsim.theory.softmax import softmax_kl, softmax_tv
@@ -207,6 +208,44 @@ def test_softmax_in_special_cases():
     assert softmax_kl([3.0], 0.1) == softmax_tv([3.0], 0.1) == 0.0
     for f in (softmax_kl, softmax_tv):
         assert f([1000.0, 999.0], 0.1) == pytest.approx(f([1.0, 0.0], 0.1), rel=1e-12)
+
+
+@pytest.mark.parametrize("branch", [None, 0.5, 1.0])
+def test_followed_errors_are_the_closed_forms_without_a_nonlinearity(branch):
+    rho, layers = 1e-3, 30
+    found = theory.followed_errors(np.full(layers, rho), branch=branch)
+    for layer in (1, 7, layers):
+        closed = stack_error(rho, layer) if branch is None else residual_stack_error(rho, layer, branch=branch)
+        assert found[layer - 1] == pytest.approx(closed, rel=1e-4)  # to first order: rho^2 layers / 4 = 10^-5
+    with pytest.raises(ValueError, match="at least one layer"):
+        theory.followed_errors([])
+
+
+def test_an_error_behind_tanh_is_followed(rng):
+    def update(w, h):
+        return math.sqrt(WIDTH) * unit(w @ np.tanh(h))
+
+    found = []
+    for matrices in rotations():
+        h = math.sqrt(WIDTH) * unit(rng.normal(size=WIDTH))
+        off = h + 0.01 * rng.normal(size=WIDTH)
+        for w in matrices:
+            h, off = update(w, h), update(w, off)
+        found.append(np.sum((off - h) ** 2) / np.sum(h * h))
+    # the first of the six steps comes with the error, the norm takes its share along the signal, 1 / 64, each time
+    expected = 0.01 * theory.sensitivity(np.tanh) ** DEPTH
+    assert math.sqrt(np.mean(found)) == pytest.approx(expected, rel=0.06)
+    assert expected > 0.014
+
+
+def test_sensitivity_by_quadrature():
+    def power(f):
+        return integrate.quad(lambda z: f(z) ** 2 * math.exp(-z * z / 2), -12, 12, epsrel=1e-11, limit=400)[0]
+
+    expected = math.sqrt(power(lambda z: 1 / math.cosh(z) ** 2) / power(math.tanh))
+    assert theory.sensitivity(np.tanh) == pytest.approx(expected, rel=1e-6)
+    assert theory.sensitivity(lambda z: z**2) == pytest.approx(math.sqrt(4 / 3), rel=1e-6)  # 4 E[z^2] / E[z^4]
+    assert theory.sensitivity(lambda z: z**3) == pytest.approx(math.sqrt(27 / 15), rel=1e-6)  # 9 E[z^4] / E[z^6]
 
 
 BAD = {

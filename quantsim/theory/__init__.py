@@ -12,7 +12,13 @@ from quantsim.theory.clipping import (
 )
 from quantsim.theory.codebooks import cube_root_absmax, cube_root_rms, cube_root_signed_max
 from quantsim.theory.companding import bennett, panter_dite
-from quantsim.theory.depth import normalized_stack_error, residual_stack_error, stack_error
+from quantsim.theory.depth import (
+    followed_errors,
+    normalized_stack_error,
+    residual_stack_error,
+    sensitivity,
+    stack_error,
+)
 from quantsim.theory.entropy_coded import EntropyCoded, ecsq, ecsq_cells, uniform_threshold
 from quantsim.theory.iteration import ddim_error, ddim_steps, geometric_error, iterated_error
 from quantsim.theory.known import has_weight_theory
@@ -75,6 +81,7 @@ __all__ = [
     "entropy",
     "expected_absmax",
     "extreme_mse",
+    "followed_errors",
     "geometric_error",
     "has_weight_theory",
     "int_mse",
@@ -102,6 +109,7 @@ __all__ = [
     "residual_stack_error",
     "rms_crest",
     "second_moment",
+    "sensitivity",
     "shannon_lower_bound",
     "softmax_flips",
     "softmax_kl",

@@ -7,9 +7,16 @@ white and independent from layer to layer, a common gain makes every layer's out
 the signal is kept for a gain and is 1 / width of the error for white errors, neglected.
 """
 
+from collections.abc import Callable
 from math import log1p, sqrt
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+from quantsim._types import ArrayLike
+
+F64: TypeAlias = NDArray[np.float64]
 
 
 def _check(rho: float, layers: int) -> None:
@@ -101,3 +108,54 @@ def residual_stack_error(rho: float, layers: int, *, branch: float = 1.0, gain: 
     before = np.arange(layers)  # the sum of so many branches, off by rho, turns the input of the next one
     turned = c * before / ((c + before) ** 2 * (c + before + 1))
     return rho * sqrt(layers / (c + layers) + turned.sum())
+
+
+def sensitivity(f: Callable[[F64], NDArray[Any]]) -> float:
+    """How much larger a small white error is, relative to f(z), than relative to a standard normal z it is added to.
+
+    ``sqrt(E[f'(z)^2] / E[f(z)^2])``, by quadrature. 1 of the identity and of ReLU; no function with a mean of zero is
+    below 1 (Poincaré's inequality).
+
+    Args:
+        f: elementwise, with bounded slope; of float64 numbers.
+
+    >>> round(sensitivity(lambda z: 3 * z), 6), round(sensitivity(lambda z: np.maximum(z, 0)), 6)
+    (1.0, 1.0)
+    """
+    z = np.linspace(-12, 12, 240_001)
+    values, between = np.asarray(f(z), np.float64), (z[1:] + z[:-1]) / 2
+    slope_power = np.sum((np.diff(values) / np.diff(z)) ** 2 * np.exp(-(between**2) / 2))
+    return float(np.sqrt(slope_power / np.sum(values**2 * np.exp(-(z**2) / 2))))
+
+
+def followed_errors(injected: ArrayLike, *, sensitivity: float = 1.0, branch: float | None = None) -> F64:
+    """Relative rms error after each layer of a stack with a nonlinearity, to first order in what each layer injects.
+
+    Without branches ``r_l^2 = s^2 r_{l-1}^2 + rho_l^2``, with s the sensitivity of the nonlinearity between two
+    matrices, and its power made up for: with a norm behind every layer, or where it keeps lengths. In a pre-norm
+    residual stack the error is ``q_l^2 = q_{l-1}^2 (1 + s^2 branch^2 / P_{l-1}) + rho_l^2 branch^2`` beside a signal of
+    the power ``P_l = 1 + l branch^2``.
+
+    Args:
+        injected: rho_1 … rho_L, relative rms error of each layer's matrix; zeros follow one error through a stack.
+        sensitivity: s, of the nonlinearity.
+        branch: rms of a branch's output over that of the input of a residual stack; None if there are no branches.
+
+    Raises:
+        ValueError: if there is no layer.
+
+    >>> followed_errors([0.1, 0.0, 0.0]).tolist(), followed_errors([0.1, 0.0, 0.0], sensitivity=2.0).tolist()
+    ([0.1, 0.1, 0.1], [0.1, 0.2, 0.4])
+    >>> followed_errors([1.0, 0.0, 0.0], branch=1.0).round(9).tolist()  # sqrt(1/2), and there it stays
+    [0.707106781, 0.707106781, 0.707106781]
+    """
+    rho = np.asarray(injected, np.float64)
+    if rho.ndim != 1 or not rho.size:
+        raise ValueError(f"the errors of at least one layer are wanted, got shape {rho.shape}")
+    size, signal, error, found = 1.0 if branch is None else branch**2, 1.0, 0.0, []
+    for of_layer in rho:
+        passed = sensitivity**2 * size * error / signal
+        error = passed + of_layer**2 * size + (0.0 if branch is None else error)
+        signal = size + (0.0 if branch is None else signal)
+        found.append(error / signal)
+    return np.sqrt(found)
