@@ -12,6 +12,7 @@ from quantsim.theory.clipping import (
 )
 from quantsim.theory.codebooks import cube_root_absmax, cube_root_rms, cube_root_signed_max
 from quantsim.theory.companding import bennett, panter_dite
+from quantsim.theory.compensation import compensated_output_mse, fitted_on_tokens
 from quantsim.theory.depth import normalized_stack_error, residual_stack_error, stack_error
 from quantsim.theory.entropy_coded import EntropyCoded, ecsq, ecsq_cells, uniform_threshold
 from quantsim.theory.iteration import ddim_error, ddim_steps, geometric_error, iterated_error
@@ -45,6 +46,7 @@ from quantsim.theory.scales import (
 )
 from quantsim.theory.scheme import NoTheoryError
 from quantsim.theory.softmax import softmax_kl, softmax_tv
+from quantsim.theory.unequal import extreme_shares, unequal_int_mse
 from quantsim.theory.weights import weight_mean_abs, weight_mse, weight_rel_mse
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "block_mean",
     "cancellation",
     "cells",
+    "compensated_output_mse",
     "cube_root_absmax",
     "cube_root_rms",
     "cube_root_signed_max",
@@ -75,6 +78,8 @@ __all__ = [
     "entropy",
     "expected_absmax",
     "extreme_mse",
+    "extreme_shares",
+    "fitted_on_tokens",
     "geometric_error",
     "has_weight_theory",
     "int_mse",
@@ -107,6 +112,7 @@ __all__ = [
     "softmax_tv",
     "stack_error",
     "unequal_absmax_power",
+    "unequal_int_mse",
     "uniform_levels",
     "uniform_threshold",
     "weight_mean_abs",
