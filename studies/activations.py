@@ -1,8 +1,8 @@
 """Are activations harder to quantize than weights: by their values, or because their scales must be found beforehand?
 
-Method. The same outliers, by input, by element or by row, stand in the weights or in the activations of a layer, and only
-the side that has them is quantized to 8 bits: with scales of rows (outputs, tokens), with one scale for all, or as it is
-deployed, weights by output and activations with one static scale, calibrated on other tokens. Then static scales are
+Method. The same outliers, by input, by element or by row, stand in the weights or in the activations of a layer, and
+only the side that has them is quantized to 8 bits: with scales of rows (outputs, tokens), with one scale for all, or as
+it is deployed, weights by output and activations with one static scale, from other tokens. Then static scales are
 calibrated on 1 to 4096 tokens and judged by fresh ones, and activations of nine kinds, as they meet the matrices of a
 transformer, stand beside normal weights.
 Expected. A product does not know which factor is called weights: the same structure and the same cut of scales give the
@@ -184,13 +184,13 @@ def static_scales(config: Config, kind: str) -> list[dict[str, Any]]:
 
 
 def predicted_static(side: int, scales: str, tokens: int) -> float:
-    """Error of normal activations: rounding and clipping at the largest of so many others, mean over what that may be."""
+    """Error of normal activations: rounding and clipping at the largest of so many others, mean over draws of it."""
     if not tokens:
         shared = side if scales == "token" else side * side
         return float(np.sqrt(theory.absmax_int_mse(Normal(), shared, 8)))
     seen = tokens * (1 if scales == "static, channel" else side)
     middles = (np.arange(32) + 0.5) / 32  # of equal parts of the probability
-    reaches = theory.absmax_quantile(Normal(), seen, middles)
+    reaches = np.atleast_1d(theory.absmax_quantile(Normal(), seen, middles))
     return float(np.sqrt(np.mean([theory.int_mse(Normal(), float(r), bits=8) for r in reaches])))
 
 
@@ -280,7 +280,7 @@ def on_either_side(ax: plotting.Axes, rows: Rows) -> None:
         x, y, se = (of_weights.column(name) for name in ("magnitude", "error", "error_se"))
         plotting.curve(ax, x, y, se=se, series=style)
         plotting.prediction(ax, x, of_weights.column("predicted_error").astype(float))
-    ax.set(xscale="log", yscale="log", ylim=(2e-3, 0.6))
+    ax.set(xscale="log", yscale="log", ylim=(2e-3, 40))
     ax.set(xlabel="1 % outliers, times larger", ylabel="output error / output, rms")
     ax.legend(title="line: in the weights, hollow: in the activations", title_fontsize=6.5, loc="upper left")
 
@@ -299,7 +299,8 @@ def against_tokens(ax: plotting.Axes, rows: Rows) -> None:
         ax.axhline(
             level, color="0.3", lw=0.9, ls="-" if filled else ":", label=f"a scale a token, {STATIC_KINDS[inputs]}"
         )
-    ax.set(xscale="log", yscale="log", xlabel="calibration tokens", ylabel="output error / output, rms")
+    ax.set(xscale="log", yscale="log", ylim=(5e-3, 80))
+    ax.set(xlabel="calibration tokens", ylabel="output error / output, rms")
     ax.legend(loc="upper right")
 
 
@@ -309,7 +310,7 @@ def by_site(ax: plotting.Axes, rows: Rows) -> None:
     plotting.dots(ax, rows, "loss_db", places, series=Style(plotting.BLUE, "o", "a scale a token"))
     plotting.dots(ax, rows, "static_loss_db", places, series=Style(plotting.VERMILION, "s", "one static scale"))
     ax.axvline(0, color="0.3", lw=0.9)
-    plotting.note(ax, 0.2, len(rows) - 0.75, "weights lose as much", va="center")
+    plotting.note(ax, 3.5, 4.5, "0: activations lose as much as weights", va="center")
     ax.set(yticks=places, yticklabels=[r["site"] for r in rows], ylim=(len(rows) - 0.4, -0.6))
     ax.set_xlabel("error of inputs in 8 bits over that of normal weights in 8 bits (dB)")
     ax.legend(loc="lower right")
@@ -332,7 +333,8 @@ def less_concentrated(rows: Rows) -> float:
 
 
 def have_outliers_vary_or_are_sparse(rows: Rows) -> float:
-    """Share of sites × (range varies twice as much as that of weights, 0.01 % beyond 6 rms, a tenth zeros) that is true."""
+    """Share of sites × (range varies twice as much as that of weights, 0.01 % beyond 6 rms, a tenth zeros) that "
+    "hold."""
     limits = {"range_ratio": 2.0, "beyond": 1e-4, "zeros": 0.1}
     found = rows.where(kind="site")
     return share(r[name] >= limit for r in found for name, limit in limits.items())
@@ -363,16 +365,19 @@ CLAIMS = (
     Claim(
         "A26",
         statement="weights are static, so parameters can be found offline",
-        definition="error with a scale found beforehand over that with a scale found in place, in dB, one scale for all, "
+        definition="error with a scale found beforehand over that with a scale found in place, in dB, one scale for "
+        "all, "
         "weights; the largest of nine sites",
         number=lost_by_offline_weights,
         rule=at_most(0.0),
-        reading="nothing is lost, as they are the same weights; activations lose where calibration misses their extremes",
+        reading="nothing is lost, as they are the same weights; activations lose where calibration misses their "
+        "extremes",
     ),
     Claim(
         "A27",
         statement="weight distributions are more concentrated/stable than activations",
-        definition="share of nine sites × (crest factor of a token, spread of the ranges of tokens) in which activations "
+        definition="share of nine sites × (crest factor of a token, spread of the ranges of tokens) in which "
+        "activations "
         "exceed normal weights by a tenth; random inputs",
         number=less_concentrated,
         rule=share_of_cases("activations exceed weights by a tenth, clearly"),
@@ -381,16 +386,19 @@ CLAIMS = (
     Claim(
         "A28",
         statement="activations vary with input, have outliers, sparsity",
-        definition="share of nine sites × (ranges of tokens vary twice as much as those of rows of weights; 0.01 % of the "
+        definition="share of nine sites × (ranges of tokens vary twice as much as those of rows of weights; 0.01 % "
+        "of the "
         "values lie beyond 6 rms; a tenth are zeros); random inputs",
         number=have_outliers_vary_or_are_sparse,
         rule=share_of_cases("it is so"),
-        reading="each is so at some sites, all three at none: zeros come from ReLU, extremes from products and channels",
+        reading="each is so at some sites, all three at none: zeros come from ReLU, extremes from products and "
+        "channels",
     ),
     Claim(
         "A29",
         statement="activation quantization generally loses more than weight quantization",
-        definition="share of nine sites × (a scale a token, one static scale) in which activations in 8 bits err a decibel "
+        definition="share of nine sites × (a scale a token, one static scale) in which activations in 8 bits err a "
+        "decibel "
         "more than normal weights in 8 bits by channel",
         number=lose_more,
         rule=share_of_cases("activations err a decibel more"),
@@ -399,7 +407,8 @@ CLAIMS = (
     Claim(
         "B56",
         statement="down: almost none, <2×, low",
-        definition="crest factor of the SwiGLU product that meets the down matrix over that of normal weights; random inputs",
+        definition="crest factor of the SwiGLU product that meets the down matrix over that of normal weights; "
+        "random inputs",
         number=value_of("crest_ratio", kind="site", site=DOWN),
         rule=at_most(2.0),
         reading="whatever the weights of down are, its input is a product, with extremes {value:.1f} times as far out",
@@ -407,11 +416,13 @@ CLAIMS = (
     Claim(
         "B75",
         statement="activation outliers are more lethal than weight outliers",
-        definition="share of structures (by input, element, row) × cuts (by row, one scale, as deployed) in which outliers "
+        definition="share of structures (by input, element, row) × cuts (by row, one scale, as deployed) in which "
+        "outliers "
         "×30 in activations err a decibel more than the same in weights",
         number=more_lethal,
         rule=share_of_cases("activations err a decibel more"),
-        reading="the same outliers under the same scales cost the same on either side; a static scale for all tokens is "
+        reading="the same outliers under the same scales cost the same on either side; a static scale for all "
+        "tokens is "
         "what makes those of activations worse",
     ),
 )

@@ -1,13 +1,15 @@
 """Where does SmoothQuant help, and how much of the outliers of the inputs should it move into the weights?
 
-Method. One percent of the input channels are 1, 10 or 100 times larger than the others. SmoothQuant moves a power alpha of
-that into the weights, alpha from 0 to 1, calibrated on tokens of its own; outputs of fresh tokens are judged, with
-weights and inputs in 8 bits (W8A8, scales by channel and by token), with weights alone in 8 bits (W8A16) or in 4 bits by
-blocks of 32 (W4A16). Theory adds up the errors of weights and inputs of unequal size under one step.
-Expected. W8A8: the problem is the same when weights and inputs change places, so that alpha = 1/2 is best, and the more so
-the larger the outliers. Weights alone: unquantized inputs have no outlier problem, and each one that is moved into the
-weights becomes theirs; a little of it, until the largest weight of a scale is touched, makes the weights finer that
+Method. One percent of the input channels are 1, 10 or 100 times larger than the others. SmoothQuant moves a power alpha
+of that into the weights, alpha from 0 to 1, calibrated on tokens of its own; outputs of fresh tokens are judged, with
+weights and inputs in 8 bits (W8A8, scales by channel and by token), with weights alone in 8 bits (W8A16) or in 4 bits
+by blocks of 32 (W4A16). Theory adds up the errors of weights and inputs of unequal size under one step.
+Expected. W8A8: the problem is the same when weights and inputs change places, so that alpha = 1/2 is best, and the more
+so the larger the outliers. Weights alone: unquantized inputs have no outlier problem, and each one that is moved into
+the weights becomes theirs; a little of it, until the largest weight of a scale is touched, makes the weights finer that
 count, which is AWQ's idea, but alpha = 1/2 goes too far.
+Instead alpha = 1/2 helps weights alone where outliers are ×100: they carry 99 % of the outputs then, so that all that
+counts is how fine their own weights are; in blocks of 32 that goes further, as few blocks hold an outlier.
 Refuted if the best alpha of W8A8 lies outside 0.4 to 0.6, or if alpha = 1/2 helps weights alone: panels a to c.
 
 Settles B46, B67, B67a and B67b of the ledger, which numbers the statements of two documents (``quantsim claims``).
@@ -46,7 +48,7 @@ BLOCK = 32
 
 
 class Setting(NamedTuple):
-    """Quantizers of weights and activations, the bits of the integers, and how many weights share a scale (0: a row)."""
+    """Quantizers of weights and activations, bits of the integers, how many weights share a scale (0: a row)."""
 
     weights: str
     activations: str | None
@@ -289,7 +291,8 @@ CLAIMS = (
     Claim(
         "B46",
         statement="SmoothQuant, AWQ keep outlier effect < 1 %",
-        definition="share of (W8A8, W8A16, W4A16) × (×10, ×100) × (SmoothQuant at 1/2, AWQ) in which the output error over "
+        definition="share of (W8A8, W8A16, W4A16) × (×10, ×100) × (SmoothQuant at 1/2, AWQ) in which the output "
+        "error over "
         "the output exceeds that of a layer without outliers by less than 0.01",
         number=below_one_percent,
         rule=share_of_cases("outliers add less than 1 % of the output"),
@@ -306,7 +309,8 @@ CLAIMS = (
     Claim(
         "B67a",
         statement="as a cure (W8A8)",
-        definition="share of outliers ×10 and ×100 in which SmoothQuant at α = 1/2 at least halves the output error of W8A8",
+        definition="share of outliers ×10 and ×100 in which SmoothQuant at α = 1/2 at least halves the output error "
+        "of W8A8",
         number=partial(advised_halves, settings=("W8A8",)),
         rule=share_of_cases("the error at least halves"),
         reading="with inputs in 8 bits it is a cure, and theory has its best α at 1/2",
@@ -314,7 +318,8 @@ CLAIMS = (
     Claim(
         "B67b",
         statement="for weight-only int8",
-        definition="share of outliers ×10 and ×100 in which SmoothQuant at α = 1/2 at least halves the output error of W8A16",
+        definition="share of outliers ×10 and ×100 in which SmoothQuant at α = 1/2 at least halves the output error "
+        "of W8A16",
         number=partial(advised_halves, settings=("W8A16",)),
         rule=share_of_cases("the error at least halves"),
         reading="inputs that are not quantized have no outlier problem; moving theirs into the weights makes one",

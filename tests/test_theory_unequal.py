@@ -15,6 +15,9 @@ def test_shares_are_those_of_simulated_blocks(sizes):
     found = np.bincount(np.abs(w).argmax(1), minlength=len(sizes)) / BLOCKS
     expected = theory.extreme_shares(sizes)
     assert expected.sum() == pytest.approx(1, abs=1e-12)
+    top = np.square(np.abs(w).max(1))
+    squared = np.bincount(np.abs(w).argmax(1), top, minlength=len(sizes)) / top.sum()
+    assert np.abs(theory.extreme_shares(sizes, 2) - squared).max() < 0.03  # four standard errors, and a little
     assert (np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / BLOCKS) + 1e-12).all()
 
 

@@ -105,7 +105,7 @@ class Mitigated:
         return divided if self.rotation is None else self.rotation.apply(divided)
 
     def quantized_part(self, x: Activations) -> Activations:
-        """x' as a quantizer of activations sees it, and as ``static`` calibrates one: zero where channels are apart."""
+        """X' as a quantizer of activations sees it, and as ``static`` calibrates one: zero where channels are apart."""
         x = self.transformed(x)
         return x if self.apart is None else jnp.where(self.apart[None], 0.0, x)
 
