@@ -316,7 +316,7 @@ TOKEN_STYLES = {
 
 def draw(rows: Rows) -> plotting.Figure:
     """Gain at equal bits of every remedy on every problem; what it costs; GPTQ's order; calibration tokens."""
-    figure, panels = plotting.mosaic("aaabbb;ccddee", height=6.6, height_ratios=[1.45, 1])
+    figure, panels = plotting.mosaic(".aaaaabbbbb.;ccccddddeeee", height=6.6, height_ratios=[1.45, 1])
     for letter, setting in zip("ab", SETTINGS, strict=True):
         if found := rows.where(setting=setting, kind="remedy"):
             gains(panels[letter], found, rows.where(setting=setting, kind="best"))
@@ -342,7 +342,7 @@ def gains(ax: plotting.Axes, rows: Rows, best_ones: Rows) -> None:
         if r["remedy"] in grid.ys:
             at = grid.xs.index(r["problem"]), grid.ys.index(r["remedy"])
             ax.plot(*at, marker="s", ms=10, mfc="none", mec="k", mew=1.4)
-    ax.set_xticklabels([TICKS.get(name, name) for name in grid.xs], rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_xticklabels([TICKS.get(str(name), str(name)) for name in grid.xs], rotation=40, ha="right", rotation_mode="anchor")
     setting = rows[0]["setting"]
     costs = [cost(found.where(remedy=spec)) for spec in grid.ys]
     ax.set_yticklabels([f"{NAMES[s]}  {c}" if setting == W4A16 else c for s, c in zip(grid.ys, costs, strict=True)])
@@ -364,8 +364,8 @@ def errors_against_bits(ax: plotting.Axes, rows: Rows) -> None:
     plotting.curve(ax, bits, error, se=alone.column("error_se"), series=Style(plotting.BLACK, "o", NOTHING))
     plotting.points(ax, remedies, "bits_per_weight", "error", series=Style(plotting.BLUE, "s"), ms=3.2)
     for r in efficient(remedies):
-        plotting.note(ax, r["bits_per_weight"] + 0.05, r["error"], NAMES[r["remedy"]], va="center")
-    ax.set(yscale="log", xlim=(3.2, 7.8), xlabel="stored bits a weight")
+        plotting.note(ax, r["bits_per_weight"] + 0.15, r["error"], NAMES[r["remedy"]], va="center")
+    ax.set(yscale="log", xlim=(3.2, 8.4), xlabel="stored bits a weight")
     ax.set_ylabel(f"output error / output\n({SHOWN[1]}, {SHOWN[0]})")
     ax.legend(loc="upper right")
 
@@ -400,6 +400,9 @@ def against_tokens(ax: plotting.Axes, rows: Rows) -> None:
         plotting.prediction(ax, times, -10 * np.log10(factor), series=TOKEN_STYLES["gptq", "clean"])
     ax.axhline(0, color="0.4", lw=0.6)
     ax.set(xscale="log", xlabel="calibration tokens / fan-in", ylabel="gain (dB)", ylim=(-7, 26))
+    ticks = sorted(set(rows.column("tokens_of_fan_in")))
+    ax.minorticks_off()
+    ax.set(xticks=ticks, xticklabels=[f"{t:g}" for t in ticks])
     ax.legend(title="hollow: on these tokens", title_fontsize=6.5, loc="upper right")
 
 

@@ -218,9 +218,9 @@ ONE_STYLES = {
 }
 NOISE_STYLES = {
     "1 q8_0": Style(plotting.BLUE, "o", "1 layer, q8_0"),
-    "1 normal noise": Style(plotting.BLUE, "x", "1 layer, noise"),
+    "1 normal noise": Style(plotting.BLACK, "x", "1 layer, noise"),
     "2 q8_0": Style(plotting.VERMILION, "s", "2 layers, q8_0"),
-    "2 normal noise": Style(plotting.VERMILION, "+", "2 layers, noise"),
+    "2 normal noise": Style(plotting.BLACK, "+", "2 layers, noise"),
 }
 
 
@@ -238,7 +238,7 @@ def largest_zeroed(ax: plotting.Axes, rows: Rows) -> None:
     """Change of the outputs against the share of weights that are set to zero."""
     plotting.family(ax, rows, "share", "change", by="series", styles=ZEROED_STYLES)
     one = rows.where(series="normal, largest", share=A_THOUSANDTH).one("change")
-    plotting.mark_claim(ax, A_THOUSANDTH, one, "A07", offset=(-6, 8))
+    plotting.mark_claim(ax, A_THOUSANDTH, one, "A07", offset=(7, -7))
     ax.set(xscale="log", yscale="log", xlabel="share of weights set to 0", ylabel="change of outputs / outputs, rms")
     ax.legend(loc="lower right")
 
@@ -247,7 +247,7 @@ def one_changed(ax: plotting.Axes, rows: Rows) -> None:
     """Change of an output against the fan-in when one of its weights changes."""
     plotting.family(ax, rows, "fan_in", "output", by="series", styles=ONE_STYLES)
     ax.axhline(MATTERS, color="0.3", lw=0.8, ls=":")
-    plotting.note(ax, 70, MATTERS * 1.15, "A12: matters above")
+    plotting.note(ax, 260, MATTERS * 1.15, "A12: matters above")
     ax.set(xscale="log", yscale="log", ylim=(1e-4, 3), xlabel="fan-in n", ylabel="change of the output / output, rms")
     ax.legend(loc="upper right")
 

@@ -28,7 +28,7 @@ def extreme_shares(sizes: ArrayLike, power: int = 0) -> F64:
     """
     s = np.asarray(sizes, np.float64)
     kinds, kind, counts = np.unique(s, return_inverse=True, return_counts=True)
-    return np.take(_shares(tuple(kinds), tuple(counts), power), kind)
+    return np.take(_shares(tuple(map(float, kinds)), tuple(map(int, counts)), power), kind)
 
 
 @lru_cache
