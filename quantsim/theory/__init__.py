@@ -12,6 +12,7 @@ from quantsim.theory.clipping import (
 )
 from quantsim.theory.codebooks import cube_root_absmax, cube_root_rms, cube_root_signed_max
 from quantsim.theory.companding import bennett, panter_dite
+from quantsim.theory.compensation import compensated_output_mse, fitted_on_tokens
 from quantsim.theory.depth import (
     followed_errors,
     normalized_stack_error,
@@ -51,6 +52,7 @@ from quantsim.theory.scales import (
 )
 from quantsim.theory.scheme import NoTheoryError
 from quantsim.theory.softmax import softmax_flips, softmax_kl, softmax_mse, softmax_tv
+from quantsim.theory.unequal import extreme_shares, unequal_int_mse
 from quantsim.theory.weights import weight_mean_abs, weight_mse, weight_rel_mse
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "block_mean",
     "cancellation",
     "cells",
+    "compensated_output_mse",
     "cube_root_absmax",
     "cube_root_rms",
     "cube_root_signed_max",
@@ -81,6 +84,8 @@ __all__ = [
     "entropy",
     "expected_absmax",
     "extreme_mse",
+    "extreme_shares",
+    "fitted_on_tokens",
     "followed_errors",
     "geometric_error",
     "has_weight_theory",
@@ -117,6 +122,7 @@ __all__ = [
     "softmax_tv",
     "stack_error",
     "unequal_absmax_power",
+    "unequal_int_mse",
     "uniform_levels",
     "uniform_threshold",
     "weight_mean_abs",
