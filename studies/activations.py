@@ -370,8 +370,8 @@ CLAIMS = (
         "weights; the largest of nine sites",
         number=lost_by_offline_weights,
         rule=at_most(0.0),
-        reading="nothing is lost, as they are the same weights; activations lose where calibration misses their "
-        "extremes",
+        reading="nothing is lost, as they are the same weights; activations lose by it only where their extremes are "
+        "so rare that calibration misses them",
     ),
     Claim(
         "A27",
@@ -402,7 +402,7 @@ CLAIMS = (
         "more than normal weights in 8 bits by channel",
         number=lose_more,
         rule=share_of_cases("activations err a decibel more"),
-        reading="with one static scale mostly; with a scale a token only where they have outliers or are products",
+        reading="with one static scale everywhere; with a scale a token only where they have outliers or are products",
     ),
     Claim(
         "B56",
