@@ -395,14 +395,16 @@ def against_tokens(ax: plotting.Axes, rows: Rows) -> None:
     for (remedy, problem), style in TOKEN_STYLES.items():
         found = rows.where(remedy=remedy, problem=problem)
         plotting.points(ax, found.where(shown=False), "tokens_of_fan_in", "gain_db", series=style)
-        plotting.points(ax, found.where(shown=True), "tokens_of_fan_in", "gain_db", series=style, label="_", mfc="none")
+        plotting.points(
+            ax, found.where(shown=True), "tokens_of_fan_in", "gain_db", series=style, label="_", mfc="none", ms=5
+        )
     fan_in = rows[0]["fan_in"]
     times = np.geomspace(1.1, max(rows.column("tokens_of_fan_in")), 40)
     factors = np.array([theory.fitted_on_tokens(fan_in, round(t * fan_in)) for t in times])
     for factor in factors.T:
         plotting.prediction(ax, times, -10 * np.log10(factor), series=TOKEN_STYLES["gptq", "clean"])
     ax.axhline(0, color="0.4", lw=0.6)
-    ax.set(xscale="log", xlabel="calibration tokens / fan-in", ylabel="gain (dB)", ylim=(-7, 15))
+    ax.set(xscale="log", xlabel="calibration tokens / fan-in", ylabel="gain (dB)", ylim=(-7, 21))
     ticks = sorted(set(rows.column("tokens_of_fan_in")))
     ax.minorticks_off()
     ax.set(xticks=ticks, xticklabels=[f"{t:g}" for t in ticks])
@@ -414,12 +416,13 @@ def against_tokens(ax: plotting.Axes, rows: Rows) -> None:
 
 def named_that_halve(rows: Rows) -> float:
     """Share of the named remedies that gain a bit at equal bits, clearly, on at least one problem in either setting."""
-    found = [r for r in rows.where(kind="remedy") if r["problem"] in PROBLEMS]
+    found = [r for r in rows.where(kind="remedy") if kind_of(r["remedy"]) in NAMED]
 
     def gains_a_bit(r: dict[str, Any]) -> bool:
         return r["equal_bits_gain_db"] - 3 * r["equal_bits_gain_db_se"] >= DB_A_BIT
 
-    return share(any(gains_a_bit(r) for r in found if kind_of(r["remedy"]) == name) for name in NAMED)
+    helpful = {kind_of(r["remedy"]) for r in found if gains_a_bit(r)}
+    return share(name in helpful for name in dict.fromkeys(kind_of(r["remedy"]) for r in found))
 
 
 def summary(rows: Rows) -> str:
