@@ -439,9 +439,8 @@ CLAIMS = (
         "B79",
         statement="named: SmoothQuant, AWQ, LLM.int8, mixed precision, per-channel, clustering",
         definition="share of five of the named remedies (per-channel scales are the base here) that at equal bits "
-        "halve "
-        "the output error of rounding alone, on fresh tokens, on at least one of eight kinds of layers in W4A16 or "
-        "W8A8",
+        "halve the output error of rounding alone, on fresh tokens, on at least one of eight kinds of layers in W4A16 "
+        "or W8A8",
         number=named_that_halve,
         rule=share_of_cases("it gains 6.02 dB, clearly, on some kind of layer"),
         reading="each helps against one difficulty and costs bits for nothing against the others",
