@@ -366,19 +366,17 @@ CLAIMS = (
         "A26",
         statement="weights are static, so parameters can be found offline",
         definition="error with a scale found beforehand over that with a scale found in place, in dB, one scale for "
-        "all, "
-        "weights; the largest of nine sites",
+        "all, weights; the largest of nine sites",
         number=lost_by_offline_weights,
         rule=at_most(0.0),
-        reading="nothing is lost, as they are the same weights; activations lose where calibration misses their "
-        "extremes",
+        reading="nothing is lost, as they are the same weights; activations lose by it only where their extremes are "
+        "so rare that calibration misses them",
     ),
     Claim(
         "A27",
         statement="weight distributions are more concentrated/stable than activations",
         definition="share of nine sites × (crest factor of a token, spread of the ranges of tokens) in which "
-        "activations "
-        "exceed normal weights by a tenth; random inputs",
+        "activations exceed normal weights by a tenth; random inputs",
         number=less_concentrated,
         rule=share_of_cases("activations exceed weights by a tenth, clearly"),
         reading="by construction only where activations are products or rectified, or have outliers",
@@ -386,9 +384,8 @@ CLAIMS = (
     Claim(
         "A28",
         statement="activations vary with input, have outliers, sparsity",
-        definition="share of nine sites × (ranges of tokens vary twice as much as those of rows of weights; 0.01 % "
-        "of the "
-        "values lie beyond 6 rms; a tenth are zeros); random inputs",
+        definition="share of nine sites × (ranges of tokens vary twice as much as those of rows of weights; 0.01 % of "
+        "the values lie beyond 6 rms; a tenth are zeros); random inputs",
         number=have_outliers_vary_or_are_sparse,
         rule=share_of_cases("it is so"),
         reading="each is so at some sites, all three at none: zeros come from ReLU, extremes from products and "
@@ -398,17 +395,16 @@ CLAIMS = (
         "A29",
         statement="activation quantization generally loses more than weight quantization",
         definition="share of nine sites × (a scale a token, one static scale) in which activations in 8 bits err a "
-        "decibel "
-        "more than normal weights in 8 bits by channel",
+        "decibel more than normal weights in 8 bits by channel",
         number=lose_more,
         rule=share_of_cases("activations err a decibel more"),
-        reading="with one static scale mostly; with a scale a token only where they have outliers or are products",
+        reading="with one static scale everywhere; with a scale a token only where they have outliers or are products",
     ),
     Claim(
         "B56",
         statement="down: almost none, <2×, low",
-        definition="crest factor of the SwiGLU product that meets the down matrix over that of normal weights; "
-        "random inputs",
+        definition="crest factor of the SwiGLU product that meets the down matrix over that of normal weights; random "
+        "inputs",
         number=value_of("crest_ratio", kind="site", site=DOWN),
         rule=at_most(2.0),
         reading="whatever the weights of down are, its input is a product, with extremes {value:.1f} times as far out",
@@ -417,12 +413,10 @@ CLAIMS = (
         "B75",
         statement="activation outliers are more lethal than weight outliers",
         definition="share of structures (by input, element, row) × cuts (by row, one scale, as deployed) in which "
-        "outliers "
-        "×30 in activations err a decibel more than the same in weights",
+        "outliers ×30 in activations err a decibel more than the same in weights",
         number=more_lethal,
         rule=share_of_cases("activations err a decibel more"),
-        reading="the same outliers under the same scales cost the same on either side; a static scale for all "
-        "tokens is "
-        "what makes those of activations worse",
+        reading="the same outliers under the same scales cost the same on either side; a static scale for all tokens "
+        "is what makes those of activations worse",
     ),
 )

@@ -290,9 +290,8 @@ CLAIMS = (
     Claim(
         "A07",
         statement="extremes contribute little to the output, error is diluted",
-        definition="power of the outputs that is lost with the largest thousandth of the weights set to 0, over "
-        "that lost "
-        "with any thousandth; the least of normal, Laplace and t5 weights, white inputs",
+        definition="power of the outputs that is lost with the largest thousandth of the weights set to 0, over that "
+        "lost with any thousandth; the least of normal, Laplace and t5 weights, white inputs",
         number=largest_over_any,
         rule=at_most(1.0),
         reading="few as they are, each counts {value:.0f} times as much as another weight",
@@ -300,9 +299,8 @@ CLAIMS = (
     Claim(
         "A12",
         statement="robust: one weight's small change never matters",
-        definition="share of (1 %, 10 % changes) × (inputs as others, ×10, ×100) × fan-ins in which the output "
-        "moves by "
-        "less than 1 % of its rms",
+        definition="share of (1 %, 10 % changes) × (inputs as others, ×10, ×100) × fan-ins in which the output moves "
+        "by less than 1 % of its rms",
         number=never_matters,
         rule=share_of_cases("the output moves by less than 1 %"),
         reading="one of n terms counts for 1 / √n, but where its input is an outlier it can be the whole output",
@@ -314,7 +312,6 @@ CLAIMS = (
         number=widest_over_narrowest,
         rule=at_most(0.5),
         reading="width absorbs nothing: the relative error is that of the weights, times √2 after two layers, as is "
-        "that "
-        "of normal noise of the same power",
+        "that of normal noise of the same power",
     ),
 )
