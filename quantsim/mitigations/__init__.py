@@ -4,11 +4,11 @@
 """
 
 from quantsim.mitigations.awq import awq
-from quantsim.mitigations.gptq import gptq
 from quantsim.mitigations.clipping import clip
 from quantsim.mitigations.clustering import cluster_outliers
 from quantsim.mitigations.columns import llm_int8
 from quantsim.mitigations.correction import bias_correction
+from quantsim.mitigations.gptq import gptq
 from quantsim.mitigations.layer import Branch, Layer, Mitigated, Rotation
 from quantsim.mitigations.low_rank import low_rank
 from quantsim.mitigations.registry import FUNCTIONS, Mitigation, parse

@@ -46,7 +46,7 @@ def awq(
     Raises:
         ValueError: for less than one ratio, fewer than zero clips, an unknown term, or clips where there are no blocks.
 
-    Source: Lin et al., arXiv:2306.00978, equations 4 and 5; the term of the weights is not in the paper, but in code in use.
+    Source: Lin et al., arXiv:2306.00978, equations 4 and 5; the weights' term is not in the paper, but in code in use.
     """
     _require_blocks(q, clips)
     x, w = layer.inputs, layer.weights

@@ -59,7 +59,7 @@ def gptq(
 
     An ordering pays where inputs differ in size or share few directions (the study ``mitigations`` measures it).
 
-    Source: Frantar et al., arXiv:2210.17323; the orders and "block" and "static" are not in the paper, but in code in use.
+    Source: Frantar et al., arXiv:2210.17323; the orders, "block" and "static" are not there, but in code in use.
 
     >>> x = np.array([[1.0, 1.0], [1.0, 0.9]])
     >>> gptq(Layer(np.array([[1.0, 0.4]]), x), "int2:channel", damping=0.0).weights.tolist()
