@@ -72,7 +72,7 @@ def before_rounding(w, w_hat, x):
 
 @pytest.mark.parametrize("size", SPECS)
 def test_rounding_to_nearest_has_their_codes(peer, problem, size):
-    """But for the largest weight of a block, if negative: at -7.5 steps, where an ulp of the scale makes it -7 or -8."""
+    """But for a negative weight that is its block's largest: at -7.5 steps an ulp of the scale makes it -7 or -8."""
     w, _ = problem
     found = peer.arrays.quantize(jnp.asarray(w), peer.how(size))
     theirs, scale = np.asarray(peer.arrays.dequantize(found)), np.repeat(np.asarray(found.scale), size, axis=1)
