@@ -8,11 +8,12 @@ LOCK_ARGS ?=
 BIN := .venv/bin
 # Two -q: on a machine with extra package sources pip warns at length about each; errors still show. V=1 shows all.
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(V),,-qq)
+PEERS_PIP = $(subst $(BIN),.venv-peers/bin,$(PIP))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help figures test lint types unit small ledger test-slow test-kills lock clean
+.PHONY: help figures test lint types unit small ledger test-slow test-kills test-peers lock clean
 
 help:  ## print this list
 	@echo 'make TARGET [PYTHON=python3.13] [JOBS=2] [V=1]'
@@ -54,6 +55,11 @@ test-kills: .venv/ok  ## sweeps killed 200 times and at every call that writes
 	@echo '== test-kills'
 	$(BIN)/pytest -m slow tests/test_sweep_resume.py $(PYTEST_ARGS)
 
+# An environment of its own: the lock, exactly, and the peers beside it. Without a peer these tests fail; none is skipped.
+test-peers: .venv-peers/ok  ## mitigations against published implementations, which it installs (extra peers)
+	@echo '== test-peers'
+	.venv-peers/bin/pytest -m peers tests/test_peers.py $(PYTEST_ARGS)
+
 lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip --disable-pip-version-check install -qq --upgrade uv
@@ -62,7 +68,7 @@ lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade take
 	    --extra test $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
 
 clean:  ## remove the environments, the caches and the builds
-	rm -rf .venv .venv-lock build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-peers build dist .hypothesis .pytest_cache .ruff_cache
 	find quantsim studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the lock pins, exactly: a changed lock makes a new environment, a changed pyproject.toml only a new link to the checkout.
@@ -75,4 +81,10 @@ clean:  ## remove the environments, the caches and the builds
 
 .venv/ok: .venv/locked pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-peers/ok: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv --clear .venv-peers
+	@$(PEERS_PIP) install --require-hashes -r requirements.lock
+	@$(PEERS_PIP) install --no-build-isolation -e '.[peers]'
 	@touch $@
