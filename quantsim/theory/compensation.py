@@ -7,7 +7,6 @@ steps are; all that it does to the outputs is fitted away by the columns that ar
 from typing import TypeAlias
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
@@ -42,6 +41,8 @@ def compensated_output_mse(
     >>> compensated_output_mse(s, 1.0, order=np.random.default_rng(0).permutation(64)) > 12.97
     True
     """
+    from scipy.linalg import cholesky, solve_triangular
+
     s = np.asarray(input_second_moment, np.float64)
     if s.ndim != 2 or s.shape[0] != s.shape[1]:
         raise ValueError(f"a second moment is an (in, in) matrix, got {s.shape}")
@@ -50,10 +51,10 @@ def compensated_output_mse(
         s = s[np.ix_(at, at)]
     used = s + damping * np.diag(s).mean() * np.eye(len(s))
     try:
-        r = scipy.linalg.cholesky(used[::-1, ::-1], lower=True)[::-1, ::-1]  # S = R Rᵀ, R upper
+        r = cholesky(used[::-1, ::-1], lower=True)[::-1, ::-1]  # S = R Rᵀ, R upper
     except np.linalg.LinAlgError:
         raise ValueError("the second moment is singular: no fit on later inputs without damping") from None
-    through = np.diag(r)[:, None] * scipy.linalg.solve_triangular(r, np.eye(len(s)))  # row j: 1, less the fit
+    through = np.diag(r)[:, None] * solve_triangular(r, np.eye(len(s)))  # row j: 1, less the fit
     return float(error_mse * np.einsum("ji,ik,jk->", through, s, through, optimize=True))
 
 
@@ -72,7 +73,7 @@ def fitted_on_tokens(fan_in: int, tokens: int) -> tuple[float, float]:
         ValueError: for too few tokens, of which there is no fit without damping.
 
     >>> [round(factor, 3) for factor in fitted_on_tokens(256, 512)]
-    [0.751, 1.384]
+    [0.751, 1.386]
     """
     if not 1 <= fan_in < tokens:
         raise ValueError(f"a fit takes more tokens than inputs, got {tokens} tokens and a fan-in of {fan_in}")
