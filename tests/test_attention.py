@@ -25,9 +25,10 @@ def drawn(seed=0, scale=1.0):
     return q * np.float32(scale), k, v
 
 
-def reference(q, q_hat, k, k_hat, v, v_hat, logits_hat=None):
-    """KL, total variation, flips and relative output error in float64."""
-    q, q_hat, k, k_hat, v, v_hat = (np.asarray(a, np.float64) for a in (q, q_hat, k, k_hat, v, v_hat))
+def reference(exact, approximated, logits_hat=None):
+    """KL, total variation, flips and relative output error in float64, of queries, keys and values."""
+    q, k, v = (np.asarray(a, np.float64) for a in exact)
+    q_hat, k_hat, v_hat = (np.asarray(a, np.float64) for a in approximated)
     z, z_hat = (a @ b.swapaxes(1, 2) / np.sqrt(WIDTH) for a, b in ((q, k), (q_hat, k_hat)))
     z_hat = z_hat if logits_hat is None else np.asarray(logits_hat, np.float64)
     log_p, log_p_hat = special.log_softmax(z, axis=-1), special.log_softmax(z_hat, axis=-1)
@@ -62,14 +63,14 @@ def test_attention_error_is_that_of_float64(quantizers, scale):
         a if spec is None else np.asarray(qs.parse(spec).roundtrip(a))
         for a, spec in ((q, quantizers.queries), (k, quantizers.keys), (v, quantizers.values))
     ]
-    assert_close(attention_error(q, k, v, quantizers), reference(q, hats[0], k, hats[1], v, hats[2]))
+    assert_close(attention_error(q, k, v, quantizers), reference((q, k, v), hats))
 
 
 def test_quantized_logits():
     q, k, v = drawn(scale=3.0)
     spec = f"int8:block{KEYS}"
     z, _ = logits_and_errors(*map(jnp.asarray, (q, q, k, k)))
-    expected = reference(q, q, k, k, v, v, logits_hat=qs.parse(spec).roundtrip(z))
+    expected = reference((q, k, v), (q, k, v), logits_hat=qs.parse(spec).roundtrip(z))
     assert_close(attention_error(q, k, v, AttentionQuantizers(logits=spec)), expected, rel=1e-3)
 
 
