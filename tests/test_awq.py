@@ -96,3 +96,18 @@ def test_one_program_for_all_ratios():
 def test_what_it_does_not_take(spec, options, message):
     with pytest.raises(ValueError, match=message):
         awq(Layer(*problem()), spec, **options)
+
+
+def test_scales_with_the_term_of_the_weights_are_those_of_numpy():
+    """s_j = (mean |x_j|)^r / u_j^(1 - r) over the geometric mean of its extremes, at the ratio that was chosen."""
+    rng = np.random.default_rng(8)
+    w, x = rng.standard_normal((24, 64)).astype(np.float32), rng.standard_normal((96, 64)).astype(np.float32)
+    x[:, ::9] *= 20
+    found = awq(Layer(w, x), "int4:block32", weight_term="mean")
+    ratio = float(found.found["ratio"])
+    assert 0 < ratio < 1
+    blocks = np.abs(w.astype(np.float64)).reshape(24, 2, 32)
+    u = (blocks / blocks.max(axis=-1, keepdims=True)).reshape(24, 64).mean(axis=0)
+    s = np.abs(x.astype(np.float64)).mean(axis=0) ** ratio / u ** (1 - ratio)
+    # powers of float32 logarithms: some tens of ulps
+    np.testing.assert_allclose(found.divided_by, s / np.sqrt(s.max() * s.min()), rtol=1e-5)
