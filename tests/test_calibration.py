@@ -237,6 +237,13 @@ def test_reach_of_a_normal_population_is_optimal(bits):
     assert normal_reach(formats.parse(f"int{bits}")) == pytest.approx(best.x, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["int2", "int8", "nf4", "e4m3"])
+def test_reach_is_the_float32_that_the_quantizer_multiplies_by(name):
+    # the minimum is flat: the last digits of a float64 moved from one process to the next, and predictions with them
+    reach = normal_reach(formats.parse(name))
+    assert reach == float(np.float32(reach))
+
+
 def test_ternary_reach_is_the_published_one():
     # Max 1960, three levels, uniform: +-1.224, cut at 0.612, error 0.1902
     reach = normal_reach(formats.parse("int2"))
