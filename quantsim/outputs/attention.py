@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from quantsim._types import ArrayLike, Weights
 from quantsim.measure.ratios import columns, ratio, root_ratio
 from quantsim.measure.tallies import error
+from quantsim.outputs.divergence import SMALL, divergence
 from quantsim.outputs.products import product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
@@ -25,8 +26,6 @@ Keys: TypeAlias = Float[Array, "heads keys width"]
 Values: TypeAlias = Float[Array, "heads keys value_width"]
 Logits: TypeAlias = Float[Array, "heads queries keys"]
 PerHead: TypeAlias = Float[Array, " heads"]
-
-_SMALL = 1.0  # changes of logits below it, in nats, are expanded around zero, where their effects would cancel
 
 
 @dataclass(frozen=True)
@@ -159,15 +158,10 @@ def attention_sums(logits: Logits, errors: Logits, values: Values, value_errors:
 
 
 def _of_head(z: Array, d: Array, values: Array, value_errors: Array) -> AttentionSums:
-    log_p = jax.nn.log_softmax(z, axis=-1)
+    log_p, x, kl = divergence(z, d)
     p = jnp.exp(log_p)
-    x = d - jnp.sum(p * d, axis=-1, keepdims=True)
-    small = jnp.clip(x, -_SMALL, _SMALL)
-    expanded = jnp.log1p(jnp.sum(p * (jnp.expm1(small) - small), axis=-1, keepdims=True))
-    far = jnp.max(jnp.abs(x), axis=-1, keepdims=True) > _SMALL
-    kl = jnp.where(far, jax.nn.logsumexp(log_p + x, axis=-1, keepdims=True), expanded)
     p_hat, by = jnp.exp(log_p + x - kl), x - kl
-    change = jnp.where(by < _SMALL, p * jnp.expm1(jnp.minimum(by, _SMALL)), p_hat - p)
+    change = jnp.where(by < SMALL, p * jnp.expm1(jnp.minimum(by, SMALL)), p_hat - p)
     outputs, output_errors = product(p, values.T), product(change, values.T) + product(p_hat, value_errors.T)
     return AttentionSums(
         kl=jnp.sum(kl),
