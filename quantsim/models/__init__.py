@@ -1,1 +1,4 @@
-"""Models as pure functions of flat dictionaries of arrays, named as checkpoints name them; no word of quantization."""
+"""Networks as pure functions over parameters: a language model that is trained here, its text, its training.
+
+A module is imported by its own name; nothing here knows of quantization.
+"""
