@@ -66,5 +66,7 @@ def held_out(context: int) -> np.ndarray:
             tokens = np.frombuffer(text, np.uint8).astype(np.int32)
             found += [tokens[at : at + context + 1] for at in range(0, len(tokens) - context, context)]
     if not found:
-        raise ValueError(f"no topic that is held out has {context} tokens to predict: choose a shorter context, above 0")
+        raise ValueError(
+            f"no topic that is held out has {context} tokens to predict: choose a shorter context, above 0"
+        )
     return np.stack(found)
