@@ -2,15 +2,15 @@
 
 Between two linear maps flows something that can be scaled by c where it is written and by 1/c where it is read:
 
-=============  ===================================  ====================================  ==============================
-site           what flows                           written by                            read by
-=============  ===================================  ====================================  ==============================
-attn_norm      input of attention, a channel        gain of attn_norm                     columns of attn_q, _k, _v
-ffn_norm       input of the feed-forward, a channel  gain of ffn_norm                     columns of ffn_gate, _up
-query_key      keys, a RoPE pair of a head          two rows of attn_k                    two rows of attn_q in each head
-value_output   values, a channel of a head          a row of attn_v                       a column of attn_output per head
-up_down        hidden units (linear in up)          a row of ffn_up                       a column of ffn_down
-=============  ===================================  ====================================  ==============================
+=============  ===============================  =================  ======================================
+site           what flows                       written by         read by
+=============  ===============================  =================  ======================================
+attn_norm      a channel into attention         gain of attn_norm  columns of attn_q, attn_k, attn_v
+ffn_norm       a channel into the feed-forward  gain of ffn_norm   columns of ffn_gate, ffn_up
+query_key      a RoPE pair of the keys          rows of attn_k     rows of attn_q, of all heads in the group
+value_output   a channel of the values          row of attn_v      columns of attn_output, of all heads
+up_down        a hidden unit (linear in up)     row of ffn_up      column of ffn_down
+=============  ===============================  =================  ======================================
 
 Scaled by c > 1, activations have outlier channels; scaled by 1/c, the weights that read them have outlier columns (rows
 of attn_q). A power of two moves no bit of the logits, short of overflow and underflow.
