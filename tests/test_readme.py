@@ -36,4 +36,4 @@ def test_every_command_of_the_table_exists():
     from quantsim.cli.commands import COMMANDS
 
     commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
-    assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "doctor"} == set(COMMANDS)
+    assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "train", "doctor"} == set(COMMANDS)

@@ -104,7 +104,7 @@ def shapes(config: Config) -> dict[str, Shape]:
 
 
 def init(key: PRNGKey, config: Config) -> Params:
-    """Normal weights of standard deviation 0.02, those that write into the residual stream over sqrt(2 layers); gains 1.
+    """Normal weights of standard deviation 0.02, over sqrt(2 layers) where they write into the residual stream; gains 1.
 
     Source: Radford et al., "Language models are unsupervised multitask learners" (2019), section 2.3.
     """
