@@ -16,8 +16,17 @@ def quantsim(capsys):
     return command(capsys)
 
 
+@pytest.fixture(scope="module")
+def some():
+    """Few sequences in the place of all that are held out."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = text.held_out(RECIPE.config.context)[:40]
+        patch.setattr(text, "held_out", lambda context: found)
+        yield
+
+
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch, some):
     """A model that trains in no time in the place of the real one; what it is held against is set here."""
     monkeypatch.setattr(training, "recipe_of", lambda width, seed=0: replace(RECIPE, seed=seed))
     monkeypatch.setattr(text, "training_bytes", lambda: DATA)
@@ -30,7 +39,7 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def reached(tmp_path_factory):
+def reached(tmp_path_factory, some):
     """The loss that sixty steps reach."""
     path = tmp_path_factory.mktemp("reached") / "m.safetensors"
     return training.save(training.train(RECIPE, data=DATA), RECIPE, path).metadata["loss"]

@@ -176,7 +176,6 @@ def _of_queries(channels: Channels, config: Config) -> np.ndarray:
 
 
 def _times(w: Array, where: Channels, axis: int, factor: float) -> Array:
-    by = np.ones(w.shape[axis])
-    by[np.asarray(where, int)] = factor
-    shaped = by if w.ndim == 1 else np.expand_dims(by, 1 - axis)
-    return w * jnp.broadcast_to(jnp.asarray(shaped, w.dtype), w.shape)
+    by = np.ones(w.shape)
+    np.moveaxis(by, axis, 0)[np.asarray(where, int)] = factor
+    return w * jnp.asarray(by, w.dtype)

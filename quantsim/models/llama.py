@@ -167,7 +167,8 @@ def forward(params: Params, tokens: Tokens, config: Config, *, product: Product 
         product: of every linear layer, called with its name, for example "blk.0.attn_q", its inputs and its weights.
 
     >>> config = Config(width=8, layers=1, heads=2, kv_heads=1, hidden=16)
-    >>> forward(init(jax.random.key(0), config), jnp.zeros((2, 5), jnp.int32), config).shape
+    >>> params = jax.eval_shape(partial(init, config=config), jax.random.key(0))
+    >>> jax.eval_shape(partial(forward, config=config), params, jnp.zeros((2, 5), jnp.int32)).shape
     (2, 5, 256)
     """
     h = params["token_embd"][tokens]
