@@ -32,7 +32,6 @@ Product: TypeAlias = Callable[[str, Array, Array], Array]
 
 #: The matrices of a layer; the input of the first three is the same, that of gate and up too.
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_NORMS = ("attn_norm", "ffn_norm")
 _STD = 0.02
 
 
