@@ -333,14 +333,19 @@ def by_policy(ax: plotting.Axes, rows: Rows) -> None:
 RANKINGS = ("w_max", "w_kurtosis", "int8:tensor kl", "int4:channel kl")
 
 
+def rank_correlation(a: Any, b: Any) -> float:
+    """Spearman's."""
+    found: Any = stats.spearmanr(a, b)
+    return float(found.statistic)
+
+
 def ranked_as_stated(rows: Rows) -> float:
     """Share of trainings × (max / σ, kurtosis, KL of int8 and of int4 alone) that rank the types as stated."""
     cases = []
     for of_model in rows.where(kind="matrix").groups("model").values():
         for column in RANKINGS:
             found = [of_model.where(type=kind).column(column).mean() for kind in TYPES]
-            correlation = stats.spearmanr([-STATED_RANK[kind] for kind in TYPES], found)[0]
-            cases.append(correlation >= RANKED)
+            cases.append(rank_correlation([-STATED_RANK[kind] for kind in TYPES], found) >= RANKED)
     return share(cases)
 
 
@@ -359,7 +364,7 @@ def rises_with_depth(rows: Rows) -> float:
     for of_model in rows.where(kind="matrix").groups("model").values():
         for column in ("w_beyond_3", "w_beyond_10"):
             found = per_layer(of_model, column)
-            cases.append(np.ptp(found) > 0 and stats.spearmanr(range(len(found)), found)[0] >= RANKED)
+            cases.append(np.ptp(found) > 0 and rank_correlation(range(len(found)), found) >= RANKED)
     return share(cases)
 
 

@@ -277,15 +277,6 @@ def never_matters(rows: Rows) -> float:
     return share(r["output"] < MATTERS for r in rows.where(kind="one"))
 
 
-def widest_over_narrowest(rows: Rows) -> Estimate:
-    """Relative output error of the widest network of two layers over that of the narrowest, under q8_0."""
-    found = rows.where(kind="noise", series="2 q8_0")
-    narrow, wide = (found.where(width=pick(found.column("width"))) for pick in (min, max))
-    value = wide.one("output") / narrow.one("output")
-    relative_se = np.hypot(wide.one("output_se") / wide.one("output"), narrow.one("output_se") / narrow.one("output"))
-    return Estimate(value, value * float(relative_se))
-
-
 CLAIMS = (
     Claim(
         "A07",

@@ -23,7 +23,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, A
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors scrambles arrays that are not contiguous
     texts = {name: json.dumps(value) for name, value in metadata.items()}
-    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, texts)
+    data = save({name: np.asarray(a, order="C") for name, a in arrays.items()}, texts)
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_bytes(data)

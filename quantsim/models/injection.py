@@ -82,11 +82,11 @@ def inject(params: Params, config: Config, injection: Injection) -> tuple[Params
 
     >>> from quantsim.models import llama
     >>> config = Config(width=8, layers=1, heads=2, kv_heads=1, hidden=16)
-    >>> params = llama.init(jax.random.key(0), config)
+    >>> params = {name: jnp.ones(shape) for name, shape in llama.shapes(config).items()}
     >>> spoiled, which = inject(params, config, Injection("up_down", 32.0))
     >>> (channel,) = which[0]
-    >>> round(float(spoiled["blk.0.ffn_down"][0, channel] / params["blk.0.ffn_down"][0, channel]), 3)
-    32.0
+    >>> float(spoiled["blk.0.ffn_up"][channel, 0]), float(spoiled["blk.0.ffn_down"][0, channel])
+    (0.03125, 32.0)
     """
     layers = range(config.layers) if injection.layers is None else injection.layers
     if wrong := [layer for layer in layers if layer not in range(config.layers)]:
@@ -106,7 +106,7 @@ def _drawn(injection: Injection, config: Config, layer: int) -> tuple[int, ...]:
     if injection.channels > there:
         raise ValueError(f"{injection.site} has {there} channels or pairs, {injection.channels} were asked for")
     key = jax.random.fold_in(jax.random.key(injection.seed), layer)
-    drawn = np.sort(np.asarray(jax.random.permutation(key, there)[: injection.channels]))
+    drawn = np.sort(np.argsort(np.asarray(jax.random.bits(key, (there,))), stable=True)[: injection.channels])
     if injection.site == "query_key":
         half = config.head // 2
         first = drawn // half * config.head + drawn % half
@@ -176,7 +176,6 @@ def _of_queries(channels: Channels, config: Config) -> np.ndarray:
 
 
 def _times(w: Array, where: Channels, axis: int, factor: float) -> Array:
-    by = np.ones(w.shape[axis])
-    by[np.asarray(where, int)] = factor
-    shaped = by if w.ndim == 1 else np.expand_dims(by, 1 - axis)
-    return w * jnp.broadcast_to(jnp.asarray(shaped, w.dtype), w.shape)
+    by = np.ones(w.shape)
+    np.moveaxis(by, axis, 0)[np.asarray(where, int)] = factor
+    return w * jnp.asarray(by, w.dtype)

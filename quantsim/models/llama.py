@@ -5,7 +5,9 @@ embedding and the output are two matrices: what is done to one of them is then n
 (out, in), ``y = x wᵀ``.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -23,10 +25,10 @@ Tokens: TypeAlias = Int[Array, "batch time"]
 Hidden: TypeAlias = Float[Array, "batch time width"]
 Logits: TypeAlias = Float[Array, "batch time vocabulary"]
 Heads: TypeAlias = Float[Array, "batch time heads head"]
+Keys: TypeAlias = Float[Array, "batch time kv_heads head"]
 
 #: The matrices of a layer; the input of the first three is the same, that of gate and up too.
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_NORMS = ("attn_norm", "ffn_norm")
 _STD = 0.02
 
 
@@ -104,18 +106,19 @@ def shapes(config: Config) -> dict[str, Shape]:
 
 
 def init(key: PRNGKey, config: Config) -> Params:
-    """Normal weights of standard deviation 0.02, over sqrt(2 layers) where they write into the residual stream; gains 1.
+    """Normal weights of deviation 0.02, over sqrt(2 layers) where they write into the residual stream, and unit gains.
 
     Source: Radford et al., "Language models are unsupervised multitask learners" (2019), section 2.3.
     """
+    wanted = shapes(config)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(wanted)))
+    # one program for all: a draw of another length has the same elements
+    draws = jax.vmap(partial(jax.random.normal, shape=(max(map(math.prod, wanted.values())),)))(keys)
     params = {}
-    for number, (name, shape) in enumerate(shapes(config).items()):
-        if len(shape) == 1:
-            params[name] = jnp.ones(shape, jnp.float32)
-            continue
-        writes = name.endswith(("attn_output", "ffn_down"))
-        std = _STD / np.sqrt(2 * config.layers) if writes else _STD
-        params[name] = std * jax.random.normal(jax.random.fold_in(key, number), shape, jnp.float32)
+    for (name, shape), drawn in zip(wanted.items(), draws, strict=True):
+        std = _STD / math.sqrt(2 * config.layers) if name.endswith(("attn_output", "ffn_down")) else _STD
+        matrix = len(shape) > 1
+        params[name] = std * drawn[: math.prod(shape)].reshape(shape) if matrix else jnp.ones(shape, drawn.dtype)
     return params
 
 
@@ -154,7 +157,8 @@ def forward(params: Params, tokens: Tokens, config: Config, *, product: Product 
         product: of every linear layer, called with its name, for example "blk.0.attn_q", its inputs and its weights.
 
     >>> config = Config(width=8, layers=1, heads=2, kv_heads=1, hidden=16)
-    >>> forward(init(jax.random.key(0), config), jnp.zeros((2, 5), jnp.int32), config).shape
+    >>> params = jax.eval_shape(partial(init, config=config), jax.random.key(0))
+    >>> jax.eval_shape(partial(forward, config=config), params, jnp.zeros((2, 5), jnp.int32)).shape
     (2, 5, 256)
     """
     h = params["token_embd"][tokens]
@@ -198,7 +202,7 @@ def _attention(params: Params, at: str, x: Hidden, config: Config, product: Prod
     return product(at + "attn_output", mixed.reshape(batch, time, -1), params[at + "attn_output"])
 
 
-def attend(q: Heads, k: Heads, v: Heads) -> Heads:
+def attend(q: Heads, k: Keys, v: Keys) -> Heads:
     """Causal softmax(q kᵀ / sqrt(head)) v; head h of the queries reads head h // (heads / kv_heads) of keys and values.
 
     Source: Ainslie et al., arXiv:2305.13245.

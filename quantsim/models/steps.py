@@ -70,6 +70,7 @@ def _matrices(params: Params) -> dict[str, bool]:
     return {name: w.ndim > 1 for name, w in params.items()}
 
 
+@partial(jax.jit, static_argnames="recipe")  # one program, not one for each shape
 def start(recipe: Recipe) -> State:
     """The state before the first step."""
     params = llama.init(jax.random.key(recipe.seed), recipe.config)

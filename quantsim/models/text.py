@@ -1,7 +1,8 @@
 """The text that every Python carries, as bytes: the topics of its documentation, a tenth of them held out.
 
 Topics repeat each other, "compound" for example all of "if". So a paragraph is used once: what a topic that is held out
-says is not trained on, wherever it stands. The text differs between versions of Python, ``digest`` tells them apart.
+says is not trained on, wherever it stands (but for a few short ones that differ in the blank lines around them). The
+text differs between versions of Python, ``digest`` tells them apart.
 """
 
 from hashlib import sha256

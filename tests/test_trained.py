@@ -1,0 +1,66 @@
+"""The models that are shipped: their files, and the losses that they claim."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from quantsim.models import llama, text, trained, training
+from quantsim.models.trained import FOLDER
+
+MAIN = 128
+WIDTHS = sorted({trained.load(name).config.width for name in trained.names()})
+
+
+def test_every_width_has_three_seeds():
+    assert MAIN in WIDTHS
+    assert len(WIDTHS) >= 3
+    assert trained.names() == tuple(trained.name_of(width, seed) for width in WIDTHS for seed in range(3))
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 16e6
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_model_reaches_the_loss_that_its_file_states(width):
+    """On every eighth sequence: within four standard errors of the difference of a part and the whole."""
+    for name in trained.names():
+        params, config, about = trained.load(name)
+        if config.width == width:
+            sequences = text.held_out(config.context)
+            losses = training.sequence_losses(params, config, sequences[::8], batch=len(sequences[::8]))
+            error = losses.std(ddof=1) / np.sqrt(len(losses)) * np.sqrt(1 - len(losses) / len(sequences))
+            assert losses.mean() == pytest.approx(about["loss"], abs=4 * error)
+            assert error < 0.1
+            # rounding to bfloat16 is small against what a sequence says
+            assert abs(about["loss"] - about["loss_before"]) < about["loss_se"]
+
+
+def test_files_hold_bfloat16_of_the_names_of_a_checkpoint():
+    for name in trained.names():
+        params, config, about = trained.load(name)
+        assert list(params) == list(llama.shapes(config))
+        assert config.hidden == 3 * config.width
+        assert trained.name_of(config.width, about["seed"]) == name
+        recipe = training.recipe_of(config.width, about["seed"])
+        assert recipe.config == config
+        assert {n: about[n] for n in ("steps", "batch", "rate")} == {
+            n: getattr(recipe, n) for n in ("steps", "batch", "rate")
+        }
+        with safe_open(FOLDER / f"{name}.safetensors", framework="numpy") as file:
+            assert {file.get_tensor(n).dtype for n in file.keys()} == {np.dtype(ml_dtypes.bfloat16)}  # noqa: SIM118
+            assert json.loads(file.metadata()["config"])["width"] == config.width
+
+
+def test_seeds_are_different_models_and_wider_ones_are_better():
+    losses = {width: training.shipped_losses(width) for width in WIDTHS}
+    assert all(len(set(found.tolist())) == 3 for found in losses.values())
+    means = [losses[width].mean() for width in WIDTHS]
+    assert means == sorted(means, reverse=True)
+    for width in WIDTHS:
+        assert np.ptp(losses[width]) < training.tolerance(width) < 0.2
+
+
+def test_an_unknown_name_says_which_there_are():
+    with pytest.raises(ValueError, match=r"no trained model 'lm-w7-s0': there are .*lm-w128-s0"):
+        trained.load("lm-w7-s0")
