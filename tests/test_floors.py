@@ -18,6 +18,7 @@ FLOORS = {
     "rows": (1, 0),
     "theory": (2, 0),
     "rounding": (2, 0),
+    "models": (2, 1),
     "calibration": (3, 0),
     "quantizer": (4, 0),
     "measure": (5, 0),
