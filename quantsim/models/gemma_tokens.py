@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-_UNKNOWN, _BYTES = 2, 6  # types of pieces
+_UNKNOWN, _USERS, _BYTES = 2, 4, 6  # types of pieces
 _BPE, _MODEL_TYPE, _BYTE_FALLBACK, _UNK_ID, _UNK_PIECE = 2, 3, 35, 40, 45  # fields of SentencePiece's TrainerSpec
 
 
@@ -44,7 +44,7 @@ def encode(spp: Any, text: str, *, bos: int | None) -> Int[np.ndarray, " tokens"
     return np.array([*([] if bos is None else [bos]), *spp.encode(text)], np.int32)
 
 
-def decode(spp: Any, tokens: Iterable[int]) -> str:
+def decode(spp: Any, tokens: Iterable[Any]) -> str:
     """The text of tokens; bytes that are no UTF-8 become replacement characters."""
     return spp.decode([int(t) for t in tokens])
 
@@ -57,6 +57,7 @@ def _model(tokens: Sequence[str], scores: Sequence[float], types: Sequence[int],
     pieces = []
     for number, (token, score, kind) in enumerate(zip(tokens, scores, types, strict=True)):
         kind = _UNKNOWN if number == unknown else kind
+        token = token.replace(" ", "▁") if kind == _USERS else token  # which llama.cpp keeps as in the text
         text = _field(1, token.encode())
         pieces.append(_field(1, text + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind)))
     fallback = int(any(kind == _BYTES for kind in types))
