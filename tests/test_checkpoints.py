@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quantsim import checkpoints, cli
+from quantsim import cli
 from quantsim.checkpoints import CheckpointError, read
 
 BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
@@ -157,7 +157,7 @@ def header(text):
 
 
 BAD = {
-    "missing": (lambda folder: folder / "w.npy", "no such file; name an .npy or .safetensors file"),
+    "missing": (lambda folder: folder / "w.npy", "no such file; name an .npy, .safetensors or .gguf file"),
     "a folder": (folder_called("w.npy"), "a folder, not a file"),
     "a checkpoint folder": (folder_called("model"), "a folder, not a file"),
     "pickled array": (trap("array.npy"), "holds pickled objects, which are never loaded; save it again with numpy"),
@@ -273,6 +273,6 @@ def test_an_unreadable_file_is_a_bad_file(tmp_path, monkeypatch):
     def refuse(*_args, **_kw):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoints.np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
     with pytest.raises(CheckpointError, match=r"w\.npy: Permission denied"):
         list(read(npy(weights("f4"))(tmp_path)))

@@ -9,13 +9,14 @@ import contextlib
 import hashlib
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+
+from quantsim.checkpoints.real import cache_of_user
 
 #: Bytes that the folder may hold when a command starts; beyond, programs that were not used for longest go.
 MOST = 512 * 2**20
@@ -30,18 +31,7 @@ def folder(env: Mapping[str, str] = os.environ) -> Path | None:
     asked = env.get("QUANTSIM_CACHE", "")
     if asked.lower() in ("0", "off", "no", "false"):
         return None
-    return Path(asked) if asked and asked != "1" else _of_user(env) / "quantsim" / "programs"
-
-
-def _of_user(env: Mapping[str, str]) -> Path:
-    """The user's cache folder: of the XDG base directories, or of macOS or Windows."""
-    if env.get("XDG_CACHE_HOME"):
-        return Path(env["XDG_CACHE_HOME"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32" and env.get("LOCALAPPDATA"):
-        return Path(env["LOCALAPPDATA"])
-    return Path.home() / ".cache"
+    return Path(asked) if asked and asked != "1" else cache_of_user(env) / "quantsim" / "programs"
 
 
 def keep() -> None:

@@ -1,0 +1,30 @@
+"""What a file that cannot be read as weights raises."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+#: Called with the name of a tensor that cannot be read as weights, and the reason.
+Refused: TypeAlias = Callable[[str, str], None]
+
+
+class CheckpointError(Exception):
+    """A file that cannot be read as weights; the message says what to do."""
+
+
+class TensorError(CheckpointError):
+    """A tensor of a file that cannot be read as weights, and the reason."""
+
+    def __init__(self, path: Path | str, tensor: str, reason: str) -> None:
+        super().__init__(f"{path}: {tensor!r} {reason}")
+        self.tensor, self.reason = tensor, reason
+
+
+class PassedOverError(TensorError):
+    """A tensor that is no weights by its type, which a reader of all weights may pass over."""
+
+
+#: What a reader yields for each tensor: its name and array, or why it cannot be read.
+Found: TypeAlias = tuple[str, np.ndarray] | TensorError

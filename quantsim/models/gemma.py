@@ -1,0 +1,240 @@
+"""Gemma 3, the text model: logits of tokens, from parameters named as GGUF files name them.
+
+A layer, with every norm the root mean square one::
+
+    h = h + norm(attention(norm(h)))
+    h = h + norm(down(gelu(gate(norm(h))) * up(norm(h))))
+
+Queries and keys are normalized in each head before they are rotated; query heads share keys and values in groups. Of
+every six layers five see ``window`` tokens back, the present one included, and rotate with the base ``local_base``; the
+sixth sees all and rotates with ``global_base``. The embedding is scaled by sqrt(width), and its table makes the logits
+too. There is no soft cap. Source: Gemma Team, Gemma 3 Technical Report, arXiv:2503.19786; llama.cpp, models/gemma3.
+
+Parameters are a flat dict: "token_embd" (vocabulary, width), "output_norm" (width,), and of each layer i,
+"blk.i.attn_q" (heads * head, width), "blk.i.attn_k" and "blk.i.attn_v" (kv_heads * head, width), "blk.i.attn_output"
+(width, heads * head), "blk.i.ffn_gate" and "blk.i.ffn_up" (hidden, width), "blk.i.ffn_down" (width, hidden), and the
+gains "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_norm" and "attn_k_norm". A gain
+multiplies as it stands: GGUF files hold the 1 + w of the published formula.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+Tokens: TypeAlias = Int[Array, "batch time"]
+Hidden: TypeAlias = Float[Array, "batch time width"]
+Params: TypeAlias = Mapping[str, Array]
+#: A linear layer, ``product(name, x, w)`` = x wᵀ, with the name of its weights, x (..., in) and w (out, in).
+Product: TypeAlias = Callable[[str, Array, Array], Array]
+
+#: Name that the last product is called by. Its weights are "output" of the parameters or, without, "token_embd".
+OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the arrays do not say.
+
+    Attributes:
+        width: of the residual stream.
+        layers: how many.
+        heads: query heads.
+        kv_heads: heads of keys and values; divides ``heads``.
+        head: width of a head.
+        hidden: width between up and down.
+        window: tokens that a local layer sees, the present one included.
+        query_scale: factor of the logits of attention.
+        period: every so many layers one is global, the last of them.
+        local_base: base of the rotations in local layers.
+        global_base: and in global ones.
+        epsilon: added to mean squares.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    hidden: int
+    window: int
+    query_scale: float
+    period: int = 6
+    local_base: float = 1e4
+    global_base: float = 1e6
+    epsilon: float = 1e-6
+
+    def is_global(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, sees all tokens."""
+        return layer % self.period == self.period - 1
+
+
+def product(name: str, x: Array, w: Array) -> Array:
+    """``x wᵀ``: the linear layer as it is, whatever its name.
+
+    >>> product("blk.0.attn_q", jnp.ones((1, 2)), jnp.ones((3, 2))).tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+    del name
+    return jnp.einsum("...i,oi->...o", x, w, precision=lax.Precision.HIGHEST)
+
+
+def forward(
+    params: Params, tokens: Tokens, config: Config, *, product: Product = product
+) -> Float[Array, "batch time vocabulary"]:
+    """Logits of the token after each.
+
+    Args:
+        params: as above, float32 or float64, all of one type.
+        tokens: numbers of tokens; the first of a text is the one that begins texts.
+        config: sizes and constants.
+        product: every linear layer is one call of it; a function that is equal to itself and depends on its arguments
+            only, as programs are kept by it.
+
+    >>> config = Config(8, 2, 2, 1, 4, 16, window=3, query_scale=0.5, period=2)
+    >>> forward(random_params(config, 11, seed=0), jnp.arange(5)[None], config).shape
+    (1, 5, 11)
+    """
+    return logits(params, hidden(params, tokens, config, product=product), product=product)
+
+
+def hidden(params: Params, tokens: Tokens, config: Config, *, product: Product = product) -> Hidden:
+    """What the last product multiplies, normalized: ``forward`` without it."""
+    time = tokens.shape[1]
+    h = params["token_embd"][tokens]
+    h = h * np.asarray(np.sqrt(config.width), h.dtype)
+    local, everywhere = (rotation(time, config.head, b) for b in (config.local_base, config.global_base))
+    for number in range(config.layers):
+        prefix = f"blk.{number}."
+        own = {name.removeprefix(prefix): a for name, a in params.items() if name.startswith(prefix)}
+        reach, table = (time, everywhere) if config.is_global(number) else (config.window, local)
+        h = _layer(own, h, table.astype(h.dtype), reach, config=config, hook=_Named.of(product, prefix))
+    return norm(h, params["output_norm"], config.epsilon)
+
+
+def logits(params: Params, hidden: Hidden, *, product: Product = product) -> Float[Array, "... vocabulary"]:
+    """The last product. Who wants its weights other than the embedding's gives them as ``params["output"]``."""
+    return _last(head(params), hidden, product)
+
+
+def head(params: Params) -> Float[Array, "vocabulary width"]:
+    """Weights of the last product."""
+    return params.get(OUTPUT, params["token_embd"])
+
+
+@partial(jax.jit, static_argnums=2)
+def _last(weights: Array, hidden: Array, product: Product) -> Array:
+    return product(OUTPUT, hidden, weights)
+
+
+# --- a layer --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The linear layers of one layer. Of ``product`` above it is the same for all, so that these share a program."""
+
+    product: Product
+    prefix: str
+
+    @classmethod
+    def of(cls, hook: Product, prefix: str) -> "_Named":
+        return cls(hook, "" if hook is product else prefix)
+
+    def __call__(self, name: str, x: Array, w: Array) -> Array:
+        return self.product(self.prefix + name, x, w)
+
+
+@partial(jax.jit, static_argnames=("config", "hook"))
+def _layer(
+    p: dict[str, Array], h: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
+) -> Hidden:
+    """One layer, local or global by the tokens that it reaches and its table of rotations."""
+    found = _attention(p, norm(h, p["attn_norm"], config.epsilon), table, reach, config=config, hook=hook)
+    h = h + norm(found, p["post_attention_norm"], config.epsilon)
+    x = norm(h, p["ffn_norm"], config.epsilon)
+    gate = jax.nn.gelu(hook("ffn_gate", x, p["ffn_gate"]), approximate=True)
+    found = hook("ffn_down", gate * hook("ffn_up", x, p["ffn_up"]), p["ffn_down"])
+    return h + norm(found, p["post_ffw_norm"], config.epsilon)
+
+
+def _attention(
+    p: dict[str, Array], x: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
+) -> Hidden:
+    """Grouped attention, its output product included; a group of query heads shares one head of keys and values."""
+    batch, time, _ = x.shape
+    heads = (batch, time, -1, config.head)
+    q, k, v = (hook(name, x, p[name]).reshape(heads) for name in ("attn_q", "attn_k", "attn_v"))
+    q = rotated(norm(q, p["attn_q_norm"], config.epsilon), table) * config.query_scale
+    k = rotated(norm(k, p["attn_k_norm"], config.epsilon), table)
+    grouped = q.reshape(batch, time, config.kv_heads, -1, config.head)
+    scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, precision=lax.Precision.HIGHEST)
+    back = jnp.arange(time)[:, None] - jnp.arange(time)[None]
+    seen = (back >= 0) & (back < reach)
+    weights = jax.nn.softmax(jnp.where(seen[None, None, None], scores, -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=lax.Precision.HIGHEST)
+    return hook("attn_output", mixed.reshape(batch, time, -1), p["attn_output"])
+
+
+def norm(x: Float[Array, "... n"], gain: Float[Array, " n"], epsilon: float) -> Float[Array, "... n"]:
+    """``x / sqrt(mean x^2 + epsilon) * gain``, over the last axis."""
+    power = jnp.mean(x * x, axis=-1, keepdims=True)
+    return x * lax.rsqrt(power + epsilon) * gain.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def rotation(time: int, head: int, base: float) -> np.ndarray:
+    """Cosines and sines of position times ``base^(-2 i / head)``, (2, time, head / 2), computed in float64."""
+    angles = np.arange(time)[:, None] * base ** (-np.arange(0, head, 2) / head)
+    return np.stack([np.cos(angles), np.sin(angles)])
+
+
+def rotated(x: Float[Array, "batch time heads head"], table: Float[Array, "2 time half"]) -> Array:
+    """Each head with its pairs (i, i + head / 2) turned by the angles of its position."""
+    cos, sin = table[:, None, :, None]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def shapes(config: Config, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, in the order of the layers."""
+    found: dict[str, tuple[int, ...]] = {"token_embd": (vocabulary, config.width), "output_norm": (config.width,)}
+    own = _layer_shapes(config)
+    for number in range(config.layers):
+        found |= {f"blk.{number}.{name}": shape for name, shape in own.items()}
+    return found
+
+
+def _layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    queries, keys = config.heads * config.head, config.kv_heads * config.head
+    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    return {
+        "attn_q": (queries, config.width),
+        "attn_k": (keys, config.width),
+        "attn_v": (keys, config.width),
+        "attn_output": (config.width, queries),
+        "ffn_gate": (config.hidden, config.width),
+        "ffn_up": (config.hidden, config.width),
+        "ffn_down": (config.width, config.hidden),
+        "attn_q_norm": (config.head,),
+        "attn_k_norm": (config.head,),
+        **dict.fromkeys(norms, (config.width,)),
+    }
+
+
+def random_params(config: Config, vocabulary: int, seed: int) -> dict[str, Array]:
+    """Parameters of a model that knows nothing: normal, of size 1 / sqrt(in); gains around 1."""
+    rng, found = np.random.default_rng(seed), {}
+    for name, shape in shapes(config, vocabulary).items():
+        drawn = rng.standard_normal(shape)
+        w = drawn / np.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.25 * drawn
+        found[name] = jnp.asarray(w, jnp.float32)
+    return found
