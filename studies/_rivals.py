@@ -18,7 +18,9 @@ from quantsim.formats import FORMATS, levels
 
 F32 = NDArray[np.float32]
 Round = Callable[[F32], Any]
-_NEEDED = {"torch": "torch", "gguf": "NumPy + gguf"}  # module: what its contenders' names begin with
+#: Package: what its contenders' names begin with.
+_NEEDED = {"torch": "torch", "gguf": "NumPy + gguf"}
+_NEEDED_FOR_LAYERS = {"neural-compressor-pt": "neural-compressor", "qwix": "qwix"}
 
 
 @cache
@@ -30,10 +32,11 @@ def optional(name: str) -> Any:
         return None
 
 
-def missing(contenders: Iterable[str]) -> str | None:
-    """What to say if contenders are absent: of which module, and how to install it."""
-    absent = [m for m, start in _NEEDED.items() if not any(c.startswith(start) for c in set(contenders))]
-    names = " and ".join(absent)
+def missing(contenders: Iterable[str], *, among_layers: bool = False) -> str | None:
+    """What to say if contenders, those of layers included, are absent: of which package, and how to install it."""
+    needed, here = _NEEDED | (_NEEDED_FOR_LAYERS if among_layers else {}), set(contenders)
+    absent = [package for package, start in needed.items() if not any(c.startswith(start) for c in here)]
+    names = " and ".join(filter(None, (", ".join(absent[:-1]), *absent[-1:])))
     return f"{names} not installed, so not compared: pip install 'quantsim-jax[bench]'" if absent else None
 
 

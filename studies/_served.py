@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,40 @@ from quantsim.sweep.totals import Totals
 
 SHAPE = (256, 1024)
 SPEC = "int8:block32"
-#: What a served process runs; it finds this module as a study's neighbour, wherever the studies lie.
-_CODE = "from quantsim.lab import study; study.module('throughput')._served.serve()"
+#: What a process runs; it finds its module as a study's neighbour, wherever the studies lie.
+_CODE = "from quantsim.lab import study; study.module('throughput').{module}.serve()"
 
-#: From a number of weights to what sweeping them took.
-Ask = Callable[[int], dict[str, Any]]
+#: From a question to what was found; the question of a sweep is its number of weights.
+Ask = Callable[[Any], dict[str, Any]]
 
 
 @contextmanager
-def serving(devices: int) -> Iterator[Ask]:
-    """A process with so many CPU devices that sweeps as many weights as it is asked to."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, "-c", _CODE]
+def answering(module: str, **environment: str) -> Iterator[Ask]:
+    """A process in which ``serve`` of a neighbour answers each line, a question in JSON, by a line."""
+    command = [sys.executable, "-c", _CODE.format(module=module)]
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
 
-        def ask(weights: int) -> dict[str, Any]:
+        def ask(question: Any) -> dict[str, Any]:
             assert process.stdout
-            print(weights, file=process.stdin, flush=True)
-            return json.loads(process.stdout.readline())
+            print(json.dumps(question), file=process.stdin, flush=True)
+            if not (answer := process.stdout.readline()):
+                raise RuntimeError(f"the process of {module} ended without an answer to {question!r}")
+            return json.loads(answer)
 
         yield ask
+
+
+def serving(devices: int) -> AbstractContextManager[Ask]:
+    """A process with so many CPU devices that sweeps as many weights as it is asked to."""
+    return answering("_served", JAX_NUM_CPU_DEVICES=str(devices), XLA_PYTHON_CLIENT_PREALLOCATE="false")
 
 
 def serve() -> None:
     """Answer each line of the standard input, a number of weights, by what sweeping so many takes."""
     for line in sys.stdin:
-        print(json.dumps(swept(int(line))), flush=True)
+        print(json.dumps(swept(json.loads(line))), flush=True)
 
 
 def swept(weights: int) -> dict[str, Any]:

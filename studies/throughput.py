@@ -5,11 +5,13 @@ are given; the first round compiles and is not counted. Rates are those of media
 over rounds. quantsim runs on all devices of JAX, torch on a device of that kind with its own threads, NumPy on one
 thread, as it does; what NumPy is slow at it does for fewer weights. Given weights are 2^26, which no cache holds; drawn
 weights come in the chunks of a sweep, buffers that rivals fill too. The limit is one read of 4 bytes a weight, at the
-best rate of any contender. Scaling runs in processes of their own, whose peak of memory has nothing of torch in it.
+best rate of any contender. Scaling runs in processes of their own, whose peak of memory has nothing of torch in it;
+so does GPTQ of a layer, in a process for each contender (all of them have imported JAX), all under one convention.
 Expected: full statistics are some thirty operations a weight and reach a tenth of the limit, as one fused loop of
 torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
 bound by 20 rounds of threefry, 1.5 times as fast as torch's serial generator; 32 quantizers take the time of their
-parts; time is linear in weights, memory constant, and two devices are nearly twice as fast as one.
+parts; time is linear in weights, memory constant, and two devices are nearly twice as fast as one. GPTQ as one program
+takes a quarter of the time of loops in torch or JAX that launch some ten operations a column, and less than 2 GB.
 Refuted, line by line, by a ratio that lies out of its bound by more than three of its standard errors, in the table
 that the study prints. (Wrong on two cores: two devices of one process give 1.5, though two processes give 2; and 10^7
 weights are too few chunks to hide what a sweep does once. On an H100 torch.compile reads at a sixth of the limit and
@@ -20,8 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,67 +30,16 @@ from scipy.stats import linregress
 
 from quantsim.lab import plotting
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import CLEARLY, Estimate
+from quantsim.measure.ratios import Estimate
 from quantsim.rows import Rows
 
-from . import _jobs, _rivals, _served, _timing
-from ._jobs import COPY, FULL_STATISTICS, NUMPY_GGUF, READ, SUM_OF_PARTS, generate, generate_and_measure
+from . import _bounds, _gptq, _jobs, _rivals, _served, _timing
+from ._bounds import BOUNDS, EXPONENT, LAYER, MANY, PEAK, SMALLER_LAYER, on_devices
+from ._jobs import COPY, NUMPY_GGUF, READ, SUM_OF_PARTS, generate_and_measure
 from ._timing import OURS, Contender, Seconds
 
 MEASURES_TIME = True
-SCALING = "scaling"
-MANY = 32  # quantizers of one draw, in the bounds
-PEAK, EXPONENT = "most weights: peak of memory, GB", "time ~ weights^a: a"
-
-#: A job and who does it.
-Turn: TypeAlias = tuple[str, str]
-Judgement: TypeAlias = Literal["met", "missed", "within its error", "not measured"]
-
-
-def on_devices(devices: int) -> str:
-    """Name of the job that draws and measures on so many devices."""
-    return f"generate + measure, 1; devices: {devices}"
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Where a number has to lie; a ratio of rates names the job and the contender of either rate."""
-
-    name: str
-    low: float = 0.0
-    high: float = inf
-    of: Turn | None = None
-    over: Turn | None = None
-
-    def judge(self, found: Estimate) -> Judgement:
-        """Met or missed if the number is off the bound by more than its error, so that noise changes no judgement."""
-        if found.value - CLEARLY * found.se >= self.low and found.value + CLEARLY * found.se <= self.high:
-            return "met"
-        beyond = found.value + CLEARLY * found.se < self.low or found.value - CLEARLY * found.se > self.high
-        return "missed" if beyond else "within its error"
-
-    def __str__(self) -> str:
-        """The bound as it is printed."""
-        if self.high == inf:
-            return f"≥ {self.low:g}"
-        return f"{self.low:g} to {self.high:g}" if self.low else f"≤ {self.high:g}"
-
-
-STATISTICS, NORMAL, SWEEP = (FULL_STATISTICS, OURS), (generate("normal"), OURS), (generate_and_measure(MANY), OURS)
-BOUNDS = (
-    Bound("full statistics: rate / torch.compile", 1.0, of=STATISTICS, over=(FULL_STATISTICS, "torch.compile")),
-    Bound("full statistics: rate / torch eager", 10.0, of=STATISTICS, over=(FULL_STATISTICS, "torch")),
-    Bound("full statistics: rate / NumPy + gguf", 25.0, of=STATISTICS, over=(FULL_STATISTICS, NUMPY_GGUF)),
-    Bound(f"generate + measure, {MANY}: time / sum of parts", 0.0, 1.25, (SWEEP[0], SUM_OF_PARTS), SWEEP),
-    Bound(f"generate + measure, {MANY}: rate / NumPy + gguf", 10.0, of=SWEEP, over=(SWEEP[0], NUMPY_GGUF)),
-    Bound("normal: rate / torch", 1.5, of=NORMAL, over=(NORMAL[0], "torch")),
-    Bound("normal: rate / NumPy", 3.0, of=NORMAL, over=(NORMAL[0], "NumPy")),
-    Bound("student-t: rate / normal", 0.5, of=(generate("student-t"), OURS), over=NORMAL),
-    Bound("Laplace: rate / normal", 0.5, of=(generate("Laplace"), OURS), over=NORMAL),
-    Bound(PEAK, 0.0, 1.0),
-    Bound(EXPONENT, 0.95, 1.05),
-    Bound("two devices: rate / one", 1.8, of=(on_devices(2), OURS), over=(on_devices(1), OURS)),
-)
+SCALING, LAYERS = "scaling", "GPTQ"
 
 
 @dataclass(frozen=True)
@@ -106,15 +56,18 @@ class Config:
     laws: tuple[str, ...] = ("normal", "student-t", "Laplace")
     types: tuple[str, ...] = ("q8_0", "q4_0", "q4_k", "q6_k")
     devices: tuple[int, ...] = (1, 2)
+    layers: tuple[int, ...] = (SMALLER_LAYER, LAYER)  # for GPTQ: inputs, outputs and tokens
+    layers_of_qwix: int = SMALLER_LAYER  # and not larger ones, which take it many minutes
     compiled: bool = True  # torch.compile, too
     rounds: int = 7
+    rounds_of_layers: int = 2
     seed: int = 0
 
     @classmethod
     def small(cls) -> "Config":
         """Fewer of everything, and all in this process: no torch.compile, no scaling."""
         few = cls(given=2**20, drawn=2**19, packed=2**18, fewer=2**18, quantizers=(1, 2), rounds=2)
-        return replace(few, laws=("normal",), types=("q8_0",), scaling=(), devices=(), compiled=False)
+        return replace(few, laws=("normal",), types=("q8_0",), scaling=(), devices=(), layers=(256,), compiled=False)
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------
@@ -129,6 +82,7 @@ def measure(config: Config) -> Iterator[Cell]:
     yield "packed", partial(_compared, config, _jobs.packing, config.packed, config.types, config.seed)
     yield SCALING, partial(_over_weights, config)
     yield "devices", partial(_over_devices, config)
+    yield LAYERS, partial(_of_layers, config)
 
 
 def _compared(config: Config, job: Callable[..., Iterable[Contender]], *arguments: Any) -> list[dict]:
@@ -139,16 +93,7 @@ def _compared(config: Config, job: Callable[..., Iterable[Contender]], *argument
 def _rows(config: Config, times: dict[Contender, Seconds]) -> list[dict]:
     """A row for each contender, and one for each ratio of those that are here."""
     rows = [_timing.row(contender, seconds, config.seed) for contender, seconds in times.items()]
-    a_weight = {(c.job, c.name): seconds / c.weights for c, seconds in times.items()}
-    for bound in BOUNDS:
-        if bound.of in a_weight and bound.over in a_weight:
-            rate = _timing.ratio(a_weight[bound.over], a_weight[bound.of], config.seed)
-            rows.append(_ratio_row(bound.name, rate) | {"rounds": config.rounds})
-    return rows
-
-
-def _ratio_row(name: str, found: Estimate) -> dict[str, Any]:
-    return {"kind": "ratio", "name": name, "ratio": found.value, "ratio_se": found.se}
+    return [*rows, *_bounds.ratio_rows(times, config.seed)]
 
 
 def _over_weights(config: Config) -> list[dict]:
@@ -164,8 +109,8 @@ def _over_weights(config: Config) -> list[dict]:
             row = _timing.row(contender, np.array([f["seconds"] for f in found]), config.seed)
             rows.append(row | {"peak_gb": found[-1]["peak_gb"], "sqnr_db": found[-1]["sqnr_db"]})
     fit: Any = linregress(np.log10([r["weights"] for r in rows]), np.log10([r["seconds"] for r in rows]))
-    exponent = _ratio_row(EXPONENT, Estimate(fit.slope, fit.stderr))
-    return [*rows, exponent, _ratio_row(PEAK, Estimate(rows[-1]["peak_gb"]))]
+    exponent = _bounds.ratio_row(EXPONENT, Estimate(fit.slope, fit.stderr))
+    return [*rows, exponent, _bounds.ratio_row(PEAK, Estimate(rows[-1]["peak_gb"]))]
 
 
 def _over_devices(config: Config) -> list[dict]:
@@ -179,6 +124,25 @@ def _over_devices(config: Config) -> list[dict]:
         rounds = [[ask(config.spread)["seconds"] for ask in asks] for _ in range(config.rounds)]
     contenders = [_timing.by_quantsim(on_devices(n), config.spread, _served.serve) for n in config.devices]
     return _rows(config, dict(zip(contenders, np.array(rounds).T, strict=True)))
+
+
+def _of_layers(config: Config) -> list[dict]:
+    """GPTQ of layers by all that are installed: seconds, peaks of memory, and by how much outputs err."""
+    if jax.default_backend() != "cpu":
+        return [{"kind": "note", "text": "GPTQ is timed on CPU only."}]
+    rows: list[dict] = []
+    for size in config.layers:
+        names = [name for name in _gptq.present() if name != _gptq.QWIX or size <= config.layers_of_qwix]
+        times, more = _gptq.timed(size, names, config.rounds_of_layers)
+        found: list[dict[str, Any]] = [
+            _timing.row(contender, seconds, config.seed) | {"kind": LAYERS} | more[contender]
+            for contender, seconds in times.items()
+        ]
+        rows += [*found, *_bounds.ratio_rows(times, config.seed)]
+        ours, job = found[0], _gptq.job(size)
+        rows.append(_bounds.ratio_row(_bounds.seconds_of(job), Estimate(ours["seconds"], ours["seconds_se"])))
+        rows.append(_bounds.ratio_row(_bounds.peak_of(job), Estimate(ours["peak_gb"])))
+    return rows
 
 
 # --- what is printed ------------------------------------------------------------------------------------------------
@@ -197,19 +161,10 @@ def summary(rows: Rows) -> str:
     copied = max(timed.where(job=COPY).column("rate")) * 8e-3  # each is read and written
     sizes = "" if timed.where(job=SCALING) else ", in small sizes"
     lines = [f"On {machine}, which reads {read:.1f} and copies {copied:.1f} GB/s{sizes}:"]
-    lines += [_judged(bound, rows) for bound in BOUNDS]
-    absent = _rivals.missing(timed.column("contender"))
+    lines += [_bounds.line(bound, rows) for bound in BOUNDS]
+    contenders = [*timed.column("contender"), *rows.where(kind=LAYERS).column("contender")]
+    absent = _rivals.missing(contenders, among_layers=bool(rows.where(kind=LAYERS)))
     return "\n".join([*lines, *rows.where(kind="note").values("text"), *([absent] if absent else [])])
-
-
-def _judged(bound: Bound, rows: Rows) -> str:
-    """A line of the table: name, number, bound, judgement."""
-    found = [r for r in rows.where(kind="ratio", name=bound.name) if r["ratio"] is not None]
-    if not found:
-        return f"  {bound.name:<44} {'':>14}   {bound!s:<12}   not measured"
-    estimate = Estimate(found[0]["ratio"], found[0]["ratio_se"])
-    value = f"{estimate.value:.2f} ± {estimate.se:.2f}"
-    return f"  {bound.name:<44} {value:>14}   {bound!s:<12}   {bound.judge(estimate)}"
 
 
 # --- figure ---------------------------------------------------------------------------------------------------------
@@ -221,17 +176,23 @@ STYLES = {
     "NumPy": plotting.Style(plotting.GREEN, "^"),
     NUMPY_GGUF: plotting.Style(plotting.GREEN, "^", "NumPy (+ gguf)"),
 }
+STYLES_OF_LAYERS = {
+    OURS: STYLES[OURS],
+    _gptq.NEURAL_COMPRESSOR: plotting.Style(plotting.ORANGE, "v", "neural-compressor (torch)"),
+    _gptq.QWIX: plotting.Style(plotting.PURPLE, "D", "qwix (JAX)"),
+}
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """Rates of all jobs under the limit; time against weights; time against quantizers, and of the parts alone."""
-    fig, axes = plotting.mosaic("aaabb;aaacc", height=4.6)
+    """Rates of all jobs under the limit; time against weights; against quantizers, and of the parts alone; of GPTQ."""
+    fig, axes = plotting.mosaic("aaabb;aaacc;aaadd", height=6.0)
     timed = rows.where(kind="time")
     rates(axes["a"], timed, limit(rows))
     over_weights(axes["b"], timed.where(job=SCALING))
     over_quantizers(axes["c"], timed)
+    of_layers(axes["d"], rows.where(kind=LAYERS))
     fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
-    plotting.letter(axes[k] for k in "abc")
+    plotting.letter(axes[k] for k in "abcd")
     return fig
 
 
@@ -298,6 +259,33 @@ def over_quantizers(ax: plotting.Axes, timed: Rows) -> None:
     ax.set_xticks(numbers, [str(n) for n in numbers])
     ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     ax.legend(loc="upper left")
+
+
+def of_layers(ax: plotting.Axes, found: Rows) -> None:
+    """Time of GPTQ against the size of the layer; at each contender's largest, the time and the peak of memory."""
+    ax.set(xlabel="GPTQ: size of the layer", ylabel="time (s)")
+    if not found:
+        _not_measured(ax)
+        return
+    sizes, seconds = found.values("size"), found.column("seconds")
+    for name, style in STYLES_OF_LAYERS.items():
+        if of_name := found.where(contender=name):
+            se = of_name.column("seconds_se")
+            plotting.curve(ax, of_name.column("size"), of_name.column("seconds"), se=se, series=style)
+            _taken(ax, of_name[-1], style.color, above=name != OURS)
+    ax.set(xscale="log", yscale="log", ylim=(min(seconds) / 8, 300 * max(seconds)))
+    ax.set_xlim(min(sizes) / 2.2, 2.2 * max(sizes))
+    ax.set_xticks(sizes, [f"{size}²" for size in sizes])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    ax.legend(loc="upper left")
+
+
+def _taken(ax: plotting.Axes, row: dict[str, Any], color: str, *, above: bool) -> None:
+    """Time and memory in words, over the marker, or under it and the line that leads to it."""
+    memory = f", {row['peak_gb']:.2g} GB" if row["peak_gb"] else ""
+    look: dict[str, Any] = {"va": "bottom" if above else "top", "ha": "center", "color": color}
+    at = row["size"], row["seconds"] * (1.6 if above else 1 / 4)
+    plotting.note(ax, *at, f"{row['seconds']:.3g} s{memory}", **look)
 
 
 def _not_measured(ax: plotting.Axes) -> None:

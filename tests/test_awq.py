@@ -111,3 +111,42 @@ def test_scales_with_the_term_of_the_weights_are_those_of_numpy():
     s = np.abs(x.astype(np.float64)).mean(axis=0) ** ratio / u ** (1 - ratio)
     # powers of float32 logarithms: some tens of ulps
     np.testing.assert_allclose(found.divided_by, s / np.sqrt(s.max() * s.min()), rtol=1e-5)
+
+
+def searched_by_numpy(x, w, size, clips):
+    """Dequantized int4 of each block clipped at each part, and the error of its own outputs, in float64."""
+    blocks, top = w.reshape(len(w), -1, size), np.abs(w.reshape(len(w), -1, size)).max(-1, keepdims=True)
+    trials, losses = [], []
+    for part in np.linspace(1, 0.5, clips, dtype=np.float32):
+        clipped = np.clip(blocks, -part * top, part * top)
+        scale = np.abs(clipped).max(-1, keepdims=True) / np.float32(7)
+        trials.append(np.rint(clipped / scale) * scale)
+        e = np.float64(trials[-1]) - blocks
+        seen = [np.float64(x[:, b * size : (b + 1) * size]) @ e[:, b].T for b in range(e.shape[1])]
+        losses.append(np.square(seen).sum(1).T)
+    return np.array(trials), np.array(losses)
+
+
+@pytest.mark.parametrize(("spec", "size"), [("int4:channel", FAN_IN), ("int4:block16", 16)])
+def test_clips_are_those_of_a_search_by_numpy(spec, size):
+    """Every row (or block) keeps the part that errs least in its own outputs, or one that ties within float32."""
+    rng, clips = np.random.default_rng(3), 6
+    w, x = problem(3)
+    w[::2, 5::16] *= 2 + rng.random((OUT // 2, FAN_IN // 16), np.float32)  # clipping pays in some rows, not in all
+    found = awq(Layer(w, x), spec, clips=clips)
+    s = np.asarray(found.divided_by)
+    assert bool(found.found["clipped"])
+    trials, losses = searched_by_numpy(x / s, w * s, size, clips)
+    kept = np.asarray(found.weights).reshape(trials.shape[1:])
+    step = np.abs(trials[0]).max(-1) / 7
+    off = np.abs(trials - kept).max(-1) / step  # of every part from what was kept, in steps
+    assert (off.min(0) < 1e-5).all()
+    # sums of 128 x 16 products in float32, 1e-5 of what they sum to, decide between parts
+    assert (losses[off.argmin(0), *np.indices(step.shape)] <= losses.min(0) * (1 + 1e-5)).all()
+    assert 0 < (off.argmin(0) > 0).mean() < 1
+
+
+def test_clips_are_left_where_no_outputs_gain():
+    found = awq(Layer(*problem()), "int4:channel", clips=1)  # the only part is 1: all as it was
+    assert not found.found["clipped"]
+    np.testing.assert_array_equal(found.weights, awq(Layer(*problem()), "int4:channel").weights)

@@ -221,8 +221,25 @@ def test_clipping_finds_the_best_part_by_brute_force():
 
 
 def absmax_int4(a):
-    scale = wide(np.abs(a).max(1, keepdims=True)) / 7
+    scale = wide(np.abs(a).max(-1, keepdims=True)) / 7
     return np.round(a / scale) * scale
+
+
+@pytest.mark.parametrize(("q", "size"), [("int4:channel", FAN_IN), ("int4:block16", 16)])
+def test_clipping_by_outputs_finds_the_part_of_each_row_by_brute_force(q, size):
+    """One part for all blocks of a row, the one of least output error of the row, or one that ties within float32."""
+    m = parse("clip(by=outputs,steps=12)").apply(LAYER, q)
+    blocks = wide(LAYER.weights).reshape(OUT, -1, size)
+    top, parts = np.abs(blocks).max(-1, keepdims=True), 1 - 0.75 * np.arange(12) / 12
+    tried = [absmax_int4(np.clip(blocks, -top * p, top * p)).reshape(OUT, FAN_IN) for p in parts]
+    losses = np.array([np.square(wide(LAYER.inputs) @ (t - wide(LAYER.weights)).T).sum(0) for t in tried])
+    of = np.array([np.abs(parts - part).argmin() for part in np.asarray(m.found["part"])])
+    np.testing.assert_allclose(m.found["part"], parts[of], rtol=1e-6)
+    rows = np.arange(OUT)
+    assert (losses[of, rows] <= losses.min(0) * (1 + 4 * FAN_IN * HALF_ULP)).all()
+    assert losses[of, rows].sum() < losses[0].sum()
+    assert len(set(of)) > 3  # rows differ
+    np.testing.assert_allclose(m.weights, np.array(tried)[of, rows], rtol=1e-5, atol=1e-6)
 
 
 def test_percentile_clips_at_the_percentile_of_each_row():

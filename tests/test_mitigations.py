@@ -14,6 +14,7 @@ import pytest
 import quantsim as qs
 from quantsim.mitigations import FUNCTIONS, Layer, Mitigation, parse
 from quantsim.mitigations.registry import ON_HOST, defaults
+from tests.test_gptq import equations
 from tests.test_products import HALF_ULP, wide
 
 TOKENS, FAN_IN, OUT, BATCH = 24, 64, 16, 2
@@ -230,6 +231,21 @@ def test_jit_and_vmap_over_layers_give_what_one_layer_gives(spec):
         error = np.linalg.norm(wide(alone.outputs(x)) - y)
         assert np.linalg.norm(wide(of_batch.outputs(x)) - wide(alone.outputs(x))) <= 0.1 * error
         assert float(of_batch.extra_bits) == float(alone.extra_bits)
+
+
+@pytest.mark.parametrize("spec", ["awq(ratios=5,clips=4)", *(s for s in SPECS if parse(s).name not in ON_HOST)])
+def test_programs_do_not_grow_with_the_layer(spec):
+    """As many equations, those of loops and calls included, for 64 outputs, inputs and tokens as for 256 of each.
+
+    What computes on the host has a compiled part, whose size test_gptq.py holds.
+    """
+
+    def size(n):
+        of_shape = jax.ShapeDtypeStruct((n, n), jnp.float32)
+        program = jax.make_jaxpr(lambda layer, key: parse(spec).apply(layer, "int4:block32", key=key))
+        return equations(program(Layer(of_shape, of_shape), KEY).jaxpr)
+
+    assert 50 < size(64) == size(256)
 
 
 @pytest.mark.parametrize("spec", SPECS)

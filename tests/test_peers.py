@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import quantsim as qs
+from quantsim.lab import study
 from quantsim.mitigations import Layer, awq, gptq
 
 pytestmark = pytest.mark.peers
@@ -124,6 +125,15 @@ def test_a_dead_column_is_written_as_zeros_by_them_alone(peer, problem):
     ours = np.asarray(gptq(Layer(w, x), SPECS[FAN_IN], scales="block").weights)
     assert (theirs[:, 5] == 0).all()
     np.testing.assert_array_equal(ours[:, 5], np.asarray(qs.parse(SPECS[FAN_IN]).roundtrip(w))[:, 5])
+
+
+def test_what_throughput_times_does_the_same_work(peer):
+    """Outputs on the inputs that it was calibrated on err by the same decibels, to the codes that are in doubt."""
+    of_layers = study.module("throughput")._gptq
+    w, x = of_layers.layer(FAN_IN)
+    with jax.numpy_rank_promotion("allow"):
+        theirs = of_layers.by_qwix(w, x)
+    assert output_error(of_layers.by_quantsim(w, x), w, x) == pytest.approx(output_error(theirs, w, x), rel=5e-3)
 
 
 @pytest.mark.parametrize("size", SPECS)

@@ -1,6 +1,7 @@
 """Throughput: rivals do the same work, turns are taken, bounds are judged; nothing here asserts a time."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from quantsim.rows import Rows, dumps
 
 throughput = study.module("throughput")
 _jobs, _rivals, _served, _timing = throughput._jobs, throughput._rivals, throughput._served, throughput._timing
+_bounds, _gptq = throughput._bounds, throughput._gptq
 W = np.random.default_rng(3).standard_normal((8, 1024)).astype(np.float32)
 HALF_ULP = 2.0**-24
 
@@ -182,12 +184,12 @@ def table(*ratios, contenders=("quantsim", "torch", "NumPy + gguf")):
 
 def test_every_bound_is_judged():
     """By three standard errors, here 0.3: what noise can move over its bound is neither met nor missed."""
-    first, *lines = table(1.4, 9.5, 100.0, 1.6, 9.8, 2.0, 3.1, 0.9, 0.1, 0.41, 1.5, 1.8)
+    first, *lines = table(1.4, 9.5, 100.0, 1.6, 9.8, 2.0, 3.1, 0.9, 0.1, 0.41, 1.5, 1.8, 3.0, 9.0, 59.9, 1.5)
     assert "a machine" in first
     assert "4.0 and copies 8.0 GB/s" in first
     unclear = "error"
     expected = ["met", "missed", "met", "missed", unclear, "met", unclear, "met", "missed", "met", "missed", unclear]
-    assert [line.split()[-1] for line in lines] == expected
+    assert [line.split()[-1] for line in lines] == [*expected, "missed", "met", unclear, "met"]
     assert "1.40 ± 0.10   ≥ 1 " in lines[0]
     assert "≤ 1.25" in lines[3]
     assert "0.95 to 1.05" in lines[10]
@@ -210,6 +212,15 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(conten
     assert "pip install 'quantsim-jax[bench]'" in last
 
 
+def test_rivals_of_layers_are_missed_where_layers_are_measured():
+    installed = ["quantsim", "torch", "NumPy + gguf"]
+    assert _rivals.missing(installed) is None
+    assert _rivals.missing(installed, among_layers=True).startswith("neural-compressor-pt and qwix not installed")
+    assert _rivals.missing(installed[:1], among_layers=True).startswith(
+        "torch, gguf, neural-compressor-pt and qwix not"
+    )
+
+
 def test_without_torch_and_gguf_only_their_rows_are_absent(monkeypatch):
     monkeypatch.setattr(_rivals, "optional", lambda name: None)
     names = {c.name for c in _jobs.given(2**13, 0, compiled=True)}
@@ -226,7 +237,7 @@ def test_optional_modules_are_none_if_they_cannot_be_imported():
 @pytest.fixture(scope="module")
 def rows():
     """The small study, smaller: a round of everything that needs no process of its own."""
-    config = replace(throughput.Config.small(), given=2**15, drawn=2**18, packed=2**13, rounds=1)
+    config = replace(throughput.Config.small(), given=2**15, drawn=2**18, packed=2**13, layers=(), rounds=1)
     return Rows(json.loads(dumps(r)) for _, cell in throughput.measure(config) for r in cell())
 
 
@@ -277,10 +288,79 @@ def test_the_peak_is_of_this_process_and_does_not_fall():
     assert _served.peak_gb() > peak - 0.01  # the system counts pages in batches
 
 
+# --- GPTQ of layers -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Rows of the cell of layers, its processes replaced by calls, with one rival that is there and takes longer."""
+
+    @contextmanager
+    def answering(module):
+        assert module == "_gptq"
+        yield lambda question: asked.append(question) or answers(*question)
+
+    def answers(name, size):
+        return _gptq.taken(name, size) if name == "quantsim" else {"seconds": 100.0, "peak_gb": 3.0, "sqnr_db": 22.0}
+
+    asked, config = [], replace(throughput.Config.small(), layers=(128, 256), layers_of_qwix=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_served, "answering", answering)
+        patch.setattr(_gptq, "present", lambda: ["quantsim", "qwix"])
+        cells = dict(throughput.measure(config))
+        rows = Rows(json.loads(dumps(r)) for r in cells["GPTQ"]())
+    assert asked == 3 * [("quantsim", 128), ("qwix", 128)] + 3 * [("quantsim", 256)]
+    return rows
+
+
+def test_layers_are_timed_with_peak_and_error_by_those_that_are_asked(layers):
+    found = [(r["contender"], r["size"], r["weights"], r["rounds"]) for r in layers.where(kind="GPTQ")]
+    assert found == [("quantsim", 128, 128**2, 2), ("qwix", 128, 128**2, 2), ("quantsim", 256, 256**2, 2)]
+    names = layers.where(kind="ratio").values("name")
+    assert {"GPTQ, 256 × 256: seconds", "GPTQ, 256 × 256: peak of memory, GB"} <= set(names)
+    w, x = _gptq.layer(256)
+    off = x.astype(np.float64) @ (_gptq.by_quantsim(w, x) - w.astype(np.float64)).T
+    signal = np.square(x.astype(np.float64) @ w.T.astype(np.float64)).sum()
+    expected = 10 * np.log10(signal / np.square(off).sum())
+    assert layers[-3]["sqnr_db"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_bounds_of_layers_are_of_the_sizes_that_are_measured():
+    """By their names: what no row bears would be judged as not measured, silently."""
+    full, named = throughput.Config(), {b.name for b in throughput.BOUNDS}
+    assert {_bounds.seconds_of(_gptq.job(n)) for n in full.layers} & named
+    times = {
+        _timing.Contender(_gptq.job(size), name, size**2, _gptq.serve, "a machine", 2): np.array([seconds] * 2)
+        for size in full.layers
+        for name, seconds in ((_timing.OURS, 2.0), (_gptq.NEURAL_COMPRESSOR, 8.0), (_gptq.QWIX, 20.0))
+    }
+    ratios = {r["name"]: r["ratio"] for r in _bounds.ratio_rows(times, 0)}
+    assert ratios == {"GPTQ, 4096 × 4096: rate / torch": 4.0, "GPTQ, 1024 × 1024: rate / qwix": 10.0}
+
+
+def test_layers_are_drawn_with_time_and_memory(rows, layers, tmp_path):
+    fig = throughput.draw(Rows([*rows, *layers]))
+    texts = [t.get_text() for t in fig.axes[3].texts]
+    assert "100 s, 3 GB" in texts
+    assert len(texts) == 2
+    assert "GPTQ" in throughput.summary(Rows([*rows, *layers]))
+    plotting.save(fig, tmp_path, "throughput")
+
+
+def test_rivals_that_are_not_installed_are_not_asked(monkeypatch):
+    monkeypatch.setattr(_gptq, "find_spec", lambda module: None if module == "accelerate" else object())
+    assert _gptq.present() == ["quantsim", "qwix"]
+
+
+def test_a_process_that_ends_is_said_to_have_ended():
+    with _served.answering("_no_such_module") as ask, pytest.raises(RuntimeError, match="_no_such_module ended"):
+        ask(1)
+
+
 def test_helpers_are_no_studies_and_their_code_is_part_of_the_key():
     assert "throughput" in study.names()
     assert not any(name.startswith("_") for name in study.names())
-    helpers = {f"studies.{name}" for name in ("_jobs", "_rivals", "_served", "_timing")}
+    helpers = {f"studies.{name}" for name in ("_gptq", "_jobs", "_rivals", "_served", "_timing")}
     assert helpers <= keys.measuring_code("throughput").keys()
 
 

@@ -26,8 +26,10 @@ def clip(layer: Layer, q: AbstractQuantizer, *, by: str = "weights", p: Number =
 
     "percentile" clips each row at the p-th percentile of its magnitudes. "weights" and "outputs" try ``steps`` parts
     from 1 down to about 1/4 of the largest magnitude of each block, and keep for each row the part with the least
-    ``||ŵ - w||²`` or ``||x (ŵ - w)ᵀ||²``; one part for all rows where the quantizer has one scale for all. No clipping
-    is a candidate, and is kept where the choice of the rows together is no better.
+    ``||ŵ - w||²`` or ``||x (ŵ - w)ᵀ||²``. The part is one per row, also where the row has many blocks: an output is of
+    its whole row, so the blocks of a row err together (``awq(clips=…)`` tries each block as if it were alone). It is
+    one for all rows where the quantizer has one scale for all. No clipping is a candidate, and is kept where the choice
+    of the rows together is no better.
 
     Args:
         layer: weights (out, in) and calibration inputs (tokens, in), which "outputs" looks at.
@@ -35,6 +37,9 @@ def clip(layer: Layer, q: AbstractQuantizer, *, by: str = "weights", p: Number =
         by: "percentile", "weights" or "outputs".
         p: percentile, in percent.
         steps: how many parts are tried.
+
+    Returns:
+        ``found`` holds the ``part`` of each row, but of "percentile".
 
     Raises:
         ValueError: for a percentile outside [0, 100], or other words.
