@@ -59,6 +59,37 @@ def test_run_prints_what_a_study_says_of_its_rows(quantsim, undrawn, tmp_path, m
             assert shown[1:] == ["3 rows say it."]
 
 
+REAL = FAKE + "\n\nNEEDS_REAL_MODEL = True\n"
+
+
+@pytest.fixture
+def with_a_real_one(tmp_path, monkeypatch):
+    """A fake study beside one that says it measures the real model."""
+    for register in registry(tmp_path, monkeypatch):
+        yield register(fake=FAKE.replace('"A01"', '"A02"'), of_the_real=REAL)
+
+
+def test_the_real_model_is_measured_on_request_only(quantsim, with_a_real_one, undrawn, tmp_path):
+    out = tmp_path / "out"
+    code, shown, progress = quantsim("run", "--out", out)
+    assert (code, "of_the_real.jsonl" in files(out)) == (0, False)
+    assert shown.startswith("fake: measured")
+    assert "of_the_real: pip install 'quantsim-jax[real]', then quantsim run --real" in " ".join(progress.split())
+    assert "of_the_real: measured, 3 rows" in quantsim("run", "--real", "--out", out)[1]
+    before = files(out)
+    assert "of_the_real: loaded" in quantsim("run", "--out", out)[1]
+    assert "of_the_real" not in quantsim("run", "--fresh", "--out", out)[1]
+    assert "of_the_real" not in quantsim("run", "--small", "--out", out)[1]
+    assert {n: b for n, b in files(out).items() if "real" in n} == {n: b for n, b in before.items() if "real" in n}
+    assert quantsim("claims", "--check", "--out", out)[0] == 0
+
+
+def test_the_real_model_asked_for_by_name_says_what_it_needs(quantsim, with_a_real_one, tmp_path):
+    code, _, said = quantsim("run", "of_the_real", "--out", tmp_path / "out")
+    assert code == 2
+    assert "quantsim run --real of_the_real" in " ".join(said.split())
+
+
 def test_formats_says_in_one_sentence_who_wins_where():
     wins = [("a", 4.5, "normal"), ("b", 4.5, "t3"), ("c", 8.5, "normal"), ("c", 8.5, "t3")]
     rows = Rows({"kind": "winner", "specs": s, "budget": b, "population": p} for s, b, p in wins)

