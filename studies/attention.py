@@ -15,7 +15,7 @@ Instead int8 with one scale a head moves two hundredths of peaked attention; and
 grow with the logit, move twice what white noise of their size would, more than Q and K in e4m3 do together.
 Refuted if int8 without outliers moves a tenth of the attention anywhere: panel d.
 
-Settles A21, A50 and B52 of the ledger, which numbers the statements of two documents (``quantsim claims``).
+Settles A21, A50, A68 and B52 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from quantsim import theory
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, share, share_of_cases
+from quantsim.lab.claims import Claim, contradiction, share, share_of_cases
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
 from quantsim.measure import error
@@ -399,5 +399,13 @@ CLAIMS = (
         rule=share_of_cases("it does, so that Q needs a bit more"),
         reading="only where logits of a standard deviation of 4 or more pick a single key; up to 2 a wrong length of Q "
         "is as bad or worse, and up to 1 an error of V is",
+    ),
+    Claim(
+        "A68",
+        statement='A21 ("softmax robust") vs A50 ("softmax extremely sensitive")',
+        definition="share of the cases of A50 in which a tenth of the attention goes elsewhere",
+        number=drastic,
+        rule=contradiction("one softmax is said to be insensitive, and to be changed drastically by tiny errors"),
+        reading="which is true depends on logits and outliers (the second in {value:.2f} of these cases)",
     ),
 )

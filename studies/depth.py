@@ -10,7 +10,7 @@ turn it with the signal, GELU amplifies it by 3 % a layer, which a residual stac
 balance of x and F(x) matters only where they cancel: by |F| / |x + F|.
 Refuted if a single error falls to less than half behind residual connections: panel b.
 
-Settles A20 and A42 of the ledger, which numbers the statements of two documents (``quantsim claims``).
+Settles A20, A42 and A43 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from scipy.special import ndtr
 from quantsim import theory
 from quantsim._types import Activations, Matrix, PRNGKey
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, share, share_of_cases
+from quantsim.lab.claims import Claim, no_statement, share, share_of_cases
 from quantsim.lab.plotting import Axes, Style
 from quantsim.lab.study import Cell
 from quantsim.measure.ratios import columns, root_ratio
@@ -278,6 +278,12 @@ def sensitive(rows: Rows) -> float:
 
 
 # A share of cases decides so: the statement holds if it is 1, is refuted if it is 0, and conditional between.
+def no_gradient(rows: Rows) -> float:
+    """A gradient at inference has no number."""
+    del rows
+    return 0.0
+
+
 CLAIMS = (
     Claim(
         "A20",
@@ -296,5 +302,13 @@ CLAIMS = (
         number=sensitive,
         rule=share_of_cases("the sum is off by more than twice what the branch is off by"),
         reading="only where the branch nearly cancels what it is added to; else the sum is off by less than the branch",
+    ),
+    Claim(
+        "A43",
+        statement='may disturb "gradient flow … even at inference"',
+        definition="none",
+        number=no_gradient,
+        rule=no_statement("nothing flows backwards at inference"),
+        reading="what flows are values: A42 says when a sum is sensitive",
     ),
 )

@@ -11,8 +11,8 @@ times as much as another; all that a later layer computes also errs if an earlie
 count more, not less.
 Refuted if q and k stand out, or the last third errs most: panels a, b and e.
 
-Settles A51, B48, B49, B50, B51, B53, B54, B55, B57, B58, B60, B61, B62, B63, B64, B65, B71 and B72 of the ledger, which
-numbers the statements of two documents (``quantsim claims``).
+Settles A51, B48, B49, B50, B51, B53, B54, B55, B57, B58, B60, B61, B62, B63, B64, B65, B71, B72 and B78 of the ledger,
+which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, at_least, at_most, between, share, share_of_cases, stated
+from quantsim.lab.claims import Claim, at_least, at_most, between, share, share_of_cases, stated, unsourced
 from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate, mean
 from quantsim.models import llama
@@ -604,5 +604,16 @@ CLAIMS = (
         number=last_kept_over_first_kept,
         rule=share_of_cases("keeping the last third leaves less KL"),
         reading="which third is worth keeping depends on the training and the format",
+    ),
+    Claim(
+        "B78",
+        statement='"based on LLM.int8(), SmoothQuant"',
+        definition=f"largest |w| / σ over all matrices of {THREE}",
+        number=largest_of(*TYPES),
+        rule=unsourced(
+            "both papers (arXiv:2208.07339, arXiv:2211.10438) report outliers of activations, in few channels of the "
+            "inputs of all layers; neither ranks weights by type"
+        ),
+        reading="what they found is in the inputs; a ranking of weights by type has no source",
     ),
 )

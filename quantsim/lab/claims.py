@@ -128,6 +128,16 @@ def no_statement(why: str) -> Rule:
     return Rule(f"out of scope: {why}", lambda _value, _se: "out of scope")
 
 
+def contradiction(why: str) -> Rule:
+    """For statements of one document that exclude each other, whatever is measured; needs the reason."""
+    return Rule(f"self-contradiction: {why}", lambda _value, _se: "self-contradiction")
+
+
+def unsourced(why: str) -> Rule:
+    """For a source that is named and does not hold what it is named for; needs what it holds."""
+    return Rule(f"unsourced: {why}", lambda _value, _se: "unsourced")
+
+
 def value_of(column: str, **where: Any) -> Callable[[Rows], Estimate]:
     """A claim's number: a column, with its standard error, of the only row in which other columns have these values.
 
