@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from quantsim import theory
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, contradiction, share, share_of_cases
+from quantsim.lab.claims import Claim, exclude_each_other, share, share_of_cases
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
 from quantsim.measure import error
@@ -405,7 +405,7 @@ CLAIMS = (
         statement='A21 ("softmax robust") vs A50 ("softmax extremely sensitive")',
         definition="share of the cases of A50 in which a tenth of the attention goes elsewhere",
         number=drastic,
-        rule=contradiction("one softmax is said to be insensitive, and to be changed drastically by tiny errors"),
+        rule=exclude_each_other("softmax is said to be insensitive, and to be changed drastically by tiny errors"),
         reading="which is true depends on logits and outliers (the second in {value:.2f} of these cases)",
     ),
 )

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from quantsim.lab import plotting
-from quantsim.lab.claims import Claim, at_least, at_most, between, share, share_of_cases, stated, unsourced
+from quantsim.lab.claims import Claim, at_least, at_most, between, share, share_of_cases, sourced_above, stated
 from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate, mean
 from quantsim.models import llama
@@ -610,9 +610,10 @@ CLAIMS = (
         statement='"based on LLM.int8(), SmoothQuant"',
         definition=f"largest |w| / σ over all matrices of {THREE}",
         number=largest_of(*TYPES),
-        rule=unsourced(
+        rule=sourced_above(
+            20.0,
             "both papers (arXiv:2208.07339, arXiv:2211.10438) report outliers of activations, in few channels of the "
-            "inputs of all layers; neither ranks weights by type"
+            "inputs of all layers; neither ranks weights by type",
         ),
         reading="what they found is in the inputs; a ranking of weights by type has no source",
     ),

@@ -128,14 +128,31 @@ def no_statement(why: str) -> Rule:
     return Rule(f"out of scope: {why}", lambda _value, _se: "out of scope")
 
 
-def contradiction(why: str) -> Rule:
-    """For statements of one document that exclude each other, whatever is measured; needs the reason."""
-    return Rule(f"self-contradiction: {why}", lambda _value, _se: "self-contradiction")
+def exclude_each_other(what: str) -> Rule:
+    """For two statements of which one says always and the other never; the number is the share of cases in between.
+
+    >>> [exclude_each_other("x").decide(v, 0.0) for v in (0.0, 0.3, 1.0)]
+    ['conditional', 'self-contradiction', 'conditional']
+    """
+
+    def decide(value: float, se: float) -> Verdict:
+        del se
+        return "self-contradiction" if 0 < value < 1 else "conditional"
+
+    return Rule(f"self-contradiction where neither is true of all cases, else one of the two holds; {what}", decide)
 
 
-def unsourced(why: str) -> Rule:
-    """For a source that is named and does not hold what it is named for; needs what it holds."""
-    return Rule(f"unsourced: {why}", lambda _value, _se: "unsourced")
+def sourced_above(number: Real, what: str) -> Rule:
+    """For a finding that is ascribed to sources which do not hold it: unsourced, unless it is measured here.
+
+    >>> sourced_above(20.0, "x").decide(5.0, 0.1), sourced_above(20.0, "x").decide(40.0, 0.1)
+    ('unsourced', 'conditional')
+    """
+
+    def decide(value: float, se: float) -> Verdict:
+        return "conditional" if value >= number - CLEARLY * se else "unsourced"
+
+    return Rule(f"unsourced unless at least {number:g} here; {what}", decide)
 
 
 def value_of(column: str, **where: Any) -> Callable[[Rows], Estimate]:
