@@ -375,8 +375,13 @@ def last_fifth(rows: Rows) -> float:
 
 
 def part_from(by_layer: NDArray[np.float64], part: float) -> float:
-    """Share of a sum over layers that the last part of them holds, a layer counting as far as it lies in it."""
+    """Share of a sum over layers that the last part of them holds, a layer counting as far as it lies in it.
+
+    0 where all are 0, NaN without a layer.
+    """
     n = len(by_layer)
+    if n == 0:
+        return float("nan")
     inside = np.clip(np.arange(1, n + 1) - n * (1 - part), 0, 1)
     return float((by_layer * inside).sum() / by_layer.sum()) if by_layer.sum() else 0.0
 

@@ -10,7 +10,7 @@ width absorbs them.
 Refuted if the largest weights matter less than others, or wider networks err less: panels a and c.
 
 Settles A07 and A12 of the ledger, which numbers the statements of two documents (``quantsim claims``), as far as random
-weights can; A16, that networks absorb noise, is put to trained ones (`language_model`).
+weights can; that networks absorb noise is put to trained ones in `language_model`.
 """
 
 from collections.abc import Iterator
