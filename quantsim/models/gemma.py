@@ -82,7 +82,8 @@ def product(name: str, x: Array, w: Array) -> Array:
     [[2.0, 2.0, 2.0]]
     """
     del name
-    return jnp.einsum("...i,oi->...o", x, w, precision=lax.Precision.HIGHEST)
+    rows = x.reshape(-1, x.shape[-1])  # one product of matrices is a fifth faster than a batch of one
+    return jnp.matmul(rows, w.T, precision=lax.Precision.HIGHEST).reshape(*x.shape[:-1], -1)
 
 
 def forward(
