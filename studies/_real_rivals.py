@@ -100,7 +100,7 @@ def in_transformers(model: RealModel, *, attention: str = "eager") -> Any:
         num_attention_heads=c.heads,
         num_key_value_heads=c.kv_heads,
         head_dim=c.head,
-        query_pre_attn_scalar=c.query_scale**-2,
+        query_pre_attn_scalar=round(c.query_scale**-2),
         sliding_window=c.window,
         attn_implementation=attention,
     )
