@@ -10,12 +10,12 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from quantsim import populations
 from quantsim.checkpoints import CheckpointError, Header, real, real_model, real_model_path
 from quantsim.models import gemma, gemma_tokens
-from quantsim.models.gemma import Config
+from quantsim.models.gemma_config import Config, random_params
 from quantsim.models.gemma_file import config_of, params_of
 
 CONFIG = Config(32, 7, 2, 1, 16, 64, window=8, query_scale=0.25, period=6, global_base=5e5, epsilon=2.0**-20)
 VOCABULARY = 40
-ARRAYS = {n: np.asarray(a) for n, a in gemma.random_params(CONFIG, VOCABULARY, seed=0).items()}
+ARRAYS = {n: np.asarray(a) for n, a in random_params(CONFIG, VOCABULARY, seed=0).items()}
 METADATA = {
     "general.architecture": "gemma3",
     "gemma3.embedding_length": 32,
@@ -100,9 +100,9 @@ def test_metadata_are_a_config():
 
 
 BAD_TENSORS = {
-    "one missing": ("blk.3.attn_k", None, "1 tensors of Gemma 3 are missing, the first is 'blk.3.attn_k'"),
+    "one missing": ("blk.3.attn_k", None, "1 parameters of Gemma 3 are missing, the first is 'blk.3.attn_k'"),
     "no embedding": ("token_embd", None, "the first is 'token_embd'"),
-    "one more": ("blk.0.attn_sinks", np.ones(4), "1 tensors are none of Gemma 3, the first is 'blk.0.attn_sinks'"),
+    "one more": ("blk.0.attn_sinks", np.ones(4), "1 parameters are none of Gemma 3, the first is 'blk.0.attn_sinks'"),
     "another shape": ("blk.0.ffn_up", np.ones((32, 64)), r"'blk.0.ffn_up' has shape \(32, 64\), .* make it \(64, 32\)"),
 }
 

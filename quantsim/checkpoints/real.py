@@ -19,7 +19,7 @@ from quantsim.checkpoints.cells import spread
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.gguf_file import dequantized, stored_tensors
 from quantsim.checkpoints.gguf_header import read_header
-from quantsim.models.gemma import Config
+from quantsim.models.gemma_config import Config
 from quantsim.models.gemma_file import config_of, params_of
 from quantsim.models.gemma_tokens import processor
 
