@@ -5,9 +5,11 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from quantsim.models import gemma, gemma_likelihood, likelihood
-from quantsim.models.gemma import Config, forward, random_params
+from quantsim.models.gemma import forward
+from quantsim.models.gemma_config import Config, random_params
 from tests import oracle_gemma
 
 # two whole periods of attention and one layer more, a window shorter than the text, groups of two query heads
@@ -74,9 +76,10 @@ def test_every_parameter_counts(expected, name):
 
 def test_no_token_sees_the_next_and_locals_see_the_window_only(logits):
     local = replace(CONFIG, layers=1)
+    params = random_params(local, VOCABULARY, seed=0)
     changed = TOKENS.copy()
     changed[:, 10] = (changed[:, 10] + 1) % VOCABULARY
-    before, after = (np.asarray(forward(PARAMS, jnp.asarray(t), local)) for t in (TOKENS, changed))
+    before, after = (np.asarray(forward(params, jnp.asarray(t), local)) for t in (TOKENS, changed))
     moved = np.abs(before - after).max(axis=(0, 2)) > 0
     assert moved.tolist() == [10 <= t < 10 + CONFIG.window for t in range(TIME)]
 
@@ -104,8 +107,9 @@ def test_the_last_product_can_have_weights_of_its_own(logits):
 
 
 def test_layers_of_the_plain_product_share_one_program():
+    deeper = replace(CONFIG, layers=9)
     before = gemma._layer._cache_size()
-    forward(random_params(replace(CONFIG, layers=9), VOCABULARY, seed=1), jnp.asarray(TOKENS), CONFIG)
+    forward(random_params(deeper, VOCABULARY, seed=1), jnp.asarray(TOKENS), deeper)
     assert gemma._layer._cache_size() <= before + 1
 
 
@@ -116,6 +120,32 @@ def test_rotations_are_turns():
     expected = [oracle_gemma.rotate(x[0, t, 0], t, 1e4) for t in range(TIME)]
     np.testing.assert_allclose(turned[0, :, 0], expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-6)
+
+
+BAD = {
+    "another name": (
+        {name.replace("attn_q", "wq"): a for name, a in PARAMS.items()},
+        "14 parameters of Gemma 3 are missing, the first is 'blk.0.attn_q'; there is 'blk.0.wq' instead",
+    ),
+    "another shape": (
+        PARAMS | {"blk.1.ffn_up": PARAMS["blk.1.ffn_up"][:-1]},
+        r"'blk.1.ffn_up' has shape \(39, 24\), and the sizes of the model make it \(40, 24\)",
+    ),
+    "one more": (PARAMS | {"bias": jnp.ones(3)}, "1 parameters are none of Gemma 3, the first is 'bias'"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_other_parameters_are_named(bad):
+    params, message = bad
+    with pytest.raises(ValueError, match=message):
+        forward(params, jnp.asarray(TOKENS), CONFIG)
+
+
+@pytest.mark.parametrize("tokens", [[[0, 53]], [[-1, 2]], [0, 1], [[0.5]], [[]]], ids=str)
+def test_other_tokens_are_refused(tokens):
+    with pytest.raises((ValueError, TypeCheckError), match="tokens"):
+        forward(PARAMS, jnp.asarray(tokens), CONFIG)
 
 
 # --- likelihoods ----------------------------------------------------------------------------------------------------

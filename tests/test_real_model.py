@@ -4,34 +4,19 @@ Nothing here is skipped: without the file and these packages the tests fail. `ma
 """
 
 import math
+import subprocess
+import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from quantsim import checkpoints, populations
 from quantsim.models import gemma, gemma_likelihood, gemma_tokens
+from studies import _real_rivals
 
 pytestmark = pytest.mark.real
 TOKENS = 400
-
-#: Names of a layer's arrays in transformers.
-THEIRS = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
 
 
 @pytest.fixture(scope="module")
@@ -151,44 +136,12 @@ def test_tokens_are_those_of_another_tokenizer(model, theirs, text):
 # --- the forward pass -----------------------------------------------------------------------------------------------
 
 
-def in_transformers(model):
-    """Their model, with our weights; their gains are ours less 1."""
-    import torch
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    c = model.config
-    config = Gemma3TextConfig(
-        vocab_size=len(model.params["token_embd"]),
-        hidden_size=c.width,
-        intermediate_size=c.hidden,
-        num_hidden_layers=c.layers,
-        num_attention_heads=c.heads,
-        num_key_value_heads=c.kv_heads,
-        head_dim=c.head,
-        query_pre_attn_scalar=256,
-        sliding_window=c.window,
-        attn_implementation="eager",
-    )
-    net = Gemma3ForCausalLM(config).eval()
-    state = {"model.embed_tokens.weight": model.params["token_embd"]}
-    state |= {
-        "lm_head.weight": state["model.embed_tokens.weight"],
-        "model.norm.weight": model.params["output_norm"] - 1,
-    }
-    for layer in range(c.layers):
-        for ours, name in THEIRS.items():
-            w = model.params[f"blk.{layer}.{ours}"]
-            state[f"model.layers.{layer}.{name}.weight"] = w - 1 if w.ndim == 1 else w
-    net.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in state.items()})
-    return net
-
-
 def test_logits_are_those_of_transformers(model, text):
     """Two float32 programs: sums of 2,048 terms end sqrt(2048) half ulps apart, 3e-6, and their angles, rounded to
     float32, are up to 400 * 2^-24 = 2e-5 off."""
     import torch
 
-    net = in_transformers(model)
+    net = _real_rivals.in_transformers(model)
     ids = gemma_tokens.encode(model.vocabulary, text[100_000:110_000], bos=model.bos)[None, :TOKENS]
     with torch.no_grad():
         expected = net(torch.from_numpy(ids).long()).logits.numpy()
@@ -208,5 +161,19 @@ def test_perplexity_is_that_of_a_trained_model(model, text):
     np.testing.assert_allclose(nll[0, :64], expected, rtol=1e-5, atol=2e-5)  # a token depends on those before it only
 
 
-def test_the_model_takes_less_than_four_gigabytes(model):
-    assert sum(a.nbytes for a in jax.tree.leaves(model.params)) < 1.1e9
+ALONE = """
+import resource, sys
+import jax.numpy as jnp
+from quantsim import checkpoints
+from quantsim.models import gemma_likelihood
+
+model = checkpoints.real_model()
+tokens = jnp.arange(2, 514)[None]
+gemma_likelihood.token_nll(model.params, tokens, model.config).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_512_tokens_take_less_than_four_gigabytes():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+    assert 1.07e9 < int(done.stdout) < 4e9  # the parameters are 268 M float32

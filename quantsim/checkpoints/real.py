@@ -19,7 +19,7 @@ from quantsim.checkpoints.cells import spread
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.gguf_file import dequantized, stored_tensors
 from quantsim.checkpoints.gguf_header import read_header
-from quantsim.models.gemma import Config
+from quantsim.models.gemma_config import Config
 from quantsim.models.gemma_file import config_of, params_of
 from quantsim.models.gemma_tokens import processor
 
@@ -61,12 +61,12 @@ def real_model(path: str | Path | None = None, *, key: PRNGKey | None = None) ->
     try:
         header = read_header(path)
         config = config_of(header.metadata)
+        vocabulary = processor(header.metadata)  # the first that can be missing, before the work
         named = []
         for tensor in stored_tensors(path, header):
             types[tensor.name.removesuffix(".weight")] = tensor.type
             named.append((tensor.name, dequantized(tensor) if key is None else spread(tensor, key)))
         params = params_of(named, config)
-        vocabulary = processor(header.metadata)
     except OSError as failure:
         raise CheckpointError(f"{path}: {failure.strerror or failure}") from None
     except ModuleNotFoundError as failure:

@@ -132,7 +132,7 @@ def show_matrix(
     """A matrix before, after, and its error, in the terminal; the documents' 16×32 example by default.
 
     Args:
-        file: .npy or .safetensors; every tensor in it is reported, or named on stderr if it cannot be.
+        file: .npy, .safetensors or .gguf; every tensor in it is reported, or named on stderr if it cannot be.
         tensor: only the tensor of this name.
         format: spec of the quantizer.
         seed: seed of the documents' matrix, when there is no file; 42 if not given.

@@ -27,7 +27,7 @@ class Source:
 
     Attributes:
         population: normal (the default), laplace, uniform, t5, …, with +outliers(rate=0.01,magnitude=100) if wanted.
-        weights: measure the tensors of this .npy or .safetensors file instead.
+        weights: measure the tensors of this .npy, .safetensors or .gguf file instead.
         tensor: only the tensor of this name.
         shape: rows and columns of one drawn array, what a scale per tensor or channel sees; 256 1024 by default.
         seed: seed of the draws; 0 by default.

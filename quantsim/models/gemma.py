@@ -28,51 +28,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from quantsim.models.gemma_config import OUTPUT, Config, check_params, check_tokens
+
 Tokens: TypeAlias = Int[Array, "batch time"]
 Hidden: TypeAlias = Float[Array, "batch time width"]
 Params: TypeAlias = Mapping[str, Array]
 #: A linear layer, ``product(name, x, w)`` = x wᵀ, with the name of its weights, x (..., in) and w (out, in).
 Product: TypeAlias = Callable[[str, Array, Array], Array]
-
-#: Name that the last product is called by. Its weights are "output" of the parameters or, without, "token_embd".
-OUTPUT = "output"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What the arrays do not say.
-
-    Attributes:
-        width: of the residual stream.
-        layers: how many.
-        heads: query heads.
-        kv_heads: heads of keys and values; divides ``heads``.
-        head: width of a head.
-        hidden: width between up and down.
-        window: tokens that a local layer sees, the present one included.
-        query_scale: factor of the logits of attention.
-        period: every so many layers one is global, the last of them.
-        local_base: base of the rotations in local layers.
-        global_base: and in global ones.
-        epsilon: added to mean squares.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    hidden: int
-    window: int
-    query_scale: float
-    period: int = 6
-    local_base: float = 1e4
-    global_base: float = 1e6
-    epsilon: float = 1e-6
-
-    def is_global(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, sees all tokens."""
-        return layer % self.period == self.period - 1
 
 
 def product(name: str, x: Array, w: Array) -> Array:
@@ -82,7 +44,8 @@ def product(name: str, x: Array, w: Array) -> Array:
     [[2.0, 2.0, 2.0]]
     """
     del name
-    return jnp.einsum("...i,oi->...o", x, w, precision=lax.Precision.HIGHEST)
+    rows = x.reshape(-1, x.shape[-1])  # one product of matrices is a fifth faster than a batch of one
+    return jnp.matmul(rows, w.T, precision=lax.Precision.HIGHEST).reshape(*x.shape[:-1], -1)
 
 
 def forward(
@@ -97,6 +60,10 @@ def forward(
         product: every linear layer is one call of it; a function that is equal to itself and depends on its arguments
             only, as programs are kept by it.
 
+    Raises:
+        ValueError: for parameters of other names or shapes, and for tokens that are none.
+
+    >>> from quantsim.models.gemma_config import random_params
     >>> config = Config(8, 2, 2, 1, 4, 16, window=3, query_scale=0.5, period=2)
     >>> forward(random_params(config, 11, seed=0), jnp.arange(5)[None], config).shape
     (1, 5, 11)
@@ -106,6 +73,8 @@ def forward(
 
 def hidden(params: Params, tokens: Tokens, config: Config, *, product: Product = product) -> Hidden:
     """What the last product multiplies, normalized: ``forward`` without it."""
+    check_params(params, config)
+    check_tokens(tokens, len(params["token_embd"]))
     time = tokens.shape[1]
     h = params["token_embd"][tokens]
     h = h * np.asarray(np.sqrt(config.width), h.dtype)
@@ -199,42 +168,3 @@ def rotated(x: Float[Array, "batch time heads head"], table: Float[Array, "2 tim
     cos, sin = table[:, None, :, None]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-# --- shapes ---------------------------------------------------------------------------------------------------------
-
-
-def shapes(config: Config, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, in the order of the layers."""
-    found: dict[str, tuple[int, ...]] = {"token_embd": (vocabulary, config.width), "output_norm": (config.width,)}
-    own = _layer_shapes(config)
-    for number in range(config.layers):
-        found |= {f"blk.{number}.{name}": shape for name, shape in own.items()}
-    return found
-
-
-def _layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    queries, keys = config.heads * config.head, config.kv_heads * config.head
-    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
-    return {
-        "attn_q": (queries, config.width),
-        "attn_k": (keys, config.width),
-        "attn_v": (keys, config.width),
-        "attn_output": (config.width, queries),
-        "ffn_gate": (config.hidden, config.width),
-        "ffn_up": (config.hidden, config.width),
-        "ffn_down": (config.width, config.hidden),
-        "attn_q_norm": (config.head,),
-        "attn_k_norm": (config.head,),
-        **dict.fromkeys(norms, (config.width,)),
-    }
-
-
-def random_params(config: Config, vocabulary: int, seed: int) -> dict[str, Array]:
-    """Parameters of a model that knows nothing: normal, of size 1 / sqrt(in); gains around 1."""
-    rng, found = np.random.default_rng(seed), {}
-    for name, shape in shapes(config, vocabulary).items():
-        drawn = rng.standard_normal(shape)
-        w = drawn / np.sqrt(shape[-1]) if len(shape) > 1 else 1 + 0.25 * drawn
-        found[name] = jnp.asarray(w, jnp.float32)
-    return found

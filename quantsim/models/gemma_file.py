@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from quantsim.models.gemma import OUTPUT, Config, shapes
+from quantsim.models.gemma_config import OUTPUT, Config, check_params, shapes
 
 ARCHITECTURE = "gemma3"
 LOCAL_BASE = 10_000.0  # llama.cpp knows it of the architecture; files do not say it
@@ -82,21 +82,6 @@ def params_of(tensors: Iterable[tuple[str, np.ndarray]], config: Config) -> dict
     found = {}
     for name, array in tensors:
         found[name.removesuffix(".weight")] = jnp.asarray(array, jnp.float32)
-    vocabulary = len(found["token_embd"]) if "token_embd" in found else 0
-    wanted = shapes(config, vocabulary)
-    if OUTPUT in found:
-        wanted[OUTPUT] = wanted["token_embd"]
-    _check_names(wanted.keys(), found.keys())
-    for name, shape in wanted.items():
-        if found[name].shape != shape:
-            raise ValueError(f"{name!r} has shape {found[name].shape}, and the metadata make it {shape}")
-    return {name: found[name] for name in wanted}
-
-
-def _check_names(wanted: Iterable[str], found: Iterable[str]) -> None:
-    missing, other = [n for n in wanted if n not in set(found)], [n for n in found if n not in set(wanted)]
-    if missing:
-        has = f"; it holds {', '.join(map(repr, other[:3]))} instead" if other else ""
-        raise ValueError(f"{len(missing)} tensors of Gemma 3 are missing, the first is {missing[0]!r}{has}")
-    if other:
-        raise ValueError(f"{len(other)} tensors are none of Gemma 3, the first is {other[0]!r}")
+    check_params(found, config)
+    order = [*shapes(config, 0), OUTPUT]
+    return {name: found[name] for name in order if name in found}

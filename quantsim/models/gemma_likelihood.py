@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from quantsim.models import gemma
-from quantsim.models.gemma import OUTPUT, Config, Params, Product, Tokens, product
+from quantsim.models.gemma import Params, Product, Tokens, product
+from quantsim.models.gemma_config import OUTPUT, Config
 from quantsim.models.likelihood import Compared, compared, nll
 
 #: Tokens whose logits are held at a time: 134 MB of them for 262,144 of each.
