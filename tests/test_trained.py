@@ -64,3 +64,16 @@ def test_seeds_are_different_models_and_wider_ones_are_better():
 def test_an_unknown_name_says_which_there_are():
     with pytest.raises(ValueError, match=r"no trained model 'lm-w7-s0': there are .*lm-w128-s0"):
         trained.load("lm-w7-s0")
+
+
+def test_every_file_that_is_shipped_is_known_by_its_digest():
+    files = {path.stem for path in trained.FOLDER.glob("*.safetensors")}
+    assert files == set(trained.names())
+
+
+def test_a_file_that_is_not_the_shipped_one_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "lm-w32-s0.safetensors").write_bytes(b"other weights")
+    monkeypatch.setattr(trained, "FOLDER", tmp_path)
+    for name in ("lm-w32-s0", "lm-w32-s1"):
+        with pytest.raises(ValueError, match="missing, or not the file that was shipped"):
+            trained.load(name)

@@ -2,7 +2,7 @@
 
 import platform
 from dataclasses import asdict
-from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from quantsim.models import checkpoint_files, llama
 from quantsim.models.llama import Config, Params
+from quantsim.models.trained.digests import SHA256
 
 FOLDER = Path(__file__).parent
 
@@ -40,26 +41,27 @@ def name_of(width: int, seed: int) -> str:
     return f"lm-w{width}-s{seed}"
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Every model that is shipped, by width and seed."""
-    parts = [path.stem.split("-") for path in FOLDER.glob("lm-w*-s*.safetensors")]
-    return tuple(name_of(width, seed) for width, seed in sorted((int(w[1:]), int(s[1:])) for _, w, s in parts))
+    return tuple(SHA256)
 
 
 def load(name: str) -> Model:
     """A model that is shipped, by its name.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, and a file that is missing or not the one that was shipped.
 
     >>> params, config, metadata = load("lm-w128-s0")
     >>> config.width, params["output_norm"].dtype.name, 0 < metadata["loss_se"] < 0.1
     (128, 'float32', True)
     """
-    if name not in names():
+    if name not in SHA256:
         raise ValueError(f"no trained model {name!r}: there are {', '.join(names())}")
-    return read(FOLDER / f"{name}.safetensors")
+    path = FOLDER / f"{name}.safetensors"
+    if not path.is_file() or sha256(path.read_bytes()).hexdigest() != SHA256[name]:
+        raise ValueError(f"{path} is missing, or not the file that was shipped: install quantsim again")
+    return read(path)
 
 
 def read(path: Path) -> Model:
