@@ -156,6 +156,15 @@ def noisy(params: Params, relative: dict[str, float], seed: int) -> Params:
     return changed
 
 
+def noise_like(params: Params, changed: Params, seed: int) -> Params:
+    """Normal noise in the place of each error, of its rms in each row of a matrix."""
+    noisy = dict(params)
+    for number, (name, w) in enumerate(matrices(params).items()):
+        rms = jnp.sqrt(jnp.mean((changed[name] - w) ** 2, axis=1, keepdims=True))
+        noisy[name] = w + rms * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), w.shape)
+    return noisy
+
+
 @partial(jax.jit, static_argnames="config")
 def _with_noisy_inputs(
     params: Params, tokens: Int[Array, "batch time"], config: Config, sizes: dict[str, Array], key: PRNGKey
