@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from quantsim import tree
 from quantsim._types import PRNGKey
 from quantsim.measure.ratios import Estimate, columns, mean
-from quantsim.models import llama, text, trained
+from quantsim.models import likelihood, llama, text, trained
 from quantsim.models.layers import linear
 from quantsim.models.llama import Config, Params
-from quantsim.outputs.divergence import token_errors
 from quantsim.tree import Policy, QuantizedTree, Treatment, policy
 
 #: The models of the width that all questions but that of the width are put to: one for each seed of training.
@@ -77,7 +76,7 @@ def subject(name: str, sequences: int) -> Subject:
 
 def loss(of: Subject) -> Estimate:
     """Negative log-likelihood of the unquantized model, in nats per byte."""
-    return mean(np.asarray(llama.nll(of.logits, of.targets), np.float64).mean(axis=1))
+    return mean(np.asarray(likelihood.nll(of.logits, of.targets), np.float64).mean(axis=1))
 
 
 def damage(of: Subject, params: Any) -> Damage:
@@ -87,8 +86,9 @@ def damage(of: Subject, params: Any) -> Damage:
 
 def moved(of: Subject, logits: Float[Array, "sequences time vocabulary"]) -> Damage:
     """What other predictions than the model's own are worth."""
-    found = token_errors(of.logits, logits, of.targets)
-    return Damage(*(np.asarray(a, np.float64).mean(axis=1) for a in found))
+    found = likelihood.compared(of.logits, logits, of.targets)
+    by_token = (found.kl, found.increase, found.flips)
+    return Damage(*(np.asarray(a, np.float64).mean(axis=1) for a in by_token))
 
 
 @cache
