@@ -233,7 +233,7 @@ def cost_by_format(ax: plotting.Axes, rows: Rows) -> None:
                 cost, places, xerr=1.96 * np.asarray(se), color=style.color, marker=style.marker, ls="none", ms=2.6
             )
     ax.axvline(ONE_PERCENT, color="0.3", lw=0.8, ls=":")
-    plotting.note(ax, ONE_PERCENT * 1.1, 18.4, "1 % (A01, B20)", va="center")
+    plotting.note(ax, ONE_PERCENT * 0.85, 0.4, "1 % (A01, B20)", va="center", ha="right")
     ax.set_yticks(range(len(names)), names, fontsize=5.5)
     ax.set_xscale("symlog", linthresh=1e-3)
     ax.set(xlabel="increase of the loss / loss", ylim=(len(names) - 0.4, -0.6))
