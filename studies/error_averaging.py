@@ -8,7 +8,8 @@ the relative error stays that of the weights, and only its ratio to the bound wi
 signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
 Refuted if the relative error of zero-mean inputs falls with the fan-in: panel b.
 
-Settles A13, A14, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``).
+Settles A13, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``); A14, which
+the copies bear on, is put to trained models of several widths (`width`).
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +43,6 @@ INPUTS = ("zero-mean", "mean-shifted", "rectified", "coherent")
 JUDGED_AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
 REDUNDANT_FAN_IN = 1024  # of the map that is copied; relative errors hardly depend on it, 64 copies of it fit in memory
 KINDS_OF_COPIES = ("equal", "independent")  # independent but for their mean, which is the map
-LESS_THAN_HALF = 0.5  # of the error, with the largest number of copies: what counts as a gain from redundancy
 
 
 @dataclass(frozen=True)
@@ -286,12 +286,6 @@ def judged(column: str, inputs: str = "zero-mean") -> Callable[[Rows], Estimate]
     return value_of(column, kind="product", fan_in=JUDGED_AT, rounding="nearest", inputs=inputs)
 
 
-def redundancy_helps(rows: Rows) -> float:
-    """Share of the kinds of copies of which the largest number has less than half the error of one."""
-    by_copies = [rows.where(kind="redundancy", copies_are=name).by("copies", "rel_rms") for name in KINDS_OF_COPIES]
-    return share(rel_rms[max(rel_rms)] < LESS_THAN_HALF * rel_rms[1] for rel_rms in by_copies)
-
-
 def cancels_and_is_below(rows: Rows) -> float:
     """Share of two parts that are true of zero-mean inputs: mean |dy| < bound / 10; rms dy < largest |e| / 10."""
     to_bound, rms, largest = (judged(column)(rows).value for column in ("to_bound", "rms", "weight_largest_error"))
@@ -314,15 +308,6 @@ CLAIMS = (
         number=judged("systematic"),
         rule=at_least(0.5),
         reading="not systematic: a rounding error tells nothing of its weight (truncated weights all shrink)",
-    ),
-    Claim(
-        "A14",
-        statement="over-parameterization (many weights) gives the robustness",
-        definition="share of two kinds of redundancy, a map as the mean of 64 equal or of 64 independent copies, that "
-        "more than halve the relative output error",
-        number=redundancy_helps,
-        rule=share_of_cases("the largest number of copies has less than half the error of one"),
-        reading="more weights for the same map help if their errors are independent; equal copies give nothing",
     ),
     Claim(
         "A15",

@@ -147,7 +147,7 @@ def in_deviations(w: Array) -> NDArray[np.float64]:
 # --- the figure -----------------------------------------------------------------------------------------------------
 
 STYLES = plotting.styles(FORMATS)
-SEEDS = plotting.styles({seed: f"seed {seed}" for seed in range(3)})  # pyright: ignore[reportArgumentType]
+SEEDS = {k: Style(plotting.COLORS[k], plotting.MARKERS[k], f"seed {k}") for k in range(3)}
 WEIGHTS = "weights in the layers"
 
 
@@ -168,7 +168,7 @@ def draw(rows: Rows) -> plotting.Figure:
     axes[1, 2].set(ylabel="loss (nats per byte)")
     for ax in axes.ravel():
         ax.set(xscale="log", xlabel=WEIGHTS)
-    for ax in axes[0]:
+    for ax in axes[0, 1:]:
         ax.legend()
     plotting.letter(axes.ravel())
     return fig
@@ -200,7 +200,9 @@ def sensitivities(ax: plotting.Axes, rows: Rows) -> None:
     by = {"nothing averaged": widths**0, "as 1 / width (A14)": 1 / widths, "as mean 1 / a": powers}
     for (label, factor), line in zip(by.items(), ("--", ":", "-."), strict=True):
         plotting.prediction(ax, weights, found[0] * factor / factor[0], label=label, linestyle=line)
-    ax.set(yscale="log", ylabel="S = KL / r², noise of 1 %")
+    ax.set(yscale="log", ylim=(0.03, 60), ylabel="S = KL / r², noise of 1 %")
+    lines = [line for line in zip(*ax.get_legend_handles_labels(), strict=True) if "seed" not in line[1]]
+    ax.legend(*zip(*lines, strict=True), loc="lower left")
 
 
 def densities(ax: plotting.Axes, rows: Rows) -> None:
