@@ -67,7 +67,7 @@ class Config:
     @classmethod
     def small(cls) -> "Config":
         """One model, few bits, remedies and steps, little text."""
-        return cls(MODELS[:1], ("int4:channel",), (ROUNDING, "gptq"), steps=3, batch=2, sequences=4)
+        return cls(MODELS[:1], ("int4:channel",), (ROUNDING, "clip"), steps=3, batch=2, sequences=4)
 
 
 def measure(config: Config) -> Iterator[Cell]:
