@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from quantsim import theory, tree
 from quantsim._types import PRNGKey
 from quantsim.measure.ratios import Estimate, columns, mean
-from quantsim.models import llama, text, trained
+from quantsim.models import likelihood, llama, text, trained
 from quantsim.models.layers import linear
 from quantsim.models.llama import Config, Params
-from quantsim.outputs.divergence import token_errors
 from quantsim.populations import Normal
 from quantsim.quantizer import parse as quantizer
 from quantsim.tree import Policy, QuantizedTree, Treatment, policy
@@ -79,7 +78,7 @@ def subject(name: str, sequences: int) -> Subject:
 
 def loss(of: Subject) -> Estimate:
     """Negative log-likelihood of the unquantized model, in nats per byte."""
-    return mean(np.asarray(llama.nll(of.logits, of.targets), np.float64).mean(axis=1))
+    return mean(np.asarray(likelihood.nll(of.logits, of.targets), np.float64).mean(axis=1))
 
 
 def damage(of: Subject, params: Any) -> Damage:
@@ -89,8 +88,9 @@ def damage(of: Subject, params: Any) -> Damage:
 
 def moved(of: Subject, logits: Float[Array, "sequences time vocabulary"]) -> Damage:
     """What other predictions than the model's own are worth."""
-    found = token_errors(of.logits, logits, of.targets)
-    return Damage(*(np.asarray(a, np.float64).mean(axis=1) for a in found))
+    found = likelihood.compared(of.logits, logits, of.targets)
+    by_token = (found.kl, found.increase, found.flips)
+    return Damage(*(np.asarray(a, np.float64).mean(axis=1) for a in by_token))
 
 
 @cache
@@ -156,6 +156,15 @@ def noisy(params: Params, relative: dict[str, float], seed: int) -> Params:
         w, key = params[name], jax.random.fold_in(jax.random.key(seed), number)
         changed[name] = w + size * jnp.sqrt(jnp.mean(w * w)) * jax.random.normal(key, w.shape)
     return changed
+
+
+def noise_like(params: Params, changed: Params, seed: int) -> Params:
+    """Normal noise in the place of each error, of its rms in each row of a matrix."""
+    noisy = dict(params)
+    for number, (name, w) in enumerate(matrices(params).items()):
+        rms = jnp.sqrt(jnp.mean((changed[name] - w) ** 2, axis=1, keepdims=True))
+        noisy[name] = w + rms * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), w.shape)
+    return noisy
 
 
 @partial(jax.jit, static_argnames="config")

@@ -17,7 +17,6 @@ from . import _timing
 from ._rivals import optional
 
 JOB = "logits of 512 tokens"
-NEEDED = {"transformers": "transformers", "llama_cpp": "llama.cpp"}  # module: the contender that it makes
 
 #: Names of a layer's arrays in transformers, by ours.
 NAMES = {

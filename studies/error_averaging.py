@@ -30,8 +30,9 @@ from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
 from quantsim.measure import ErrorStats, Tally, error, statistics, tally
 from quantsim.measure.ratios import Estimate, columns
-from quantsim.outputs.output_errors import OutputSums, output_sums, summarize
+from quantsim.outputs.output_errors import summarize
 from quantsim.outputs.products import product
+from quantsim.outputs.sums import OutputSums, output_sums
 from quantsim.populations import Normal
 from quantsim.quantizer import parse
 from quantsim.rows import Rows

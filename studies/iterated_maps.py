@@ -6,7 +6,7 @@ Expected. A contraction forgets: errors end below 1 / (1 - a), whatever the numb
 persistent errors up, n after n steps, and fresh ones as their powers, √n; a rotation turns a persistent error away from
 itself, so that it adds up as fresh ones do. An expansion multiplies the first error most, and all grow as aⁿ. All
 as ``theory.geometric_error`` has it: the dashed lines.
-Refuted if one of the 64 errors is off its line by more than 5.5 of its standard errors, which by chance happens to
+Refuted if one of the 64 errors is off its line by more than 5.6 of its standard errors, which by chance happens to
 eight repeats in one of twenty such figures (Student's t, Bonferroni).
 """
 

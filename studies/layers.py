@@ -33,7 +33,7 @@ from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate, mean
 from quantsim.models import llama
 from quantsim.models.injection import Injection, inject
-from quantsim.models.layers import linear
+from quantsim.models.layers import linear, rope
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 from quantsim.tree import Treatment, documents_strategy
@@ -220,7 +220,7 @@ def attention_maps(params: llama.Params, tokens: Array, config: llama.Config, la
     llama.forward(params, tokens, config, product=observing)
     batch, time = tokens.shape
     q, k = (seen[f"blk.{layer}.{name}"].reshape(batch, time, -1, config.head) for name in ("attn_q", "attn_k"))
-    q, k = llama.rope(q, config.rope_base), jnp.repeat(llama.rope(k, config.rope_base), config.group, axis=2)
+    q, k = rope(q, config.rope_base), jnp.repeat(rope(k, config.rope_base), config.group, axis=2)
     scores = jnp.einsum("bthd,bshd->bhts", q, k) / np.sqrt(config.head)
     past = jnp.broadcast_to(jnp.tril(jnp.ones((time, time), bool)), scores.shape)
     return jax.nn.softmax(jnp.where(past, scores, -jnp.inf), axis=-1)

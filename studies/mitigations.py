@@ -21,33 +21,23 @@ Settles B79 of the ledger, which numbers the statements of two documents (``quan
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from quantsim import theory
-from quantsim._types import Activations, Matrix, PRNGKey
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.plotting import Style
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import columns, decibels, root_ratio
-from quantsim.mitigations import FUNCTIONS, Layer, Mitigated, parse
+from quantsim.mitigations import FUNCTIONS
 from quantsim.mitigations.hessian import hessian
-from quantsim.outputs.products import product
-from quantsim.populations import parse as weights_of
 from quantsim.populations import parse_activations
-from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
-from quantsim.sweep import population_key
+
+from ._layers import NOTHING, Drawn, Problem, Setting, Size, applied, best, drawn, judged, judged_by, kind_of, outcomes
 
 DB_A_BIT = 20 * np.log10(2)  # one bit more halves the error of rounding
-NOTHING = "rounding alone"
-CONSTANT, EVERY = 8.0, 8  # std of the rest that is added to every 8th row, of weights and of inputs
 
 TRAINED = "straight_through(steps=50)"
 
@@ -86,27 +76,11 @@ NAMES = {
 NAMED = ("smoothquant", "awq", "llm_int8", "split_outliers", "cluster_outliers")
 
 
-class Setting(NamedTuple):
-    """A quantizer of weights, one of activations or None, and the same with other numbers of bits for the weights."""
-
-    weights: str
-    activations: str | None
-    other_bits: tuple[str, ...]
-
-
 W4A16, W8A8 = "W4A16", "W8A8"
 SETTINGS = {
     W4A16: Setting("int4:block32:absmax:f16", None, tuple(f"int{b}:block32:absmax:f16" for b in (3, 5, 6))),
     W8A8: Setting("int8:channel", "int8:channel", ("int6:channel", "int7:channel", "int9:channel")),
 }
-
-
-class Problem(NamedTuple):
-    """Specs of the weights and of the inputs, and whether a constant is added to some rows of both."""
-
-    weights: str = "normal"
-    inputs: str = "normal"
-    constant: bool = False
 
 
 OUTLIERS = "normal+outliers(rate={rate},magnitude=30,layout={layout},values=spread)"
@@ -138,6 +112,11 @@ class Config:
     tokens_of_fan_in: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     seed: int = 0
 
+    @property
+    def size(self) -> Size:
+        """How much is drawn, but for tokens to calibrate on."""
+        return Size(self.side, self.fresh_tokens, self.repeats, self.seed)
+
     @classmethod
     def small(cls) -> "Config":
         """One setting and problem, fewer and smaller layers."""
@@ -156,74 +135,9 @@ def measure(config: Config) -> Iterator[Cell]:
         yield f"tokens, {times:g}", partial(tokens, config, times)
 
 
-class Drawn(NamedTuple):
-    """A layer with its calibration inputs, fresh inputs, and a key for what is random."""
-
-    layer: Layer
-    fresh: Activations
-    key: PRNGKey
-
-
-def drawn(config: Config, name: str, problem: Problem, tokens: int) -> list[Drawn]:
-    """The repeats of a problem: weights, ``tokens`` to calibrate on, and tokens to judge by, functions of the name."""
-    found = []
-    for repeat in range(config.repeats):
-        key = population_key(config.seed, f"{name} {repeat}")
-        w = weights_of(problem.weights).sample(key, (config.side, config.side))
-        inputs = parse_activations(problem.inputs)
-        of_x = jax.random.fold_in(key, 1)
-        x = inputs.sample(of_x, (tokens, config.side))
-        fresh = inputs.sample(of_x, (config.fresh_tokens, config.side), start=tokens)
-        if problem.constant:
-            w, x, fresh = (a.at[::EVERY].add(CONSTANT) for a in (w, x, fresh))
-        found.append(Drawn(Layer(w, x), fresh, jax.random.fold_in(key, 2)))
-    return found
-
-
-class Outcomes(NamedTuple):
-    """Of each repeat: stored bits a weight, and sums of squares of the errors of outputs and of outputs."""
-
-    bits: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    outputs: NDArray[np.float64]
-
-    def charged(self, bits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Squared errors as they were if each bit above so many were spent on a finer step: e² · 4^(bits more)."""
-        return self.errors * 4.0 ** (self.bits - bits)
-
-
-def outcomes(spec: str, setting: Setting, layers: list[Drawn]) -> Outcomes:
-    """What a remedy, or rounding alone, makes of layers, judged by fresh tokens."""
-    return judged_by(setting, layers, [applied(spec, one.layer, setting.weights, one.key) for one in layers])
-
-
-def judged_by(setting: Setting, layers: list[Drawn], mitigated: list[Mitigated], *, shown: bool = False) -> Outcomes:
-    """Outcomes of layers after a remedy on fresh tokens, or on those that it was ``shown``."""
-    found = []
-    for (layer, fresh, _), after in zip(layers, mitigated, strict=True):
-        x = layer.inputs if shown else fresh
-        squares = squared_errors(layer.weights, x, after.outputs(x, setting.activations))
-        found.append((after.bits_per_weight(setting.weights), *(float(v) for v in squares)))
-    return Outcomes(*np.array(found, np.float64).T)
-
-
-def applied(spec: str, layer: Layer, q: str, key: PRNGKey) -> Mitigated:
-    """The layer after a mitigation, or after rounding alone."""
-    if spec == NOTHING:
-        return Mitigated(quantizer(q).roundtrip(layer.weights), jnp.float32(0))
-    return parse(spec).apply(layer, q, key=key)
-
-
-@jax.jit
-def squared_errors(w: Matrix, x: Activations, y_hat: Float[Array, "batch out"]) -> tuple[Array, Array]:
-    """Sums of (ŷ - y)² and of y², y = x wᵀ."""
-    y = product(x, w)
-    return jnp.sum((y_hat - y) ** 2), jnp.sum(y * y)
-
-
 def every_remedy(config: Config, setting: str, problem: str) -> list[dict[str, Any]]:
     """Every remedy on the same layers, the best of them, and rounding alone with other numbers of bits."""
-    of, layers = SETTINGS[setting], drawn(config, problem, PROBLEMS[problem], config.tokens)
+    of, layers = SETTINGS[setting], drawn(config.size, problem, PROBLEMS[problem], config.tokens)
     about = {"setting": setting, "problem": problem}
     plain = outcomes(NOTHING, of, layers)
     found = {NOTHING: plain} | {spec: outcomes(spec, of, layers) for spec in REMEDIES}
@@ -234,35 +148,12 @@ def every_remedy(config: Config, setting: str, problem: str) -> list[dict[str, A
     return [*rows, about | {"kind": "best"} | best(plain, found)]
 
 
-def judged(plain: Outcomes, one: Outcomes) -> dict[str, float]:
-    """Error relative to the outputs, and gains over rounding alone: as they are, and at equal bits."""
-    return {"bits_per_weight": one.bits.mean(), "extra_bits": (one.bits - plain.bits).mean()} | columns(
-        error=root_ratio(one.errors, one.outputs),
-        gain_db=decibels(plain.errors, one.errors),
-        equal_bits_gain_db=decibels(plain.errors, one.charged(plain.bits)),
-    )
-
-
-def best(plain: Outcomes, found: dict[str, Outcomes]) -> dict[str, Any]:
-    """The remedy with the least error at equal bits, and its margin over the best of another name, paired by layer."""
-    charged = {spec: one.charged(plain.bits) for spec, one in found.items()}
-    first, *others = sorted(charged, key=lambda spec: charged[spec].sum())
-    second = next(spec for spec in others if kind_of(spec) != kind_of(first))
-    margin = decibels(charged[second], charged[first])
-    return {"remedy": first, "second": second} | columns(margin_db=margin)
-
-
-def kind_of(spec: str) -> str:
-    """The name of a mitigation without its options."""
-    return spec.partition("(")[0]
-
-
 def orders(config: Config, rho: float) -> list[dict[str, Any]]:
     """GPTQ with the columns as they are and by size, on inputs of one size and of two, in 4 bits by channel."""
     setting, rows = Setting("int4:channel", None, ()), []
     for sizes, spec in SIZES.items():
         inputs = spec.format(rho=rho)
-        layers = drawn(config, inputs, Problem(inputs=inputs), config.tokens)
+        layers = drawn(config.size, inputs, Problem(inputs=inputs), config.tokens)
         plain = outcomes(NOTHING, setting, layers)
         for order, remedy in ORDERS.items():
             about = {"kind": "order", "rho": rho, "sizes": sizes, "order": order, "case": f"{sizes}, {order}"}
@@ -291,7 +182,7 @@ def tokens(config: Config, times: float) -> list[dict[str, Any]]:
     """GPTQ and training on this many tokens a fan-in: the gain on these tokens, and on fresh ones, in W4A16."""
     of, rows = SETTINGS[W4A16], []
     for problem in TOKEN_PROBLEMS:
-        layers = drawn(config, f"tokens {problem}", PROBLEMS[problem], round(times * config.side))
+        layers = drawn(config.size, f"tokens {problem}", PROBLEMS[problem], round(times * config.side))
         after = {s: [applied(s, one.layer, of.weights, one.key) for one in layers] for s in (NOTHING, *TOKEN_REMEDIES)}
         for shown in (True, False):
             found = {spec: judged_by(of, layers, mitigated, shown=shown) for spec, mitigated in after.items()}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim.models import llama
+from quantsim.models import likelihood, llama
+from quantsim.models.layers import rope
 from quantsim.models.llama import Config
 from tests import oracle_llama
 
@@ -43,7 +44,7 @@ def test_logits_are_those_of_a_slow_model(logits):
 
 
 def test_the_loss_is_that_of_a_slow_model(logits):
-    found = np.asarray(jax.jit(llama.nll)(jnp.asarray(logits[:, :-1]), jnp.asarray(TOKENS[:, 1:])))
+    found = np.asarray(jax.jit(likelihood.nll)(jnp.asarray(logits[:, :-1]), jnp.asarray(TOKENS[:, 1:])))
     for tokens, rows, losses in zip(TOKENS, logits.astype(np.float64), found, strict=True):
         np.testing.assert_allclose(losses, oracle_llama.nll(rows[:-1], tokens[1:]), atol=1e-5)
 
@@ -59,7 +60,7 @@ def test_a_token_moves_no_logit_before_it(logits, time):
 
 def test_rope_knows_only_distances():
     q, k = RNG.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-    turned = [np.asarray(llama.rope(jnp.asarray(np.repeat(a, 12, axis=1)), 50.0))[0, :, 0] for a in (q, k)]
+    turned = [np.asarray(rope(jnp.asarray(np.repeat(a, 12, axis=1)), 50.0))[0, :, 0] for a in (q, k)]
     scores = turned[0] @ turned[1].T
     for distance in range(12):
         along = np.diagonal(scores, -distance)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import quantsim as qs
-from quantsim.outputs.output_errors import OutputSums, output_error, output_sums, summarize
+from quantsim.outputs.output_errors import output_error, summarize
+from quantsim.outputs.sums import OutputSums, output_sums
 from tests.test_products import HALF_ULP, SHAPES, arrays, product_bound, wide
 
 BATCH, FAN_IN, OUT = 16, 256, 32

@@ -10,7 +10,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def test_the_example_runs_and_prints_what_it_names(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     numbers, outputs, both, smooth, predicted = capsys.readouterr().out.splitlines()
     assert float(numbers.split()[0]) == 5.0  # 4 bits and a float32 scale for 32
@@ -18,6 +18,14 @@ def test_the_example_runs_and_prints_what_it_names(capsys):
     assert both.startswith("QuantizedOutputError(rel_rms=")
     assert smooth == "(256, 1024) 8.0234375"  # a float32 scale a row of 4096, 16 bits an input channel
     assert 2.8e-5 < float(predicted) < 2.9e-5
+
+
+def test_the_example_of_language_models_runs(capsys):
+    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    bits, loss = (float(number) for number in capsys.readouterr().out.split())
+    assert 5.0 < bits < 9.0  # int4 and int8 with a float32 scale for 32, q8_0 in embedding and output
+    assert 1.0 < loss < 2.0  # nats per byte
 
 
 def test_the_configuration_of_a_sweep_is_the_grid_that_it_says(tmp_path):

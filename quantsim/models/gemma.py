@@ -17,7 +17,7 @@ gains "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_n
 multiplies as it stands: GGUF files hold the 1 + w of the published formula.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -29,27 +29,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from quantsim.models.gemma_config import OUTPUT, Config, check_params, check_tokens
+from quantsim.models.layers import Product, linear, rms_norm, rotation, turned
 
 Tokens: TypeAlias = Int[Array, "batch time"]
 Hidden: TypeAlias = Float[Array, "batch time width"]
 Params: TypeAlias = Mapping[str, Array]
-#: A linear layer, ``product(name, x, w)`` = x wᵀ, with the name of its weights, x (..., in) and w (out, in).
-Product: TypeAlias = Callable[[str, Array, Array], Array]
-
-
-def product(name: str, x: Array, w: Array) -> Array:
-    """``x wᵀ``: the linear layer as it is, whatever its name.
-
-    >>> product("blk.0.attn_q", jnp.ones((1, 2)), jnp.ones((3, 2))).tolist()
-    [[2.0, 2.0, 2.0]]
-    """
-    del name
-    rows = x.reshape(-1, x.shape[-1])  # one product of matrices is a fifth faster than a batch of one
-    return jnp.matmul(rows, w.T, precision=lax.Precision.HIGHEST).reshape(*x.shape[:-1], -1)
 
 
 def forward(
-    params: Params, tokens: Tokens, config: Config, *, product: Product = product
+    params: Params, tokens: Tokens, config: Config, *, product: Product = linear
 ) -> Float[Array, "batch time vocabulary"]:
     """Logits of the token after each.
 
@@ -71,10 +59,17 @@ def forward(
     return logits(params, hidden(params, tokens, config, product=product), product=product)
 
 
-def hidden(params: Params, tokens: Tokens, config: Config, *, product: Product = product) -> Hidden:
+def hidden(params: Params, tokens: Tokens, config: Config, *, product: Product = linear) -> Hidden:
     """What the last product multiplies, normalized: ``forward`` without it."""
     check_params(params, config)
     check_tokens(tokens, len(params["token_embd"]))
+    # Plain layers are one program, called for each. Layers with names of their own would be one each: all together they
+    # are compiled in a third of the time.
+    run = _hidden if product is linear else _hidden_at_once
+    return run(params, tokens, config, product)
+
+
+def _hidden(params: Params, tokens: Tokens, config: Config, product: Product) -> Hidden:
     time = tokens.shape[1]
     h = params["token_embd"][tokens]
     h = h * np.asarray(np.sqrt(config.width), h.dtype)
@@ -84,10 +79,13 @@ def hidden(params: Params, tokens: Tokens, config: Config, *, product: Product =
         own = {name.removeprefix(prefix): a for name, a in params.items() if name.startswith(prefix)}
         reach, table = (time, everywhere) if config.is_global(number) else (config.window, local)
         h = _layer(own, h, table.astype(h.dtype), reach, config=config, hook=_Named.of(product, prefix))
-    return norm(h, params["output_norm"], config.epsilon)
+    return rms_norm(h, params["output_norm"], config.epsilon)
 
 
-def logits(params: Params, hidden: Hidden, *, product: Product = product) -> Float[Array, "... vocabulary"]:
+_hidden_at_once = jax.jit(_hidden, static_argnums=(2, 3))
+
+
+def logits(params: Params, hidden: Hidden, *, product: Product = linear) -> Float[Array, "... vocabulary"]:
     """The last product. Who wants its weights other than the embedding's gives them as ``params["output"]``."""
     return _last(head(params), hidden, product)
 
@@ -107,14 +105,14 @@ def _last(weights: Array, hidden: Array, product: Product) -> Array:
 
 @dataclass(frozen=True)
 class _Named:
-    """The linear layers of one layer. Of ``product`` above it is the same for all, so that these share a program."""
+    """The linear layers of one layer. Of ``linear`` it is the same for all, so that these share a program."""
 
     product: Product
     prefix: str
 
     @classmethod
     def of(cls, hook: Product, prefix: str) -> "_Named":
-        return cls(hook, "" if hook is product else prefix)
+        return cls(hook, "" if hook is linear else prefix)
 
     def __call__(self, name: str, x: Array, w: Array) -> Array:
         return self.product(self.prefix + name, x, w)
@@ -125,12 +123,12 @@ def _layer(
     p: dict[str, Array], h: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
 ) -> Hidden:
     """One layer, local or global by the tokens that it reaches and its table of rotations."""
-    found = _attention(p, norm(h, p["attn_norm"], config.epsilon), table, reach, config=config, hook=hook)
-    h = h + norm(found, p["post_attention_norm"], config.epsilon)
-    x = norm(h, p["ffn_norm"], config.epsilon)
+    found = _attention(p, rms_norm(h, p["attn_norm"], config.epsilon), table, reach, config=config, hook=hook)
+    h = h + rms_norm(found, p["post_attention_norm"], config.epsilon)
+    x = rms_norm(h, p["ffn_norm"], config.epsilon)
     gate = jax.nn.gelu(hook("ffn_gate", x, p["ffn_gate"]), approximate=True)
     found = hook("ffn_down", gate * hook("ffn_up", x, p["ffn_up"]), p["ffn_down"])
-    return h + norm(found, p["post_ffw_norm"], config.epsilon)
+    return h + rms_norm(found, p["post_ffw_norm"], config.epsilon)
 
 
 def _attention(
@@ -140,8 +138,8 @@ def _attention(
     batch, time, _ = x.shape
     heads = (batch, time, -1, config.head)
     q, k, v = (hook(name, x, p[name]).reshape(heads) for name in ("attn_q", "attn_k", "attn_v"))
-    q = rotated(norm(q, p["attn_q_norm"], config.epsilon), table) * config.query_scale
-    k = rotated(norm(k, p["attn_k_norm"], config.epsilon), table)
+    q = turned(rms_norm(q, p["attn_q_norm"], config.epsilon), table) * config.query_scale
+    k = turned(rms_norm(k, p["attn_k_norm"], config.epsilon), table)
     grouped = q.reshape(batch, time, config.kv_heads, -1, config.head)
     scores = jnp.einsum("btkgd,bskd->bkgts", grouped, k, precision=lax.Precision.HIGHEST)
     back = jnp.arange(time)[:, None] - jnp.arange(time)[None]
@@ -149,22 +147,3 @@ def _attention(
     weights = jax.nn.softmax(jnp.where(seen[None, None, None], scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=lax.Precision.HIGHEST)
     return hook("attn_output", mixed.reshape(batch, time, -1), p["attn_output"])
-
-
-def norm(x: Float[Array, "... n"], gain: Float[Array, " n"], epsilon: float) -> Float[Array, "... n"]:
-    """``x / sqrt(mean x^2 + epsilon) * gain``, over the last axis."""
-    power = jnp.mean(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(power + epsilon) * gain.reshape(*(1,) * (x.ndim - 1), -1)
-
-
-def rotation(time: int, head: int, base: float) -> np.ndarray:
-    """Cosines and sines of position times ``base^(-2 i / head)``, (2, time, head / 2), computed in float64."""
-    angles = np.arange(time)[:, None] * base ** (-np.arange(0, head, 2) / head)
-    return np.stack([np.cos(angles), np.sin(angles)])
-
-
-def rotated(x: Float[Array, "batch time heads head"], table: Float[Array, "2 time half"]) -> Array:
-    """Each head with its pairs (i, i + head / 2) turned by the angles of its position."""
-    cos, sin = table[:, None, :, None]
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

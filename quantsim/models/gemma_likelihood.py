@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from quantsim.models import gemma
-from quantsim.models.gemma import Params, Product, Tokens, product
+from quantsim.models.gemma import Params, Tokens
 from quantsim.models.gemma_config import OUTPUT, Config
+from quantsim.models.layers import Product, linear
 from quantsim.models.likelihood import Compared, compared, nll
 
 #: Tokens whose logits are held at a time: 134 MB of them for 262,144 of each.
@@ -25,13 +26,13 @@ class Ending(NamedTuple):
     weights: Float[Array, "vocabulary width"]
 
 
-def ending(params: Params, tokens: Tokens, config: Config, *, product: Product = product) -> Ending:
+def ending(params: Params, tokens: Tokens, config: Config, *, product: Product = linear) -> Ending:
     """All of the forward pass but the last product, of every token that another follows."""
     return Ending(gemma.hidden(params, tokens, config, product=product)[:, :-1], gemma.head(params))
 
 
 def token_nll(
-    params: Params, tokens: Tokens, config: Config, *, product: Product = product, chunk: int = CHUNK
+    params: Params, tokens: Tokens, config: Config, *, product: Product = linear, chunk: int = CHUNK
 ) -> Float[Array, "batch followers"]:
     """``-log p(token)`` in nats of every token but the first, given those before it.
 
@@ -51,7 +52,7 @@ def compared_endings(
     other: Ending,
     targets: Int[Array, "batch followers"],
     *,
-    product: Product = product,
+    product: Product = linear,
     chunk: int = CHUNK,
 ) -> Compared:
     """Two models token by token; the last product of the reference is plain.
@@ -77,7 +78,7 @@ def _token_nll(own: Ending, targets: Array, *, product: Product, chunk: int) -> 
 @partial(jax.jit, static_argnames=("hook", "chunk"))
 def _compared(reference: Ending, other: Ending, targets: Array, *, hook: Product, chunk: int) -> Compared:
     def some(part: tuple[Array, Array, Array]) -> Compared:
-        z = product(OUTPUT, part[0], reference.weights)
+        z = linear(OUTPUT, part[0], reference.weights)
         return compared(z, hook(OUTPUT, part[1], other.weights), part[2])
 
     return _in_chunks(some, (reference.hidden, other.hidden, targets), chunk)

@@ -17,14 +17,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from quantsim._types import PRNGKey, Shape
-from quantsim.models.layers import Product, linear
+from quantsim.models.layers import Heads, Product, linear, rms_norm, rope
 
 #: Arrays by their names in a GGUF file, without ".weight".
 Params: TypeAlias = dict[str, Array]
 Tokens: TypeAlias = Int[Array, "batch time"]
 Hidden: TypeAlias = Float[Array, "batch time width"]
 Logits: TypeAlias = Float[Array, "batch time vocabulary"]
-Heads: TypeAlias = Float[Array, "batch time heads head"]
 Keys: TypeAlias = Float[Array, "batch time kv_heads head"]
 
 #: The matrices of a layer; the input of the first three is the same, that of gate and up too.
@@ -169,27 +168,6 @@ def forward(params: Params, tokens: Tokens, config: Config, *, product: Product 
     return product("output", rms_norm(h, params["output_norm"], config.epsilon), params["output"])
 
 
-def rms_norm(h: Float[Array, "*batch width"], gain: Float[Array, " width"], epsilon: float) -> Array:
-    """``gain h / sqrt(mean h² + epsilon)`` along the last axis.
-
-    Source: Zhang and Sennrich, arXiv:1910.07467.
-    """
-    scale = lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + epsilon)
-    return h * scale * jnp.broadcast_to(gain, h.shape)
-
-
-def rope(x: Heads, base: float) -> Heads:
-    """Turns the pair (i, i + d/2) of a head of width d at time t by the angle ``t base^(-2i/d)``.
-
-    Source: Su et al., arXiv:2104.09864; pairs in halves, as in GPT-NeoX.
-    """
-    time, half = x.shape[1], x.shape[3] // 2
-    angles = np.arange(time)[:, None] * base ** (-np.arange(half) / half)[None]
-    cos, sin = (jnp.asarray(f(angles)[None, :, None, :], x.dtype) for f in (np.cos, np.sin))
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
 def _attention(params: Params, at: str, x: Hidden, config: Config, product: Product) -> Hidden:
     batch, time, _ = x.shape
 
@@ -223,9 +201,3 @@ def _feed_forward(params: Params, at: str, x: Hidden, product: Product) -> Hidde
     """
     gate, up = (product(at + name, x, params[at + name]) for name in ("ffn_gate", "ffn_up"))
     return product(at + "ffn_down", jax.nn.silu(gate) * up, params[at + "ffn_down"])
-
-
-def nll(logits: Logits, targets: Tokens) -> Float[Array, "batch time"]:
-    """Negative log-likelihood of each target, in nats."""
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen

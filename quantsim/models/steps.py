@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from quantsim.models import llama
+from quantsim.models import likelihood, llama
 from quantsim.models.llama import Config, Params, Tokens
 
 _BATCHES = 2**31 - 1  # stream of the batches; the first weights take the small numbers
@@ -97,4 +97,4 @@ def batch(number: Int[Array, ""], data: UInt8[Array, " bytes"], recipe: Recipe) 
 
 def mean_loss(params: Params, tokens: Tokens, config: Config) -> Float[Array, ""]:
     """Mean loss of all tokens but the first of each sequence, in nats."""
-    return jnp.mean(llama.nll(llama.forward(params, tokens[:, :-1], config), tokens[:, 1:]))
+    return jnp.mean(likelihood.nll(llama.forward(params, tokens[:, :-1], config), tokens[:, 1:]))

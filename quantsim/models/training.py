@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from quantsim.models import checkpoint_files, llama, steps, text, trained
+from quantsim.models import checkpoint_files, likelihood, llama, steps, text, trained
 from quantsim.models.llama import Config, Params, Tokens
 from quantsim.models.steps import Recipe, State
 
@@ -110,7 +110,7 @@ def save(params: Params, recipe: Recipe, path: Path) -> trained.Model:
 
 @partial(jax.jit, static_argnames="config")
 def _mean_losses(params: Params, tokens: Tokens, config: Config) -> Float[Array, " batch"]:
-    return jnp.mean(llama.nll(llama.forward(params, tokens[:, :-1], config), tokens[:, 1:]), axis=1)
+    return jnp.mean(likelihood.nll(llama.forward(params, tokens[:, :-1], config), tokens[:, 1:]), axis=1)
 
 
 def sequence_losses(params: Params, config: Config, sequences: np.ndarray, *, batch: int = 16) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from quantsim._types import ArrayLike, Weights
 from quantsim.measure.ratios import columns, ratio, root_ratio
 from quantsim.measure.tallies import error
-from quantsim.outputs.divergence import SMALL, divergence
+from quantsim.numerics.divergence import divergence
 from quantsim.outputs.products import product
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
@@ -26,6 +26,7 @@ Keys: TypeAlias = Float[Array, "heads keys width"]
 Values: TypeAlias = Float[Array, "heads keys value_width"]
 Logits: TypeAlias = Float[Array, "heads queries keys"]
 PerHead: TypeAlias = Float[Array, " heads"]
+_SMALL = 1.0  # nats: changes of log p below it are expanded around zero, where their effects would cancel
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _of_head(z: Array, d: Array, values: Array, value_errors: Array) -> Attentio
     log_p, x, kl = divergence(z, d)
     p = jnp.exp(log_p)
     p_hat, by = jnp.exp(log_p + x - kl), x - kl
-    change = jnp.where(by < SMALL, p * jnp.expm1(jnp.minimum(by, SMALL)), p_hat - p)
+    change = jnp.where(by < _SMALL, p * jnp.expm1(jnp.minimum(by, _SMALL)), p_hat - p)
     outputs, output_errors = product(p, values.T), product(change, values.T) + product(p_hat, value_errors.T)
     return AttentionSums(
         kl=jnp.sum(kl),

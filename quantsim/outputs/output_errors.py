@@ -1,19 +1,15 @@
 """Errors of outputs: what weight errors do to y = x Wᵀ, beside what errors that are white would do."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32
 
 from quantsim._types import Activations, ArrayLike, Matrix, PRNGKey
 from quantsim.measure.ratios import ratio, root_ratio
-from quantsim.measure.tallies import error
-from quantsim.numerics import ieee
-from quantsim.numerics.meshes import placed_like
 from quantsim.outputs.products import NoIntegerProductError, product, quantized_product
+from quantsim.outputs.sums import OutputSums, in_one_unit, sums_of_any_scale, sums_of_both
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
@@ -129,12 +125,12 @@ def output_error(
     if not (hasattr(w32, "sharding") and hasattr(x32, "sharding")):  # what is traced lies nowhere
         raise TypeError(
             "errors of outputs are summarized on the host, not inside jit, vmap or grad: return output_sums(w, w_hat, "
-            "x) of quantsim.outputs.output_errors from there, and summarize them outside"
+            "x) of quantsim.outputs.sums from there, and summarize them outside"
         )
     rows = x32 if x32.ndim == 2 else x32.reshape(-1, x32.shape[-1])
     if activations is None:
-        sums = _sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), rows)
-        return summarize(_in_one_unit(*sums), rows.shape[1])
+        sums = sums_of_any_scale(w32, quantizer.roundtrip(w, key=key), rows)
+        return summarize(in_one_unit(*sums), rows.shape[1])
     return _of_both(w, quantizer, rows, activations, key)
 
 
@@ -147,7 +143,7 @@ def _of_both(
     w32, qw, qx = as_weights(w), q.quantize(w, key=of_keys[0]), of_x.quantize(x, key=of_keys[1])
     w_hat, x_hat = qw.dequantize(), qx.dequantize()
     sums, exponents, parts = sums_of_both(w32, w_hat, x, x_hat)
-    simulated = summarize(_in_one_unit(sums, exponents), x.shape[1])
+    simulated = summarize(in_one_unit(sums, exponents), x.shape[1])
     white = np.asarray(parts, np.float64).sum(axis=1)
     of_weights, of_activations = np.sqrt(white / max(white.sum(), np.finfo(np.float64).tiny))
     predicted = simulated.predicted_rel_rms
@@ -170,138 +166,6 @@ def _integer_errors(x: Activations, w: Matrix, exact: Any, simulated: Any) -> tu
     norm = np.linalg.norm(true)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.linalg.norm(integer - true) / norm), float(np.linalg.norm(integer - simulated) / norm)
-
-
-# --- sums -----------------------------------------------------------------------------------------------------------
-
-
-class OutputSums(NamedTuple):
-    """Sums over the rows of x, one for each output, of the errors dy = x eᵀ and of what they are compared with.
-
-    Attributes:
-        squared_errors: sum of dy^2.
-        squared_outputs: sum of y^2.
-        errors: sum of |dy|.
-        bounds: sum of |x| |e|ᵀ, what |dy| would be if no two errors cancelled.
-        white: sum of x^2 times sum of e^2 over the fan-in, what dy^2 would be of white errors.
-        rows: how many rows.
-    """
-
-    squared_errors: Float[Array | np.ndarray, " out"]
-    squared_outputs: Float[Array | np.ndarray, " out"]
-    errors: Float[Array | np.ndarray, " out"]
-    bounds: Float[Array | np.ndarray, " out"]
-    white: Float[Array | np.ndarray, " out"]
-    rows: Float[Array | np.ndarray, " out"]
-
-
-@jax.jit
-def output_sums(w: Matrix, w_hat: Matrix, x: Activations) -> OutputSums:
-    """What is summed for each output.
-
-    The error of the product is computed as a product of the error: no difference of two large numbers.
-    """
-    return placed_like(w, _sums, w, error(w, w_hat), x)
-
-
-def _sums(w: Matrix, e: Matrix, x: Activations) -> OutputSums:
-    dy, y = product(x, e), product(x, w)
-    white = jnp.sum(x * x) * jnp.sum(e * e, axis=-1) / x.shape[-1]
-    return OutputSums(
-        squared_errors=jnp.sum(dy * dy, axis=0),
-        squared_outputs=jnp.sum(y * y, axis=0),
-        errors=jnp.sum(jnp.abs(dy), axis=0),
-        bounds=jnp.sum(product(jnp.abs(x), jnp.abs(e)), axis=0),
-        white=white,
-        rows=jnp.full_like(white, x.shape[0]),
-    )
-
-
-class _Exponents(NamedTuple):
-    """Weights, errors and activations are summed in units of these powers of two."""
-
-    w: Int32[Array, ""]
-    e: Int32[Array, ""]
-    x: Int32[Array, ""]
-
-
-@jax.jit
-def _sums_of_any_scale(w: Matrix, w_hat: Matrix, x: Activations) -> tuple[OutputSums, _Exponents]:
-    """``output_sums`` with all magnitudes below 2, so that no square leaves float32; as powers of two change no bit."""
-
-    def scaled(w: Matrix, w_hat: Matrix, x: Activations) -> tuple[OutputSums, _Exponents]:
-        factors = w, error(w, w_hat), x
-        exponents = _Exponents(*map(_exponent, factors))
-        return _sums(*(a * ieee.power_of_two(-k) for a, k in zip(factors, exponents, strict=True))), exponents
-
-    return placed_like(w, scaled, w, w_hat, x)
-
-
-@jax.jit
-def sums_of_both(
-    w: Matrix, w_hat: Matrix, x: Activations, x_hat: Activations
-) -> tuple[OutputSums, _Exponents, tuple[Array, Array]]:
-    """Sums of the errors of outputs of quantized weights and activations, in units of powers of two.
-
-    ``dy = x eᵀ + d ŵᵀ``, products of errors again. Both terms are brought to the larger of their units before they are
-    added. The two white parts, by weights and by activations, are in the same unit.
-    """
-
-    def scaled(w: Matrix, w_hat: Matrix, x: Activations, x_hat: Activations) -> tuple:
-        factors = w, w_hat, x, error(w, w_hat), error(x, x_hat)
-        k = [_exponent(a) for a in factors]
-        w, w_hat, x, e, d = (a * ieee.power_of_two(-n) for a, n in zip(factors, k, strict=True))
-        of_weights, of_activations = k[2] + k[3], k[1] + k[4]
-        unit = jnp.maximum(of_weights, of_activations)
-        e, d = (_shifted(a, n - unit) for a, n in ((e, of_weights), (d, of_activations)))
-        sums, white = _sums_of_two(w, w_hat, (x, d), e)
-        return sums, _Exponents(k[0], unit - k[2], k[2]), white
-
-    return placed_like(w, scaled, w, w_hat, x, x_hat)
-
-
-def _shifted(a: Float[Array, "rows columns"], power: Int32[Array, ""]) -> Float[Array, "rows columns"]:
-    """Times 2^power, which is not positive; what is smaller than 2^-126 of the other term does not count."""
-    return a * jnp.where(power < -126, 0.0, ieee.power_of_two(jnp.maximum(power, -126)))
-
-
-def _sums_of_two(w: Matrix, w_hat: Matrix, x_and_d: tuple, e: Matrix) -> tuple[OutputSums, tuple[Array, Array]]:
-    x, d = x_and_d
-    dy, y = product(x, e) + product(d, w_hat), product(x, w)
-    bounds = product(jnp.abs(x), jnp.abs(e)) + product(jnp.abs(d), jnp.abs(w_hat))
-    white = tuple(jnp.sum(a * a) * jnp.sum(b * b, axis=-1) / x.shape[-1] for a, b in ((x, e), (d, w_hat)))
-    sums = OutputSums(
-        squared_errors=jnp.sum(dy * dy, axis=0),
-        squared_outputs=jnp.sum(y * y, axis=0),
-        errors=jnp.sum(jnp.abs(dy), axis=0),
-        bounds=jnp.sum(bounds, axis=0),
-        white=white[0] + white[1],
-        rows=jnp.full_like(white[0], x.shape[0]),
-    )
-    return sums, white
-
-
-def _exponent(a: Float[Array, "rows columns"]) -> Int32[Array, ""]:
-    """Of the largest magnitude, within the exponents whose power of two has a normal reciprocal."""
-    largest = ieee.from_bits(jnp.max(ieee.bits_of(a) & 0x7FFFFFFF, initial=0))
-    return jnp.clip(ieee.exponent_of(largest), -126, 126)
-
-
-def _in_one_unit(sums: OutputSums, exponents: _Exponents) -> OutputSums:
-    """The sums in float64, in the units of weights and activations."""
-    w, e, x = (int(k) for k in exponents)
-
-    def unscaled(sum_of: Float[Array | np.ndarray, " out"], power: int) -> Float[np.ndarray, " out"]:
-        return np.ldexp(np.asarray(sum_of, np.float64), power)
-
-    return OutputSums(
-        squared_errors=unscaled(sums.squared_errors, 2 * (e + x)),
-        squared_outputs=unscaled(sums.squared_outputs, 2 * (w + x)),
-        errors=unscaled(sums.errors, e + x),
-        bounds=unscaled(sums.bounds, e + x),
-        white=unscaled(sums.white, 2 * (e + x)),
-        rows=unscaled(sums.rows, 0),
-    )
 
 
 def summarize(sums: OutputSums, fan_in: int) -> OutputError:
