@@ -2,14 +2,14 @@
 
 Method. Normal weights, int8 per channel, go through real products with a fan-in of 16 to 65,536. The inputs are
 zero-mean, mean-shifted, rectified, or matched to the weights of each output (coherent: every term of the output has one
-sign). Beside it one map is the mean of k quantized copies, equal ones or with deviations that add up to nothing.
+sign). Beside it one map is the mean of k quantized copies, equal ones or with deviations that add up to nothing: what
+redundancy alone is worth, beside the widths of trained models (`width`).
 Expected. White errors add up like sqrt(fan-in), and so does the signal unless it is coherent: the absolute error grows,
 the relative error stays that of the weights, and only its ratio to the bound without cancellation falls. Coherent
 signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
 Refuted if the relative error of zero-mean inputs falls with the fan-in: panel b.
 
-Settles A13, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``); A14, which
-the copies bear on, is put to trained models of several widths (`width`).
+Settles A13, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator
