@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
-from quantsim import tree
+from quantsim import theory, tree
 from quantsim._types import PRNGKey
 from quantsim.measure.ratios import Estimate, columns, mean
 from quantsim.models import likelihood, llama, text, trained
 from quantsim.models.layers import linear
 from quantsim.models.llama import Config, Params
+from quantsim.populations import Normal
+from quantsim.quantizer import parse as quantizer
 from quantsim.tree import Policy, QuantizedTree, Treatment, policy
 
 #: The models of the width that all questions but that of the width are put to: one for each seed of training.
@@ -190,3 +192,27 @@ def noisy_inputs(of: Subject, relative: dict[str, float], seed: int) -> Damage:
 def mean_of(found: Iterable[Damage]) -> Damage:
     """Mean of several, sequence by sequence."""
     return Damage(*np.mean([list(one) for one in found], axis=0))
+
+
+def rms(values: Iterable[float]) -> float:
+    """Root of the mean square.
+
+    >>> rms([3.0, 4.0, 5.0, 0.0])
+    3.5355339059327378
+    """
+    return float(np.sqrt(np.mean(np.square(list(values)))))
+
+
+def layers_noise(of: Subject, size: float, seeds: Iterable[int]) -> Estimate:
+    """KL under normal noise of one relative size in every matrix of the layers, mean over seeds."""
+    sizes = dict.fromkeys(layers(of.params), size)
+    return mean(mean_of(damage(of, noisy(of.params, sizes, seed)) for seed in seeds).kl)
+
+
+def normal_error(spec: str, w: Array) -> float:
+    """||ŵ - w|| / ||w|| of a matrix of this shape if its weights were normal.
+
+    >>> round(normal_error("int4:block32", jnp.zeros((8, 64))), 4)
+    0.097
+    """
+    return float(np.sqrt(theory.weight_rel_mse(Normal(), quantizer(spec), w.shape)))

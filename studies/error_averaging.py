@@ -2,13 +2,14 @@
 
 Method. Normal weights, int8 per channel, go through real products with a fan-in of 16 to 65,536. The inputs are
 zero-mean, mean-shifted, rectified, or matched to the weights of each output (coherent: every term of the output has one
-sign). Beside it one map is the mean of k quantized copies, equal ones or with deviations that add up to nothing.
+sign). Beside it one map is the mean of k quantized copies, equal ones or with deviations that add up to nothing: what
+redundancy alone is worth, beside the widths of trained models (`width`).
 Expected. White errors add up like sqrt(fan-in), and so does the signal unless it is coherent: the absolute error grows,
 the relative error stays that of the weights, and only its ratio to the bound without cancellation falls. Coherent
 signals gain 1 / sqrt(fan-in), but not if weights are truncated instead of rounded.
 Refuted if the relative error of zero-mean inputs falls with the fan-in: panel b.
 
-Settles A13, A14, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``).
+Settles A13, A15 and B19 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +44,6 @@ INPUTS = ("zero-mean", "mean-shifted", "rectified", "coherent")
 JUDGED_AT = 4096  # the fan-in at which the statements are judged: that of a language model of 7 billion weights
 REDUNDANT_FAN_IN = 1024  # of the map that is copied; relative errors hardly depend on it, 64 copies of it fit in memory
 KINDS_OF_COPIES = ("equal", "independent")  # independent but for their mean, which is the map
-LESS_THAN_HALF = 0.5  # of the error, with the largest number of copies: what counts as a gain from redundancy
 
 
 @dataclass(frozen=True)
@@ -287,12 +287,6 @@ def judged(column: str, inputs: str = "zero-mean") -> Callable[[Rows], Estimate]
     return value_of(column, kind="product", fan_in=JUDGED_AT, rounding="nearest", inputs=inputs)
 
 
-def redundancy_helps(rows: Rows) -> float:
-    """Share of the kinds of copies of which the largest number has less than half the error of one."""
-    by_copies = [rows.where(kind="redundancy", copies_are=name).by("copies", "rel_rms") for name in KINDS_OF_COPIES]
-    return share(rel_rms[max(rel_rms)] < LESS_THAN_HALF * rel_rms[1] for rel_rms in by_copies)
-
-
 def cancels_and_is_below(rows: Rows) -> float:
     """Share of two parts that are true of zero-mean inputs: mean |dy| < bound / 10; rms dy < largest |e| / 10."""
     to_bound, rms, largest = (judged(column)(rows).value for column in ("to_bound", "rms", "weight_largest_error"))
@@ -315,15 +309,6 @@ CLAIMS = (
         number=judged("systematic"),
         rule=at_least(0.5),
         reading="not systematic: a rounding error tells nothing of its weight (truncated weights all shrink)",
-    ),
-    Claim(
-        "A14",
-        statement="over-parameterization (many weights) gives the robustness",
-        definition="share of two kinds of redundancy, a map as the mean of 64 equal or of 64 independent copies, that "
-        "more than halve the relative output error",
-        number=redundancy_helps,
-        rule=share_of_cases("the largest number of copies has less than half the error of one"),
-        reading="more weights for the same map help if their errors are independent; equal copies give nothing",
     ),
     Claim(
         "A15",
