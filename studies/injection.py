@@ -55,7 +55,7 @@ CUTS = (TENSOR, CHANNEL, BLOCKS)
 BLOCK = 32
 LAYERS = "blk.*"
 W8A8 = Treatment(CHANNEL, CHANNEL)
-REMEDIES = ("", "smoothquant", "awq", "llm_int8", "split_outliers", "rotation", "gptq", "clip")
+REMEDIES = ("", "smoothquant", "awq", "llm_int8", "split_outliers", "rotation(block=128)", "gptq", "clip")
 LARGE = 64.0  # the factor at which remedies are compared
 ONE_PERCENT = 0.01  # of the perplexity: B77
 TWICE = 2.0  # the KL without an injection: what counts as cured
