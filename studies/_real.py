@@ -161,10 +161,11 @@ def quantized(of: Subject, rules: Any, calibration: Reading | None = None) -> Qu
 
 
 def site_inputs(reference: str, reading: Reading) -> dict[str, Float[Array, "tokens in"]]:
-    """Inputs of every linear layer."""
+    """Inputs of every linear layer, operation by operation: a layer's program keeps what it sees to itself."""
     real = model(reference)
     tokens = passages(real, reading)
-    return tree.site_inputs(lambda p, product: gemma.forward(p, tokens, real.config, product=product), real.params)
+    with jax.disable_jit():
+        return tree.site_inputs(lambda p, product: gemma.forward(p, tokens, real.config, product=product), real.params)
 
 
 def matrices(params: Mapping[str, Array]) -> dict[str, Array]:

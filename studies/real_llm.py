@@ -39,11 +39,7 @@ NEEDS_REAL_MODEL = True
 FORMATS = (
     "q8_0",
     "q6_k",
-    "q5_k",
     "q4_k",
-    "q3_k",
-    "q2_k",
-    "iq4_nl",
     "q4_0",
     "mxfp4",
     "nvfp4",
@@ -52,7 +48,6 @@ FORMATS = (
     "int8:channel",
     "int4:block32",
     "int4:channel",
-    "e4m3:channel",
 )
 LAYERS = 18
 ROUNDING = "int4:block32"
@@ -65,7 +60,6 @@ POLICIES: dict[str, Any] = {
     "int4:channel, first third kept": progressive(LAYERS, None, "int4:channel", share=1 / 3),
     "W8A16": {"blk.*": "int8:channel"},
     "W8A8": {"blk.*": Treatment("int8:channel", "int8:channel")},
-    "W8A8 + smoothquant": {"blk.*": Treatment("int8:channel", "int8:channel", "smoothquant")},
     "W4A8": {"blk.*": Treatment(ROUNDING, "int8:channel")},
     ROUNDING: {"blk.*": ROUNDING},
     f"{ROUNDING}:mse": {"blk.*": f"{ROUNDING}:mse"},
@@ -86,7 +80,8 @@ class Config:
     layers: int = LAYERS
     types: tuple[str, ...] = TYPES
     reading: Reading = Reading(4, 65)
-    alone: Reading = Reading(2, 65)
+    parts_of: tuple[str, ...] = (SPREAD,)
+    alone: Reading = Reading(2, 33)
     calibration: Reading = Reading(4, 64, shift=0.5)
     seed: int = 0
 
@@ -112,6 +107,7 @@ def measure(config: Config) -> Iterator[Cell]:
             yield f"{reference}, format {spec}", partial(one_format, config, reference, spec)
         for name in config.policies:
             yield f"{reference}, policy {name}", partial(one_policy, config, reference, name)
+    for reference in config.parts_of:
         yield f"{reference}, alone", partial(alone, config, reference)
 
 
