@@ -1,9 +1,9 @@
 """Where do outliers sit in a real language model, Gemma 3 270M, and which of its matrices does quantization hurt?
 
-Method. The real half of `layers`. Of every matrix of every other layer, its weights spread within the cells of the file's
-codes: how far the largest weight stands out (max |w| / σ, σ the rms), kurtosis, shares beyond 3σ and 10σ, and the same
-of its inputs on passages of Python's documentation. Each matrix is quantized alone, int4 with a scale per channel, and
-the KL of the predictions says what that costs. The documents' ranking of types stands beside it.
+Method. The real half of `layers`. Of every matrix of every other layer, its weights spread within the cells of the
+file's codes: how far the largest weight stands out (max |w| / σ, σ the rms), kurtosis, shares beyond 3σ and 10σ, and
+the same of its inputs on passages of Python's documentation. Each matrix is quantized alone, int4 with a scale per
+channel, and the KL of the predictions says what that costs. The documents' ranking of types stands beside it.
 Expected. Outliers in few channels of the inputs (arXiv:2208.07339, arXiv:2211.10438), weights near to normal; matrices
 whose error passes through many layers cost more than the last ones.
 Refuted if weights stand out as far as inputs, types rank as the documents say (Spearman's correlation at least 0.8), or
@@ -95,10 +95,15 @@ def agreement(rows: Rows, column: str) -> float:
     return rank_correlation([-STATED_RANK[kind] for kind in TYPES], found)
 
 
+def short(kind: Any) -> str:
+    """A type in a word, as in `layers`."""
+    return SHORT[kind]
+
+
 def largest(rows: Rows, column: str) -> str:
     """Where a column is largest, and how much."""
     top = max(rows, key=lambda r: r[column])
-    return f"{top[column]:.0f} ({SHORT[top['type']]} of layer {top['layer']})"
+    return f"{top[column]:.0f} ({short(top['type'])} of layer {top['layer']})"
 
 
 def summary(rows: Rows) -> str:
@@ -142,7 +147,7 @@ def extremes(ax: plotting.Axes, rows: Rows) -> None:
             label = style.label if place == 0 else None
             look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 2, "label": label}
             ax.plot(np.full(len(values), place + shift), values, **look)
-    ax.set_xticks(range(len(TYPES)), [SHORT[kind] for kind in TYPES], fontsize=6)
+    ax.set_xticks(range(len(TYPES)), [short(kind) for kind in TYPES], fontsize=6)
     ax.set(yscale="log", ylabel="largest / σ (grey: stated, of weights)")
     ax.legend(loc="lower right")
 
@@ -151,7 +156,7 @@ def error_and_kl(ax: plotting.Axes, rows: Rows) -> None:
     """KL of each matrix alone against its weight error."""
     for kind, style in plotting.styles(TYPES).items():
         found = rows.where(type=kind)
-        look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 3, "label": SHORT[kind]}
+        look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 3, "label": short(kind)}
         ax.plot(found.column("rel_rms"), found.column("kl"), **look)
     ax.set(xscale="log", yscale="log", xlabel=f"||e|| / ||w||, {ALONE}", ylabel="KL, matrix alone (nats)")
     ax.legend(loc="lower right", ncols=2)

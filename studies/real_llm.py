@@ -211,17 +211,24 @@ def summary(rows: Rows) -> str:
     for reference in rows.values("reference"):
         own = rows.where(reference=reference)
         costs = ", ".join(f"{r['spec']} {r['kl']:.2g}" for r in own.where(kind="format") if r["spec"] in TOLD)
-        sums = "; ".join(f"{p}s {sums_over_whole(own, p).value:.2f}" for p in ("layer", "type"))
-        ranks = ", ".join(f"{rank_correlation(own, 'layer', c):.2f} by {n}" for c, n in PREDICTORS.items())
-        beyond = [r for r in remedies(own) if abs((g := gained(own, r)).value) > 3 * g.se]
+        gains = ", ".join(f"{r} {g.value:.2g} ± {g.se:.1g}" for r in remedies(own) for g in [gained(own, r)])
         texts.append(
-            f"{reference}: perplexity {own.where(kind='loss').one('perplexity'):.1f}; KL {costs}; KLs of parts alone "
-            f"over that of the whole: {sums}; layers ranked {ranks}; {len(beyond)} of {len(remedies(own))} remedies "
-            "differ from rounding by three standard errors"
+            f"{reference}: perplexity {own.where(kind='loss').one('perplexity'):.1f}; KL {costs}; "
+            f"what remedies at 4 bits gain over rounding in ΔNLL: {gains}"
         )
+        if own.where(kind="alone"):
+            texts.append(of_parts(own))
     return f"Gemma 3 270M, {'. '.join(texts)}."
 
 
+def of_parts(rows: Rows) -> str:
+    """Whether parts alone add up, and what ranks them."""
+    sums = ", ".join(f"{p}s {e.value:.2f} ± {e.se:.1g}" for p in PARTS for e in [sums_over_whole(rows, p)])
+    ranks = ", ".join(f"{rank_correlation(rows, p, c):.2f} by {n} ({p}s)" for p in PARTS for c, n in PREDICTORS.items())
+    return f"KLs of {ROUNDING} in parts alone over that of the whole: {sums}; rank correlation with them: {ranks}"
+
+
+PARTS = ("layer", "type")
 TOLD = ("q8_0", "q4_k", ROUNDING, "int4:channel")
 PREDICTORS = {"rel_rms": "weight error", "predicted": "S r²"}
 
@@ -231,48 +238,45 @@ STYLES = plotting.styles({FILE: "weights of the file", SPREAD: "spread in their 
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """What formats and policies cost, bits against KL, parts alone against their prediction, remedies."""
-    fig, axes = plotting.mosaic("aab;aab;ccd;cce", height=7.4)
-    by_name(axes["a"], rows.where(kind="format"))
-    against_bits(axes["b"], rows.where(kind="format"))
-    by_name(axes["c"], rows.where(kind="policy"))
-    predicted(axes["d"], rows.where(kind="alone"))
-    what_remedies_gain(axes["e"], rows)
+    """What formats and policies cost, KL and ΔNLL; parts alone against their prediction; remedies."""
+    fig, axes = plotting.mosaic("aab;aab;ccd;ccd;eef", height=7.6)
+    for first, kind in (("a", "format"), ("c", "policy")):
+        found = rows.where(kind=kind)
+        by_name(axes[first], found, "kl")
+        by_name(axes[chr(ord(first) + 1)], found, "nll")
+        axes[first].set(xscale="log")
+    predicted(axes["e"], rows.where(kind="alone"))
+    what_remedies_gain(axes["f"], rows)
     perplexities = (f"{r['reference']} {r['perplexity']:.1f}" for r in rows.where(kind="loss"))
-    axes["a"].set_title(f"whole model; perplexity unquantized: {', '.join(perplexities)}", fontsize=plotting.NOTE)
-    axes["c"].set_title("layers alone, the embedding as it is", fontsize=plotting.NOTE)
-    plotting.letter([axes[name] for name in "abcde"])
+    axes["a"].set_title(f"all matrices; perplexity unquantized: {', '.join(perplexities)}", fontsize=plotting.NOTE)
+    axes["c"].set_title("layers, the embedding as it is", fontsize=plotting.NOTE)
+    axes["a"].legend(loc="lower left")
+    plotting.letter([axes[name] for name in "abcdef"])
     return fig
 
 
-def by_name(ax: plotting.Axes, rows: Rows) -> None:
-    """KL, filled, and ΔNLL, open, of each format or policy, the cheapest first."""
-    by_kl = sorted(rows, key=lambda r: r["kl"])
-    names = Rows(by_kl).values("spec")
-    for reference, style in STYLES.items():
+AXES = {"kl": "KL (nats per token)", "nll": "ΔNLL (nats per token)"}
+
+
+def by_name(ax: plotting.Axes, rows: Rows, column: str) -> None:
+    """A column of each format or policy, the cheapest in KL first."""
+    names = Rows(sorted(rows, key=lambda r: r["kl"])).values("spec")
+    for shift, (reference, style) in zip((-0.12, 0.12), STYLES.items(), strict=True):
         found = rows.where(reference=reference)
         if found:
             places = np.array([names.index(r["spec"]) for r in found])
-            plotting.dots(ax, found, "kl", places, series=style, ms=3)
-            plotting.dots(ax, found, "nll", places + 0.25, series=style, ms=3, mfc="w", label=None)
-    ax.set(xscale="log", xlabel="KL (filled) and ΔNLL (open), nats per token", ylim=(len(names) - 0.4, -0.6))
-    ax.set_yticks(range(len(names)), [labelled(rows.where(spec=name)) for name in names], fontsize=5.5)
-    ax.legend(loc="lower left")
+            plotting.dots(ax, found, column, places + shift, series=style, ms=3)
+    ax.set(xlabel=AXES[column], ylim=(len(names) - 0.4, -0.6))
+    labels = [labelled(rows.where(spec=name)) if column == "kl" else "" for name in names]
+    ax.set_yticks(range(len(names)), labels, fontsize=5.5)
 
 
 def labelled(rows: Rows) -> str:
-    """A name with the bits that it takes; of policies, in the layers."""
-    bits = rows[0].get("layer_bits") or rows[0]["bits"]
-    return f"{rows[0]['spec']}  {bits:.2f}"
-
-
-def against_bits(ax: plotting.Axes, rows: Rows) -> None:
-    """KL against bits per weight."""
-    for reference, style in STYLES.items():
-        found = rows.where(reference=reference)
-        if found:
-            plotting.points(ax, found, "bits", "kl", series=style)
-    ax.set(yscale="log", xlabel="bits per weight, embedding included", ylabel="KL (nats per token)")
+    """A name with the types that it fell back to and the bits that it takes; of policies, in the layers."""
+    row = rows[0]
+    others = [used for used in row["used"].split(", ") if used != row["spec"]]
+    fell = f" ({', '.join(others)})" if others and row["kind"] == "format" else ""
+    return f"{row['spec']}{fell}  {row.get('layer_bits') or row['bits']:.2f}"
 
 
 def predicted(ax: plotting.Axes, rows: Rows) -> None:
@@ -288,8 +292,8 @@ def predicted(ax: plotting.Axes, rows: Rows) -> None:
     ax.set(xscale="log", yscale="log", xlabel="S r², from noise", ylabel="KL, int4 in a part alone")
     for place, (part, face) in enumerate((("layer", "filled"), ("type", "open"))):
         texts = [f"{sums_over_whole(rows.where(reference=r), part).value:.2f}" for r in rows.values("reference")]
-        words = f"{part}s, {face}: sum / whole {', '.join(texts)}"
-        plotting.note(ax, 0.03, 0.95 - 0.08 * place, words, transform=ax.transAxes, va="top")
+        words = f"{part}s, {face}: sum / whole {', '.join(texts)}; published {PUBLISHED_SUMS[0]} to {PUBLISHED_SUMS[1]}"
+        plotting.note(ax, 0.03, 0.95 - 0.1 * place, words, transform=ax.transAxes, va="top")
 
 
 def spanned(rows: Rows, *names: str) -> NDArray[np.float64]:
