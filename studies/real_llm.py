@@ -245,7 +245,8 @@ def draw(rows: Rows) -> plotting.Figure:
         by_name(axes[first], found, "kl")
         by_name(axes[chr(ord(first) + 1)], found, "nll")
         axes[first].set(xscale="log")
-    predicted(axes["e"], rows.where(kind="alone"))
+    if alone_rows := rows.where(kind="alone"):
+        predicted(axes["e"], alone_rows)
     what_remedies_gain(axes["f"], rows)
     perplexities = (f"{r['reference']} {r['perplexity']:.1f}" for r in rows.where(kind="loss"))
     axes["a"].set_title(f"all matrices; perplexity unquantized: {', '.join(perplexities)}", fontsize=plotting.NOTE)
