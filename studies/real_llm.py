@@ -214,7 +214,7 @@ def summary(rows: Rows) -> str:
         gains = ", ".join(f"{r} {g.value:.2g} ± {g.se:.1g}" for r in remedies(own) for g in [gained(own, r)])
         texts.append(
             f"{reference}: perplexity {own.where(kind='loss').one('perplexity'):.1f}; KL {costs}; "
-            f"what remedies at 4 bits gain over rounding in ΔNLL: {gains}"
+            f"what remedies at 4 bits gain over rounding in ΔNLL: {gains or 'not measured'}"
         )
         if own.where(kind="alone"):
             texts.append(of_parts(own))
