@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+from quantsim import tree
 from quantsim.models import gemma, gemma_likelihood
 from quantsim.models.gemma import forward
 from quantsim.models.gemma_config import Config, random_params
@@ -105,6 +106,19 @@ def test_every_linear_layer_is_a_call_of_the_hook(logits):
 def test_the_last_product_can_have_weights_of_its_own(logits):
     found = forward(PARAMS | {"output": 2 * PARAMS["token_embd"]}, jnp.asarray(TOKENS), CONFIG)
     np.testing.assert_array_equal(found, 2 * logits)
+
+
+def test_layers_may_stand_in_the_place_of_matrices():
+    """Inputs that are quantized to bfloat16 in one layer: as with the plain product on rounded inputs there."""
+    name = "blk.2.ffn_down"
+    found = tree.quantize(PARAMS, {name: tree.Treatment(activations="bf16")})
+
+    def rounded(at, x, w):
+        return linear(at, x.astype(jnp.bfloat16).astype(x.dtype) if at == name else x, w)
+
+    expected = forward(PARAMS, jnp.asarray(TOKENS), CONFIG, product=rounded)
+    logits = forward(found.params, jnp.asarray(TOKENS), CONFIG, product=tree.product)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_layers_of_the_plain_product_share_one_program():

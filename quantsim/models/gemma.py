@@ -20,7 +20,7 @@ multiplies as it stands: GGUF files hold the 1 + w of the published formula.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,8 @@ from quantsim.models.layers import Product, linear, rms_norm, rotation, turned
 
 Tokens: TypeAlias = Int[Array, "batch time"]
 Hidden: TypeAlias = Float[Array, "batch time width"]
-Params: TypeAlias = Mapping[str, Array]
+#: Arrays, or what ``product`` takes in the place of a matrix.
+Params: TypeAlias = Mapping[str, Any]
 
 
 def forward(
@@ -114,14 +115,12 @@ class _Named:
     def of(cls, hook: Product, prefix: str) -> "_Named":
         return cls(hook, "" if hook is linear else prefix)
 
-    def __call__(self, name: str, x: Array, w: Array) -> Array:
+    def __call__(self, name: str, x: Array, w: Any) -> Array:
         return self.product(self.prefix + name, x, w)
 
 
 @partial(jax.jit, static_argnames=("config", "hook"))
-def _layer(
-    p: dict[str, Array], h: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
-) -> Hidden:
+def _layer(p: Params, h: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named) -> Hidden:
     """One layer, local or global by the tokens that it reaches and its table of rotations."""
     found = _attention(p, rms_norm(h, p["attn_norm"], config.epsilon), table, reach, config=config, hook=hook)
     h = h + rms_norm(found, p["post_attention_norm"], config.epsilon)
@@ -132,7 +131,7 @@ def _layer(
 
 
 def _attention(
-    p: dict[str, Array], x: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
+    p: Params, x: Hidden, table: Array, reach: Int[Array, ""] | int, *, config: Config, hook: _Named
 ) -> Hidden:
     """Grouped attention, its output product included; a group of query heads shares one head of keys and values."""
     batch, time, _ = x.shape

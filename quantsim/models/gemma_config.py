@@ -106,8 +106,9 @@ def check_params(params: Mapping[str, Any], config: Config) -> None:
     if other:
         raise ValueError(f"{len(other)} parameters are none of Gemma 3, the first is {other[0]!r}: leave them out")
     for name, shape in wanted.items():
-        if params[name].shape != shape:
-            raise ValueError(f"{name!r} has shape {params[name].shape}, and the sizes of the model make it {shape}")
+        found = getattr(params[name], "shape", shape)  # what stands in the place of a matrix may have none
+        if found != shape:
+            raise ValueError(f"{name!r} has shape {found}, and the sizes of the model make it {shape}")
 
 
 def check_tokens(tokens: Any, vocabulary: int) -> None:

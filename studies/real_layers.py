@@ -1,0 +1,174 @@
+"""Where do outliers sit in a real language model, Gemma 3 270M, and which of its matrices does quantization hurt?
+
+Method. The real half of `layers`. Of every matrix of every other layer, its weights spread within the cells of the
+file's codes: how far the largest weight stands out (max |w| / σ, σ the rms), kurtosis, shares beyond 3σ and 10σ, and
+the same of its inputs on passages of Python's documentation. Each matrix is quantized alone, int4 with a scale per
+channel, and the KL of the predictions says what that costs. The documents' ranking of types stands beside it.
+Expected. Outliers in few channels of the inputs (arXiv:2208.07339, arXiv:2211.10438), weights near to normal; matrices
+whose error passes through many layers cost more than the last ones.
+Refuted if weights stand out as far as inputs, types rank as the documents say (Spearman's correlation at least 0.8), or
+the last third of the layers costs the two thirds that they give it.
+
+Needs the extra ``real``: ``quantsim run --real real_layers``. Settles nothing of the ledger; `layers` does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from quantsim.lab import plotting
+from quantsim.lab.claims import Claim
+from quantsim.lab.study import Cell
+from quantsim.rows import Rows
+
+from . import _real as real
+from ._real import SPREAD, TYPES, Reading
+from .layers import (
+    LAST_THIRD,
+    SHORT,
+    STATED_LAST_THIRD,
+    STATED_RANK,
+    STATED_SIGMAS,
+    depth_map,
+    part_from,
+    per_layer,
+    rank_correlation,
+    spread,
+)
+
+NEEDS_REAL_MODEL = True
+
+ALONE = "int4:channel"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A reference, its layers, and how much text."""
+
+    reference: str = SPREAD
+    layers: tuple[int, ...] = tuple(range(0, 18, 2))
+    reading: Reading = Reading(2, 33)
+
+    @classmethod
+    def small(cls) -> "Config":
+        """Two layers, little text."""
+        return cls(layers=(0, 17), reading=Reading(2, 17))
+
+
+def measure(config: Config) -> Iterator[Cell]:
+    """A cell for each layer."""
+    for layer in config.layers:
+        yield f"layer {layer}", partial(one_layer, config, layer)
+
+
+def one_layer(config: Config, layer: int) -> list[dict[str, Any]]:
+    """Every matrix of a layer: its weights, its inputs, and what quantizing it alone costs."""
+    of, rows = real.subject(config.reference, config.reading), []
+    for kind in TYPES:
+        name = f"blk.{layer}.{kind}"
+        about = {"kind": "matrix", "layer": layer, "type": kind}
+        about |= spread("w", of.params[name]) | spread("x", inputs(config)[name])
+        changed = real.quantized(of, {name: ALONE}).params
+        about["rel_rms"] = real.relative_error(of.params, changed)
+        rows.append(about | real.damage(of, changed).columns())
+    return rows
+
+
+@cache
+def inputs(config: Config) -> dict[str, Array]:
+    """Inputs of every matrix on what is read."""
+    return real.site_inputs(config.reference, config.reading)
+
+
+# --- what the rows say ----------------------------------------------------------------------------------------------
+
+MEASURES = {"w_max": "max |w| / σ", "w_kurtosis": "kurtosis", "x_max": "max |x| / σ", "kl": "KL alone"}
+
+
+def agreement(rows: Rows, column: str) -> float:
+    """Rank correlation of a measure's means with the documents' ranking of types."""
+    found = [rows.where(type=kind).column(column).mean() for kind in TYPES]
+    return rank_correlation([-STATED_RANK[kind] for kind in TYPES], found)
+
+
+def short(kind: Any) -> str:
+    """A type in a word, as in `layers`."""
+    return SHORT[kind]
+
+
+def largest(rows: Rows, column: str) -> str:
+    """Where a column is largest, and how much."""
+    top = max(rows, key=lambda r: r[column])
+    return f"{top[column]:.0f} ({short(top['type'])} of layer {top['layer']})"
+
+
+def summary(rows: Rows) -> str:
+    """One sentence: largest weights and inputs, agreement with the documents' ranking, what the last third costs."""
+    ranks = ", ".join(f"{agreement(rows, column):.2f} by {name}" for column, name in MEASURES.items())
+    errors = rank_correlation(rows.column("rel_rms"), rows.column("kl"))
+    return (
+        f"Gemma 3 270M: the largest |w| / σ of a matrix is {np.median(rows.column('w_max')):.1f} in the median and "
+        f"{largest(rows, 'w_max')} at most, the largest |x| / σ {np.median(rows.column('x_max')):.1f} and "
+        f"{largest(rows, 'x_max')}; correlation with the documents' ranking of types: {ranks}; of the KL of {ALONE} in "
+        f"each matrix alone, the last third of the layers gives {part_from(per_layer(rows, 'kl'), LAST_THIRD):.2f}; "
+        f"correlation of weight error with that KL over {len(rows)} matrices: {errors:.2f}."
+    )
+
+
+# --- the figure -----------------------------------------------------------------------------------------------------
+
+WEIGHTS, INPUTS = plotting.Style(plotting.BLUE, "o", "weights"), plotting.Style(plotting.VERMILION, "s", "inputs")
+
+
+def draw(rows: Rows) -> plotting.Figure:
+    """Maps of type × depth, extremes beside the stated ones, weight error against KL, shares by depth."""
+    fig, axes = plotting.figure(2, 3, height=6.4, gridspec_kw={"height_ratios": [3, 2]})
+    depth_map(axes[0, 0], rows, "w_max", "max |w| / σ")
+    depth_map(axes[0, 1], rows, "x_max", "max |x| / σ, inputs")
+    depth_map(axes[0, 2], rows, "kl", f"log10 KL, {ALONE} alone", log=True)
+    extremes(axes[1, 0], rows)
+    error_and_kl(axes[1, 1], rows)
+    by_depth(axes[1, 2], rows)
+    plotting.letter(axes.ravel())
+    return fig
+
+
+def extremes(ax: plotting.Axes, rows: Rows) -> None:
+    """The largest weight and the largest input of each matrix in σ, beside the range that is stated of weights."""
+    for place, kind in enumerate(TYPES):
+        low, high = STATED_SIGMAS[kind]
+        ax.fill_between([place - 0.4, place + 0.4], max(low, 1.0), high, color="0.85", lw=0)
+        for shift, column, style in ((-0.15, "w_max", WEIGHTS), (0.15, "x_max", INPUTS)):
+            values = rows.where(type=kind).column(column)
+            label = style.label if place == 0 else None
+            look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 2, "label": label}
+            ax.plot(np.full(len(values), place + shift), values, **look)
+    ax.set_xticks(range(len(TYPES)), [short(kind) for kind in TYPES], fontsize=6)
+    ax.set(yscale="log", ylabel="largest / σ (grey: stated, of weights)")
+    ax.legend(loc="lower right")
+
+
+def error_and_kl(ax: plotting.Axes, rows: Rows) -> None:
+    """KL of each matrix alone against its weight error."""
+    for kind, style in plotting.styles(TYPES).items():
+        found = rows.where(type=kind)
+        look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 3, "label": short(kind)}
+        ax.plot(found.column("rel_rms"), found.column("kl"), **look)
+    ax.set(xscale="log", yscale="log", xlabel=f"||e|| / ||w||, {ALONE}", ylabel="KL, matrix alone (nats)")
+    ax.legend(loc="lower right", ncols=2)
+
+
+def by_depth(ax: plotting.Axes, rows: Rows) -> None:
+    """Share of the KL of all matrices quantized alone, by layer."""
+    kl = per_layer(rows, "kl")
+    ax.plot(range(len(kl)), kl / kl.sum(), color=WEIGHTS.color, marker=WEIGHTS.marker)
+    ax.set(xlabel="layer", ylabel=f"share of the KL, {ALONE} alone", ylim=(0, None))
+    words = f"last third {part_from(kl, LAST_THIRD):.2f}; stated {STATED_LAST_THIRD}"
+    plotting.note(ax, 0.97, 0.95, words, transform=ax.transAxes, ha="right", va="top")
+
+
+CLAIMS: tuple[Claim, ...] = ()
