@@ -84,6 +84,16 @@ def test_the_real_model_is_measured_on_request_only(quantsim, with_a_real_one, u
     assert quantsim("claims", "--check", "--out", out)[0] == 0
 
 
+def test_the_ledger_does_not_wait_for_a_real_model_that_settles_nothing(quantsim, tmp_path, monkeypatch, undrawn):
+    out, without = tmp_path / "out", REAL[: REAL.index("CLAIMS = ")] + "CLAIMS = ()\n\nNEEDS_REAL_MODEL = True\n"
+    for register in registry(tmp_path, monkeypatch):
+        register(fake=FAKE, of_the_real=without)
+        quantsim("run", "--out", out)
+        code, _, said = quantsim("claims", "--check", "--out", out)
+        assert code == 0
+        assert "of_the_real has no rows yet" in " ".join(said.split())
+
+
 def test_the_real_model_asked_for_by_name_says_what_it_needs(quantsim, with_a_real_one, tmp_path):
     code, _, said = quantsim("run", "of_the_real", "--out", tmp_path / "out")
     assert code == 2

@@ -157,7 +157,9 @@ def _check_ledger(entries: list[dict[str, Any]], out: Path) -> None:
     wrong = []
     for name in study.names():
         found = provenance.state(out, name)
-        if found.word != "current":
+        if found.word == "missing" and study.needs_real_model(name) and not study.module(name).CLAIMS:
+            terminal.say(f"{name} has no rows yet: {_WITH_THE_REAL_MODEL} {name}")  # and no verdict that needs them
+        elif found.word != "current":
             flag = "--real " if study.needs_real_model(name) else ""
             wrong.append(f"rows of {name} are {found.word} ({found.why}): run `quantsim run {flag}{name}`")
     stored = {"claims.json": claims.to_json(entries), "claims.md": claims.to_markdown(entries)}
