@@ -294,7 +294,7 @@ CLAIMS = (
         "language model whose loss rises by clearly no more than 1 %",
         number=nearly_intact,
         rule=share_of_cases("loss on held-out text rises by at most 1 %, three standard errors included"),
-        reading="rounding errors of a hundredth of the weights move predictions by some 1e-4 nats, and the loss by less",
+        reading="rounding errors of a hundredth of the weights move predictions by 1e-4 nats, and the loss by less",
     ),
     Claim(
         "A16",
