@@ -272,7 +272,8 @@ def of_layers(ax: plotting.Axes, found: Rows) -> None:
         if of_name := found.where(contender=name):
             se = of_name.column("seconds_se")
             plotting.curve(ax, of_name.column("size"), of_name.column("seconds"), se=se, series=style)
-            _taken(ax, of_name[-1], style.color, above=name != OURS)
+            slowest = max(found.where(size=of_name[-1]["size"]).column("seconds"))
+            _taken(ax, of_name[-1], style.color, above=of_name[-1]["seconds"] == slowest)
     ax.set(xscale="log", yscale="log", ylim=(min(seconds) / 8, 300 * max(seconds)))
     ax.set_xlim(min(sizes) / 2.2, 2.2 * max(sizes))
     ax.set_xticks(sizes, [f"{size}²" for size in sizes])
