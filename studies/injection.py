@@ -13,8 +13,8 @@ shares it over 127, the error of a weight that of normal weights of its size at 
 side, where it is divided by what the weight was multiplied by. Predictions are sums of S r²; nothing in them is fitted.
 Expected. One scale a tensor loses with c², until its ordinary weights all round to zero; a scale per row is safe where
 the outlier is a row and not where it is a column, blocks confine it to a thirty-second.
-Instead outliers ×256 under one scale cost 7 to 39 times the prediction: nearly all weights round to zero, and errors that
-are the weights themselves are no small noise.
+Instead outliers ×256 under one scale cost 7 to 39 times the prediction: nearly all weights round to zero, and errors
+that are the weights themselves are no small noise.
 Refuted if measured KL leaves the prediction by more than a factor of 2 at a factor of 64 or less: panels a to e.
 
 Settles B68 and B77 of the ledger, which numbers the statements of two documents (``quantsim claims``).
@@ -319,6 +319,7 @@ def draw(rows: Rows) -> plotting.Figure:
         plotting.note(ax, 0.04, 0.95, site, transform=ax.transAxes, va="top")
     ladder(axes[1, 1], of_one.where(kind="activations"), {"W8A8": W8A8_STYLE})
     plotting.note(axes[1, 1], 0.04, 0.95, "norms → activations", transform=axes[1, 1].transAxes, va="top")
+    axes[1, 1].legend(loc="lower right")
     axes[0, 1].legend(loc="upper left", bbox_to_anchor=(0.0, 0.92), title="dashed: predicted")
     by_remedy(axes[1, 2], of_one.where(kind="remedy"))
     plotting.letter(axes.ravel())
