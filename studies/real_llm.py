@@ -291,7 +291,7 @@ def predicted(ax: plotting.Axes, rows: Rows) -> None:
     ends = spanned(rows, "predicted", "kl")
     plotting.prediction(ax, ends, ends)
     ax.set(xscale="log", yscale="log", xlabel="S r², from noise", ylabel="KL, int4 in a part alone")
-    for place, (part, face) in enumerate((("layer", "filled"), ("type", "open"))):
+    for place, (part, face) in enumerate((("layer", "filled"), ("type", "hollow"))):
         texts = [f"{sums_over_whole(rows.where(reference=r), part).value:.2f}" for r in rows.values("reference")]
         words = f"{part}s, {face}: sum / whole {', '.join(texts)}; published {PUBLISHED_SUMS[0]} to {PUBLISHED_SUMS[1]}"
         plotting.note(ax, 0.03, 0.95 - 0.1 * place, words, transform=ax.transAxes, va="top")
