@@ -216,3 +216,8 @@ def normal_error(spec: str, w: Array) -> float:
     0.097
     """
     return float(np.sqrt(theory.weight_rel_mse(Normal(), quantizer(spec), w.shape)))
+
+
+def over_trainings(values: list[float]) -> Estimate:
+    """Mean over trainings and its standard error; of one training the error is not known, and 0."""
+    return mean(values) if len(values) > 1 else Estimate(values[0], 0.0)

@@ -26,8 +26,7 @@ from quantsim.lab.study import Cell
 from quantsim.rows import Rows
 
 from . import _real as real
-from ._real import SPREAD, TYPES, Reading
-from .layers import (
+from ._matrices import (
     LAST_THIRD,
     SHORT,
     STATED_LAST_THIRD,
@@ -39,6 +38,7 @@ from .layers import (
     rank_correlation,
     spread,
 )
+from ._real import SPREAD, TYPES, Reading
 
 NEEDS_REAL_MODEL = True
 
