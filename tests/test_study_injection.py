@@ -62,3 +62,17 @@ def test_an_injection_into_weights_is_seen_by_what_it_multiplies():
     by = injection.injected(config, ones, of, injection.NORMS, 64.0, "weights")["blk.0.ffn_up"]
     assert sorted(set(np.asarray(by).ravel().tolist())) == [1.0, 64.0]
     assert (np.asarray(by) == 64.0).all(axis=0).sum() == 1  # one column, the same in every row
+
+
+@pytest.mark.parametrize("cut", injection.CUTS)
+def test_lost_by_weights_is_what_rounding_takes_from_the_function(cut):
+    config = injection.Config.small()
+    of = injection.language.subject("lm-w32-s0", 2)
+    what = injection.Injected("up → down, columns", 64.0, "weights")
+    predicted = injection.lost_by_weights(config, of, what, cut)
+    weights = injection.injected(config, of.params, of, *what)
+    for name in ("blk.0.ffn_down", "blk.3.ffn_down"):
+        original, spoiled = (np.asarray(params[name], np.float64) for params in (of.params, weights))
+        error = (np.asarray(qs.parse(cut).roundtrip(weights[name]), np.float64) - spoiled) * original / spoiled
+        # trained weights are not quite normal, which counts where a step is as large as they are
+        assert (error**2).sum() / (original**2).sum() == pytest.approx(predicted[name], rel=1 / 3)

@@ -77,3 +77,10 @@ def test_attention_maps_are_those_of_the_model():
     values = (x[0] @ w.T).reshape(12, of.config.kv_heads, of.config.head).repeat(of.config.group, axis=1)
     mixed = np.einsum("hts,shd->thd", p, values).reshape(12, -1)
     np.testing.assert_allclose(seen["blk.0.attn_output"][0][0], mixed, rtol=0, atol=1e-5)
+
+
+def test_layers_that_are_kept_are_left_and_all_others_quantized():
+    found = language.quantized(language.subject(NAME, 2), policies.keeping(range(4, 6), "int8:tensor"))
+    layers_of = {name.split(".")[1] for name in found.quantizers}
+    assert layers_of == {"0", "1", "2", "3"}
+    assert set(found.quantizers.values()) == {"int8:tensor"}

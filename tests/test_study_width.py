@@ -108,3 +108,14 @@ def test_small_noise_costs_its_square():
     of = language.subject(trained.name_of(32, 0), 2)
     kls = [language.layers_noise(of, size, [0]).value for size in (0.002, 0.004)]
     assert kls[1] / kls[0] == pytest.approx(4, rel=0.02)  # the next term is of relative size r²S, or r · a sum of signs
+
+
+def test_noise_like_errors_has_their_size_in_every_row():
+    of = language.subject("lm-w32-s0", 2)
+    name = "blk.0.ffn_up"
+    sizes = jnp.linspace(0.0, 1.0, of.params[name].shape[0])[:, None]
+    changed = of.params | {name: of.params[name] + sizes}
+    rows = [language.noise_like(of.params, changed, seed)[name] - of.params[name] for seed in range(40)]
+    found = np.sqrt(np.mean(np.square(np.asarray(rows, np.float64)), axis=(0, 2)))
+    # 40 × 32 normal squares a row: 5 standard errors of the root are 10 %
+    np.testing.assert_allclose(found, np.asarray(sizes)[:, 0], rtol=0.1, atol=1e-6)

@@ -7,6 +7,7 @@ import pytest
 
 import quantsim as qs
 from quantsim import mitigations, tree
+from quantsim.quantizer import blockformats
 from quantsim.tree import PolicyError, Treatment
 from quantsim.tree.quantized import FALLBACKS, fitting
 
@@ -136,12 +137,25 @@ def test_stochastic_rounding_differs_between_tensors_and_repeats_with_its_key():
     assert not np.array_equal(first["blk.0.attn_q"], first["blk.1.attn_q"])
 
 
-@pytest.mark.parametrize("spec", FALLBACKS)
-@pytest.mark.parametrize("width", [640, 32, 24])
-def test_rows_that_blocks_do_not_fill_fall_back_as_in_llama_cpp(spec, width):
-    q = fitting(qs.parse(spec), width)
-    assert str(q) == (FALLBACKS[spec] if width % 32 == 0 else "f16")
-    q.roundtrip(jnp.ones((1, width)))
+#: ``llama_tensor_get_type`` of llama.cpp: what it stores where rows are not multiples of 256.
+IN_LLAMA_CPP = {
+    "iq4_nl": ("q2_k", "q3_k", "iq4_xs"),
+    "q5_0": ("q4_k",),
+    "q5_1": ("q5_k",),
+    "q8_0": ("q6_k",),
+    "q4_0": ("tq1_0", "tq2_0"),
+}
+
+
+@pytest.mark.parametrize(("smaller", "spec"), [(to, spec) for to, specs in IN_LLAMA_CPP.items() for spec in specs])
+def test_rows_that_blocks_do_not_fill_fall_back_as_in_llama_cpp(smaller, spec):
+    q = qs.parse(spec)
+    assert [str(fitting(q, width)) for width in (640, 32, 24, 512)] == [smaller, smaller, "f16", spec]
+
+
+def test_every_type_of_256_weights_falls_back():
+    large = {name for name, q in blockformats.SPECS.items() if getattr(q, "size", 0) == 256}
+    assert set(FALLBACKS) == large == {spec for specs in IN_LLAMA_CPP.values() for spec in specs}
 
 
 def test_documents_strategy():
