@@ -65,13 +65,20 @@ def test_an_injection_into_weights_is_seen_by_what_it_multiplies():
 
 
 @pytest.mark.parametrize("cut", injection.CUTS)
-def test_lost_by_weights_is_what_rounding_takes_from_the_function(cut):
+@pytest.mark.parametrize(
+    ("site", "names"),
+    [
+        ("up → down, columns", ("blk.0.ffn_down", "blk.3.ffn_down")),
+        ("k → q, rows", ("blk.0.attn_k", "blk.3.attn_k")),  # rows divided by 64, which one scale rounds to nothing
+    ],
+)
+def test_lost_by_weights_is_what_rounding_takes_from_the_function(site, names, cut):
     config = injection.Config.small()
     of = injection.language.subject("lm-w32-s0", 2)
-    what = injection.Injected("up → down, columns", 64.0, "weights")
+    what = injection.Injected(site, 64.0, "weights")
     predicted = injection.lost_by_weights(config, of, what, cut)
     weights = injection.injected(config, of.params, of, *what)
-    for name in ("blk.0.ffn_down", "blk.3.ffn_down"):
+    for name in names:
         original, spoiled = (np.asarray(params[name], np.float64) for params in (of.params, weights))
         error = (np.asarray(qs.parse(cut).roundtrip(weights[name]), np.float64) - spoiled) * original / spoiled
         # trained weights are not quite normal, which counts where a step is as large as they are
