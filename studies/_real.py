@@ -20,11 +20,12 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from quantsim import checkpoints, populations, tree
-from quantsim.measure.ratios import columns, mean
 from quantsim.models import gemma, gemma_tokens, likelihood, text
 from quantsim.models.gemma_config import Config as Sizes
 from quantsim.models.layers import Product, linear
 from quantsim.tree import Policy, QuantizedTree, policy
+
+from ._language import Damage
 
 FILE, SPREAD = "file", "spread"
 REFERENCES = (FILE, SPREAD)
@@ -58,25 +59,6 @@ class Subject(NamedTuple):
     params: dict[str, Array]
     tokens: Int[Array, "passages time"]
     logits: list[Float[Array, "followers vocabulary"]]
-
-
-class Damage(NamedTuple):
-    """How predictions move, mean over the tokens of each block.
-
-    Attributes:
-        kl: Kullback-Leibler divergence from the reference's predictions, in nats.
-        nll: increase of the negative log-likelihood of the text, in nats.
-        flips: share of tokens whose most likely successor is another.
-    """
-
-    kl: PerBlock
-    nll: PerBlock
-    flips: PerBlock
-
-    def columns(self) -> dict[str, Any]:
-        """Means with their standard errors over the blocks, and the blocks, for differences that pair them."""
-        found = columns(kl=mean(self.kl), nll=mean(self.nll), flips=mean(self.flips))
-        return found | {"nll_blocks": self.nll.tolist()}
 
 
 _held_model: dict[str, checkpoints.RealModel] = {}
@@ -126,6 +108,11 @@ def token_nll(of: Subject) -> PerBlock:
     """Negative log-likelihood of the reference, in nats a token, mean of each block."""
     found = [likelihood.nll(z, passage[1:]) for z, passage in zip(of.logits, of.tokens, strict=True)]
     return in_blocks(np.stack(found))
+
+
+def columns_of(found: Damage) -> dict[str, Any]:
+    """Means with their standard errors over the blocks, and the blocks, for differences that pair them."""
+    return found.columns() | {"nll_blocks": found.nll.tolist()}
 
 
 def damage(of: Subject, params: Mapping[str, Any], *, product: Product = linear) -> Damage:

@@ -74,7 +74,7 @@ def one_layer(config: Config, layer: int) -> list[dict[str, Any]]:
         about |= spread("w", of.params[name]) | spread("x", inputs(config)[name])
         changed = real.quantized(of, {name: ALONE}).params
         about["rel_rms"] = real.relative_error(of.params, changed)
-        rows.append(about | real.damage(of, changed).columns())
+        rows.append(about | real.columns_of(real.damage(of, changed)))
     return rows
 
 

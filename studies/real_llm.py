@@ -138,7 +138,7 @@ def one_policy(config: Config, reference: str, name: str) -> list[dict[str, Any]
 def told(of: Subject, found: QuantizedTree) -> dict[str, Any]:
     """Types that were used, bits per weight of all matrices, and what it costs."""
     used = ", ".join(dict.fromkeys(found.quantizers.values()))
-    return {"used": used, "bits": found.bits_per_weight} | real.of_tree(of, found).columns()
+    return {"used": used, "bits": found.bits_per_weight} | real.columns_of(real.of_tree(of, found))
 
 
 # --- parts alone ----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def alone(config: Config, reference: str) -> list[dict[str, Any]]:
             "predicted": float(of_noise.mean()) * (r / NOISE) ** 2,
         }
         found = real.damage(of, changed)
-        rows.append(about | found.columns() | {"kl_blocks": found.kl.tolist()})
+        rows.append(about | real.columns_of(found) | {"kl_blocks": found.kl.tolist()})
     return rows
 
 

@@ -78,11 +78,9 @@ def _started(said, devices, chunk, **what):
     return pid
 
 
-def _in_child(devices, chunk, *, kill_at=0, reads_only=False, draws=None, sweep=None, command=None):
+def _in_child(devices, chunk, *, kill_at=0, reads_only=False, draws=None, **work):
     import jax
 
-    import quantsim as qs
-    from quantsim import cli
     from quantsim.sweep import parts, programs
     from tests.fake_disk import at_call, without_waiting
 
@@ -94,13 +92,21 @@ def _in_child(devices, chunk, *, kill_at=0, reads_only=False, draws=None, sweep=
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 3600)
     signal.alarm(_TIMEOUT)
     with at_call(kill_at, lambda _: os.kill(os.getpid(), signal.SIGKILL)):
-        if sweep is not None:
-            qs.sweep(**sweep)
-            return 0
-        try:
-            cli.main(command)
-        except SystemExit as end:
-            return end.code
+        return _done(**work)
+
+
+def _done(*, sweep=None, command=None):
+    """Code of a sweep or a command when it has ended."""
+    import quantsim as qs
+    from quantsim import cli
+
+    if sweep is not None:
+        qs.sweep(**sweep)
+        return 0
+    try:
+        cli.main(command)
+    except SystemExit as end:
+        return end.code
     return 0
 
 
