@@ -36,6 +36,8 @@ from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys
 
+from ._axes import logarithmic
+
 PerUnit = Array | np.ndarray  # (matrices, parts): a matrix has the sum over its parts: rows, columns of outputs, or one
 
 INT8 = parse("int8:tensor")  # one scale, max |w| / 127
@@ -70,8 +72,8 @@ class Config:
         most_weights: ... and no more of them than hold so many weights together, but always four.
     """
 
-    magnitudes: tuple[float, ...] = tuple(np.geomspace(1, 1000, 25).tolist())
-    rates: tuple[float, ...] = tuple(np.geomspace(1e-5, 0.1, 13).tolist())
+    magnitudes: tuple[float, ...] = logarithmic(1.0, 1000.0, 25)
+    rates: tuple[float, ...] = logarithmic(1e-5, 0.1, 13)
     rate_shapes: tuple[tuple[int, int], ...] = ((16, 32), (256, 256))
     sizes: tuple[tuple[int, int], ...] = ((16, 32), (512, 512), (2560, 4096))
     matrices: int = 1024

@@ -35,6 +35,8 @@ from quantsim.rows import Rows
 from quantsim.sweep import measure as measure_quantizers
 from quantsim.sweep import population_key, predicted_sqnr_db
 
+from ._axes import logarithmic
+
 SYMMETRIC, ZERO_POINT = "symmetric", "zero point"
 RULES = {
     SYMMETRIC: parse("int8:tensor"),
@@ -61,7 +63,7 @@ class Config:
 
     shape: tuple[int, int] = (256, 256)
     arrays: int = 64
-    reaches: tuple[float, ...] = tuple(np.geomspace(0.5, 200, 25).tolist())
+    reaches: tuple[float, ...] = logarithmic(0.5, 200.0, 25)
     seed: int = 42
 
     @classmethod

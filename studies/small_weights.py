@@ -35,6 +35,8 @@ from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys, predicted_sqnr_db
 
+from ._axes import logarithmic
+
 # spec and name in the figure; many bits and few, each in a panel, and two in neither
 WIDE = {
     "int8:block32": "int8, f32 scale",
@@ -67,7 +69,7 @@ FP16_LARGEST, FP16_SMALLEST = 65504.0, 5.96e-8  # as stated
 class Config:
     """Standard deviations of the weights, and the arrays that are drawn once for all of them."""
 
-    stds: tuple[float, ...] = tuple((10.0 ** np.linspace(-7, 1, 97)).tolist())
+    stds: tuple[float, ...] = logarithmic(1e-7, 10.0, 97)
     shape: tuple[int, int] = (64, 1024)
     arrays: int = 8
     seed: int = 0
@@ -75,7 +77,7 @@ class Config:
     @classmethod
     def small(cls) -> "Config":
         """Fewer standard deviations, fewer and smaller arrays."""
-        return cls(stds=tuple((10.0 ** np.linspace(-7, 1, 9)).tolist()), shape=(16, 1024), arrays=4)
+        return cls(stds=logarithmic(1e-7, 10.0, 9), shape=(16, 1024), arrays=4)
 
 
 def measure(config: Config) -> Iterator[Cell]:

@@ -272,7 +272,7 @@ def of_layers(ax: plotting.Axes, found: Rows) -> None:
         if of_name := found.where(contender=name):
             se = of_name.column("seconds_se")
             plotting.curve(ax, of_name.column("size"), of_name.column("seconds"), se=se, series=style)
-            slowest = max(found.where(size=of_name[-1]["size"]).column("seconds"))
+            slowest = max(row["seconds"] for row in found.where(size=of_name[-1]["size"]))
             _taken(ax, of_name[-1], style.color, above=of_name[-1]["seconds"] == slowest)
     ax.set(xscale="log", yscale="log", ylim=(min(seconds) / 8, 300 * max(seconds)))
     ax.set_xlim(min(sizes) / 2.2, 2.2 * max(sizes))

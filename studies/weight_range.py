@@ -32,6 +32,8 @@ from quantsim.quantizer import parse
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys
 
+from ._axes import logarithmic
+
 SHARING = {"int8:tensor": "one scale", "q8_0": "a scale for 32"}  # spec and name
 TRAINED, FP16_LARGEST = 10.0, 65504.0  # largest weights, as stated
 WAYS = ("all grow", "1 in 32 grows")
@@ -42,7 +44,7 @@ EVERY = 32
 class Config:
     """Largest weights, and the arrays that are drawn once for all of them."""
 
-    largest: tuple[float, ...] = (TRAINED, *np.geomspace(20, 4e4, 11).tolist(), FP16_LARGEST)
+    largest: tuple[float, ...] = (TRAINED, *logarithmic(20.0, 4e4, 11), FP16_LARGEST)
     shape: tuple[int, int] = (64, 1024)
     arrays: int = 8
     seed: int = 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +298,15 @@ def test_figures_are_the_same_bytes_in_another_process(register, tmp_path):
     env = os.environ | {"PYTHONHASHSEED": "5"}
     subprocess.run([sys.executable, "-c", DRAW, folder, out], check=True, env=env, cwd=Path.cwd())
     assert drawn(out) == before
+
+
+# --- configs are the same everywhere --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("name", study.names())
+def test_no_config_depends_on_the_last_digits_of_a_computation(name, small):
+    """NumPy's powers end in other digits on other processors, and a key holds all digits."""
+    config = repr(study.config_of(name, small))
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+(?:e-?\d+)?", config)]
+    assert [number for number in numbers if number != float(f"{number:.6g}")] == []
