@@ -9,7 +9,7 @@ A unit of the standard errors is a block of tokens: what two models predict of i
 what makes a block easy or hard cancels. Blocks of a passage have their topic in common.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
 from quantsim import checkpoints, populations, tree
-from quantsim.models import gemma, gemma_tokens, likelihood, text
+from quantsim.models import gemma, gemma_likelihood, gemma_tokens, text
 from quantsim.models.gemma_config import Config as Sizes
+from quantsim.models.gemma_likelihood import Ending
 from quantsim.models.layers import Product, linear
 from quantsim.tree import Policy, QuantizedTree, policy
 
@@ -31,6 +32,7 @@ FILE, SPREAD = "file", "spread"
 REFERENCES = (FILE, SPREAD)
 TYPES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 BLOCK = 32  # tokens, a unit of the standard errors
+CHUNK = 64  # tokens whose logits are held at a time
 _CHARACTERS_A_TOKEN = 12  # more than any passage has on average
 
 PerBlock = NDArray[np.float64]
@@ -52,13 +54,13 @@ class Reading:
 
 
 class Subject(NamedTuple):
-    """A reference, what it reads, and its predictions, of each passage by itself: a megabyte a token."""
+    """A reference, what it reads, and what its predictions follow from: logits would take a megabyte a token."""
 
     reference: str
     config: Sizes
     params: dict[str, Array]
     tokens: Int[Array, "passages time"]
-    logits: list[Float[Array, "followers vocabulary"]]
+    ending: Ending
 
 
 _held_model: dict[str, checkpoints.RealModel] = {}
@@ -80,8 +82,8 @@ def subject(reference: str, reading: Reading) -> Subject:
     if (reference, reading) not in _held:
         real = model(reference)
         tokens = passages(real, reading)
-        logits = list(predictions(real.params, tokens, real.config))
-        _held[reference, reading] = Subject(reference, real.config, real.params, tokens, logits)
+        ending = gemma_likelihood.ending(real.params, tokens, real.config)
+        _held[reference, reading] = Subject(reference, real.config, real.params, tokens, ending)
     return _held[reference, reading]
 
 
@@ -95,19 +97,9 @@ def passages(real: checkpoints.RealModel, reading: Reading) -> Int[Array, "passa
     return jnp.asarray(np.stack(found))
 
 
-def predictions(
-    params: Mapping[str, Any], tokens: Int[Array, "passages time"], config: Sizes, *, product: Product = linear
-) -> Iterator[Float[Array, "followers vocabulary"]]:
-    """Logits of every token that another follows, passage by passage."""
-    hidden = gemma.hidden(params, tokens, config, product=product)
-    for passage in hidden:
-        yield gemma.logits(params, passage[:-1], product=linear)
-
-
 def token_nll(of: Subject) -> PerBlock:
     """Negative log-likelihood of the reference, in nats a token, mean of each block."""
-    found = [likelihood.nll(z, passage[1:]) for z, passage in zip(of.logits, of.tokens, strict=True)]
-    return in_blocks(np.stack(found))
+    return in_blocks(gemma_likelihood.token_nll(of.params, of.tokens, of.config, chunk=CHUNK))
 
 
 def columns_of(found: Damage) -> dict[str, Any]:
@@ -116,13 +108,10 @@ def columns_of(found: Damage) -> dict[str, Any]:
 
 
 def damage(of: Subject, params: Mapping[str, Any], *, product: Product = linear) -> Damage:
-    """What other parameters, quantized or not, do to the predictions."""
-    other = predictions(params, of.tokens, of.config, product=product)
-    found = [
-        likelihood.compared(z, z_hat, passage[1:])
-        for z, z_hat, passage in zip(of.logits, other, of.tokens, strict=True)
-    ]
-    return Damage(*(in_blocks(np.stack([getattr(one, name) for one in found])) for name in ("kl", "increase", "flips")))
+    """What other parameters, quantized or not, do to the predictions; the last product is a plain one."""
+    other = gemma_likelihood.ending(params, of.tokens, of.config, product=product)
+    found = gemma_likelihood.compared_endings(of.ending, other, of.tokens[:, 1:], chunk=CHUNK)
+    return Damage(in_blocks(found.kl), in_blocks(found.increase), in_blocks(found.flips))
 
 
 def in_blocks(values: Any) -> PerBlock:

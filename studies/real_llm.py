@@ -39,11 +39,18 @@ NEEDS_REAL_MODEL = True
 FORMATS = (
     "q8_0",
     "q6_k",
+    "q5_k",
+    "q5_0",
     "q4_k",
     "q4_0",
+    "iq4_nl",
+    "q3_k",
+    "q2_k",
+    "mxfp8_e4m3",
     "mxfp4",
     "nvfp4",
     "nf4:block64",
+    "e4m3:channel",
     "int8:tensor",
     "int8:channel",
     "int4:block32",
@@ -51,7 +58,8 @@ FORMATS = (
 )
 LAYERS = 18
 ROUNDING = "int4:block32"
-REMEDIES = (f"{ROUNDING}:mse", "q4_0", "nvfp4")
+GPTQ, AWQ, SMOOTHED = f"{ROUNDING} + gptq", f"{ROUNDING} + awq", "W8A8 + smoothquant"
+REMEDIES = (f"{ROUNDING}:mse", GPTQ, AWQ, "q4_0", "nvfp4")
 #: What the layers get; the embedding is left as it is.
 POLICIES: dict[str, Any] = {
     "int8:tensor": {"blk.*": "int8:tensor"},
@@ -60,9 +68,12 @@ POLICIES: dict[str, Any] = {
     "int4:channel, first third kept": progressive(LAYERS, None, "int4:channel", share=1 / 3),
     "W8A16": {"blk.*": "int8:channel"},
     "W8A8": {"blk.*": Treatment("int8:channel", "int8:channel")},
+    SMOOTHED: {"blk.*": Treatment("int8:channel", "int8:channel", "smoothquant")},
     "W4A8": {"blk.*": Treatment(ROUNDING, "int8:channel")},
     ROUNDING: {"blk.*": ROUNDING},
     f"{ROUNDING}:mse": {"blk.*": f"{ROUNDING}:mse"},
+    GPTQ: {"blk.*": Treatment(ROUNDING, mitigation="gptq")},
+    AWQ: {"blk.*": Treatment(ROUNDING, mitigation="awq")},
     "q4_0": {"blk.*": "q4_0"},
     "nvfp4": {"blk.*": "nvfp4"},
 }
@@ -79,10 +90,10 @@ class Config:
     policies: tuple[str, ...] = tuple(POLICIES)
     layers: int = LAYERS
     types: tuple[str, ...] = TYPES
-    reading: Reading = Reading(4, 65)
+    reading: Reading = Reading(4, 257)
     parts_of: tuple[str, ...] = (SPREAD,)
-    alone: Reading = Reading(2, 33)
-    calibration: Reading = Reading(4, 64, shift=0.5)
+    alone: Reading = Reading(4, 65)
+    calibration: Reading = Reading(8, 129, shift=0.5)
     seed: int = 0
 
     @classmethod

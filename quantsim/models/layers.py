@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 #: Of a linear layer: (name, inputs (..., in), weights (out, in)) -> outputs (..., out).
 Product: TypeAlias = Callable[[str, Array, Array], Array]
+#: Of a norm: (name, inputs (..., width), gains (width,), epsilon) -> outputs (..., width).
+Norm: TypeAlias = Callable[[str, Array, Array, float], Array]
 Heads: TypeAlias = Float[Array, "batch time heads head"]
 
 
@@ -26,6 +28,12 @@ def rms_norm(h: Float[Array, "*batch width"], gain: Float[Array, " width"], epsi
     """
     scale = lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + epsilon)
     return h * scale * jnp.broadcast_to(gain, h.shape)
+
+
+def named_rms_norm(name: str, h: Array, gain: Array, epsilon: float) -> Array:
+    """``rms_norm`` as a model calls it, with the name of the norm."""
+    del name
+    return rms_norm(h, gain, epsilon)
 
 
 def rope(x: Heads, base: float) -> Heads:

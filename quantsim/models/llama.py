@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from quantsim._types import PRNGKey, Shape
-from quantsim.models.layers import Heads, Product, linear, rms_norm, rope
+from quantsim.models.layers import Heads, Norm, Product, linear, named_rms_norm, rope
 
 #: Arrays by their names in a GGUF file, without ".weight".
 Params: TypeAlias = dict[str, Array]
@@ -146,7 +146,9 @@ def _some(names: list[str]) -> str:
 # --- forward pass ---------------------------------------------------------------------------------------------------
 
 
-def forward(params: Params, tokens: Tokens, config: Config, *, product: Product = linear) -> Logits:
+def forward(
+    params: Params, tokens: Tokens, config: Config, *, product: Product = linear, norm: Norm = named_rms_norm
+) -> Logits:
     """Logits of the next token after each token, in the type of the parameters.
 
     Args:
@@ -154,18 +156,23 @@ def forward(params: Params, tokens: Tokens, config: Config, *, product: Product 
         tokens: whole numbers below the vocabulary, (batch, time); any time, also beyond the context.
         config: sizes.
         product: of every linear layer, called with its name, for example "blk.0.attn_q", its inputs and its weights.
+        norm: in front of the layers, called with its name, for example "blk.0.attn_norm", its inputs and its gains.
 
     >>> config = Config(width=8, layers=1, heads=2, kv_heads=1, hidden=16)
     >>> params = jax.eval_shape(partial(init, config=config), jax.random.key(0))
     >>> jax.eval_shape(partial(forward, config=config), params, jnp.zeros((2, 5), jnp.int32)).shape
     (2, 5, 256)
     """
+
+    def normed(name: str, h: Hidden) -> Hidden:
+        return norm(name, h, params[name], config.epsilon)
+
     h = params["token_embd"][tokens]
     for layer in range(config.layers):
         at = f"blk.{layer}."
-        h = h + _attention(params, at, rms_norm(h, params[at + "attn_norm"], config.epsilon), config, product)
-        h = h + _feed_forward(params, at, rms_norm(h, params[at + "ffn_norm"], config.epsilon), product)
-    return product("output", rms_norm(h, params["output_norm"], config.epsilon), params["output"])
+        h = h + _attention(params, at, normed(at + "attn_norm", h), config, product)
+        h = h + _feed_forward(params, at, normed(at + "ffn_norm", h), product)
+    return product("output", normed("output_norm", h), params["output"])
 
 
 def _attention(params: Params, at: str, x: Hidden, config: Config, product: Product) -> Hidden:
