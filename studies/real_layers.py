@@ -149,7 +149,7 @@ def extremes(ax: plotting.Axes, rows: Rows) -> None:
             ax.plot(np.full(len(values), place + shift), values, **look)
     ax.set_xticks(range(len(TYPES)), [short(kind) for kind in TYPES], fontsize=6)
     ax.set(yscale="log", ylabel="largest / σ (grey: stated, of weights)")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower left")
 
 
 def error_and_kl(ax: plotting.Axes, rows: Rows) -> None:
@@ -158,8 +158,9 @@ def error_and_kl(ax: plotting.Axes, rows: Rows) -> None:
         found = rows.where(type=kind)
         look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 3, "label": short(kind)}
         ax.plot(found.column("rel_rms"), found.column("kl"), **look)
-    ax.set(xscale="log", yscale="log", xlabel=f"||e|| / ||w||, {ALONE}", ylabel="KL, matrix alone (nats)")
-    ax.legend(loc="lower right", ncols=2)
+    ax.set(yscale="log", xlabel=f"||e|| / ||w||, {ALONE}", ylabel="KL, matrix alone (nats)")
+    ax.set_ylim(bottom=rows.column("kl").min() / 8)
+    ax.legend(loc="lower right", ncols=4, columnspacing=0.8, handletextpad=0.2)
 
 
 def by_depth(ax: plotting.Axes, rows: Rows) -> None:

@@ -302,10 +302,12 @@ def predicted(ax: plotting.Axes, rows: Rows) -> None:
     ends = spanned(rows, "predicted", "kl")
     plotting.prediction(ax, ends, ends)
     ax.set(xscale="log", yscale="log", xlabel="S r², from noise", ylabel="KL, int4 in a part alone")
-    for place, (part, face) in enumerate((("layer", "filled"), ("type", "hollow"))):
-        texts = [f"{sums_over_whole(rows.where(reference=r), part).value:.2f}" for r in rows.values("reference")]
-        words = f"{part}s, {face}: sum / whole {', '.join(texts)}; published {PUBLISHED_SUMS[0]} to {PUBLISHED_SUMS[1]}"
-        plotting.note(ax, 0.03, 0.95 - 0.1 * place, words, transform=ax.transAxes, va="top")
+    words = [f"published: {PUBLISHED_SUMS[0]} to {PUBLISHED_SUMS[1]}"]
+    for part, face in (("type", "hollow"), ("layer", "filled")):
+        sums = (f"{sums_over_whole(rows.where(reference=r), part).value:.2f}" for r in rows.values("reference"))
+        words.append(f"{part}s, {face}: sum / whole {', '.join(sums)}")
+    for place, line in enumerate(words):
+        plotting.note(ax, 0.97, 0.05 + 0.1 * place, line, transform=ax.transAxes, ha="right")
 
 
 def spanned(rows: Rows, *names: str) -> NDArray[np.float64]:
@@ -323,7 +325,7 @@ def what_remedies_gain(ax: plotting.Axes, rows: Rows) -> None:
             found = Rows(columns(gain=gained(own, name)) for name in names)
             plotting.dots(ax, found, "gain", np.arange(len(names)) + shift, series=style, ms=3)
     ax.axvline(0, color="0.4", lw=0.7)
-    ax.set(xlabel="ΔNLL of rounding − that of the remedy", ylim=(len(names) - 0.4, -0.6))
+    ax.set(xlabel="ΔNLL less than by rounding", ylim=(len(names) - 0.4, -0.6))
     ax.set_yticks(range(len(names)), names, fontsize=5.5)
 
 

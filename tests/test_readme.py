@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import quantsim as qs
+from quantsim.rows import load
 from quantsim.sweep import config
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README_FILE = Path(__file__).parent.parent / "README.md"
+README = README_FILE.read_text(encoding="utf-8")
 
 
 def test_the_example_runs_and_prints_what_it_names(capsys):
@@ -45,3 +47,17 @@ def test_every_command_of_the_table_exists():
 
     commands = set(re.findall(r"^\| `quantsim (\w+)", README, re.MULTILINE))
     assert commands == {"list", "run", "matrix", "compare", "sweep", "claims", "train", "doctor"} == set(COMMANDS)
+
+
+def test_the_table_of_the_real_model_says_what_the_rows_say():
+    rows = load(README_FILE.parent / "paper_figures" / "real_llm.jsonl").where(kind="format")
+    lines = re.findall(r"^\| `(\S+)`( \([^)]*\))? \| ([\d.]+) \| (.+) \|$", README, re.MULTILINE)
+    table = {spec: (fallback, bits, cells) for spec, fallback, bits, cells in lines if spec in rows.values("spec")}
+    assert list(table) == [r["spec"] for r in sorted(rows.where(reference="spread"), key=lambda r: r["kl"])]
+    for spec, (fallback, bits, cells) in table.items():
+        of_file, spread = (rows.where(spec=spec, reference=reference)[0] for reference in ("file", "spread"))
+        others = [used for used in of_file["used"].split(", ") if used != spec]
+        assert fallback == (f" ({', '.join(others)})" if others else "")
+        assert bits == f"{of_file['bits']:.2f}"
+        wanted = [f"{r['kl']:.2g} | {r['nll']:+.3f} ± {r['nll_se']:.3f}" for r in (of_file, spread)]
+        assert cells == " | ".join(wanted)

@@ -19,6 +19,20 @@ def held_bytes() -> int | None:
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.is_file() else None
 
 
+def give_back_beyond(most: int) -> bool:
+    """Hand freed memory back to the system if the process holds more bytes than that; whether it did.
+
+    glibc keeps what was freed: a process that quantized one model after another would hold a second one for ever.
+    """
+    held = held_bytes()
+    if held is None or held <= most:
+        return False
+    gc.collect()
+    if sys.platform == "linux":
+        _give_back()
+    return True
+
+
 def drop_programs_beyond(most: int) -> bool:
     """Drop all that was compiled if the process holds more bytes than that, or nobody knows; whether it did.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from quantsim.lab import claims, keys, memory, plotting, provenance, study
 from quantsim.rows import Rows, dumps, load, plain, save
 
-#: Bytes of memory beyond which a run drops the programs that it has compiled so far.
+#: Bytes of memory beyond which a run hands back what a cell has freed, and drops the programs of a study when it ends.
 MOST_BYTES = 3 * 2**29
 
 #: Called with (cells done, cells in all).
@@ -78,6 +78,7 @@ def _measured(name: str, config: Any, out: Path, tick: Tick | None) -> tuple[str
                 done[cell] = [plain(r) for r in compute()]
                 log.write(dumps({"cell": cell, "rows": done[cell]}) + "\n")
                 log.flush()
+                memory.give_back_beyond(MOST_BYTES)
     if tick:
         tick(len(cells), len(cells))
     return how, Rows(row for cell, _ in cells for row in done[cell])

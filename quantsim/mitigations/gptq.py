@@ -7,7 +7,7 @@ import numpy as np
 
 from quantsim.granularity import Block, Channel, Tensor
 from quantsim.mitigations.compensation import Plan, rounded_in_turn
-from quantsim.mitigations.hessian import damped, excess, hessian, links
+from quantsim.mitigations.hessian import damped, errs_more, hessian, links
 from quantsim.mitigations.layer import Layer, Mitigated
 from quantsim.mitigations.registry import on_host
 from quantsim.quantizer import Quantizer
@@ -77,10 +77,11 @@ def gptq(
     dead = np.diag(h) == 0
     order = np.argsort(-np.diag(h), kind="stable") if ordering == "activation" else np.arange(len(h))
     plan = plan_of(q, scales, lazy, w.shape[1])
-    link = links(damped(h, damping)[np.ix_(order, order)])
+    certain = damped(h, damping)
+    link = links(certain[np.ix_(order, order)] if ordering == "activation" else certain)
     done = rounded_in_turn(*parted(q), w, jnp.asarray(link), jnp.asarray(order, jnp.int32), plan)
     plain = q.roundtrip(w)
-    if excess(np.asarray(done.weights), np.asarray(plain), np.asarray(w), h) > 0:
+    if errs_more(np.asarray(done.weights), np.asarray(plain), np.asarray(w), h):
         saturated = jnp.sum(q.clipped(w), dtype=jnp.int32)
         found = {"dead": jnp.int32(dead.sum()), "saturated": saturated, "nearest": jnp.bool_(True)}
         return Mitigated(plain, jnp.float32(0), found=found)
