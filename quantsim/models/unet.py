@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from quantsim.models.layers import Product, linear
+from quantsim.models.sampling_plans import time_of
 from quantsim.models.unet_config import Config, Params, check, init, matrices, shapes
 
 __all__ = ["Config", "Hooks", "Params", "check", "forward", "init", "matrices", "patches", "predictor", "shapes"]
@@ -95,8 +96,6 @@ def predictor(
     params: dict[str, Any], config: Config, *, hooks: Hooks = PLAIN
 ) -> Callable[[Images, Float[Array, ""]], Images]:
     """The network as samplers ask for it, (x, signal share) -> noise; the time is that of the cosine schedule."""
-    from quantsim.models.samplers import time_of
-
     return lambda x, share: forward(params, x, time_of(share).astype(x.dtype), config, hooks=hooks)
 
 
