@@ -25,6 +25,8 @@ from quantsim.models.unet_config import Config, Params, check, init, matrices, s
 __all__ = ["Config", "Hooks", "Params", "check", "forward", "init", "matrices", "patches", "predictor", "shapes"]
 
 Images: TypeAlias = Float[Array, "batch height width channels"]
+#: Activations: pixels of some resolution, and channels.
+Maps: TypeAlias = Float[Array, "batch _ _ _"]
 Embedded: TypeAlias = Float[Array, "batch time"]
 #: (name of the block that made it, activations (batch, height, width, channels)) -> what is concatenated instead.
 Skip: TypeAlias = Callable[[str, Array], Array]
@@ -99,7 +101,7 @@ def predictor(
     return lambda x, share: forward(params, x, time_of(share).astype(x.dtype), config, hooks=hooks)
 
 
-def patches(x: Images, *, stride: int = 1) -> Float[Array, "batch height width inputs"]:
+def patches(x: Maps, *, stride: int = 1) -> Maps:
     """What each output of a 3x3 convolution reads, zeros beyond the edge, in the order of a kernel (in, 3, 3).
 
     >>> found = patches(jnp.arange(4.0).reshape(1, 2, 2, 1))
@@ -129,7 +131,7 @@ class _Pass:
             w = w.reshape(w.shape[0], -1)
         return self._biased(name, self.hooks.product(name, x, w))
 
-    def conv(self, name: str, x: Images, stride: int = 1) -> Images:
+    def conv(self, name: str, x: Maps, stride: int = 1) -> Maps:
         """Of a 3x3 kernel, directly or as the product of patches."""
         w = self.params[name]
         if not isinstance(w, Array) or self.hooks.unfolded:
@@ -140,7 +142,7 @@ class _Pass:
     def _biased(self, name: str, y: Array) -> Array:
         return y + jnp.broadcast_to(self.params[f"{name}.bias"], y.shape)
 
-    def norm(self, name: str, x: Images) -> Images:
+    def norm(self, name: str, x: Maps) -> Maps:
         """GroupNorm: mean 0 and variance 1 over the pixels and channels of a group, then a gain and a bias."""
         grouped = x.reshape(*x.shape[:3], self.config.groups, -1)
         centred = grouped - jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
@@ -148,7 +150,7 @@ class _Pass:
         gain = jnp.broadcast_to(self.params[name], x.shape)
         return self._biased(name, (centred * scale).reshape(x.shape) * gain)
 
-    def resnet(self, at: str, x: Images, time: Embedded) -> Images:
+    def resnet(self, at: str, x: Maps, time: Embedded) -> Maps:
         """``shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))``."""
         h = self.conv(f"{at}.conv1", jax.nn.silu(self.norm(f"{at}.norm1", x)))
         moved = self.linear(f"{at}.time_emb_proj", jax.nn.silu(time))
@@ -157,7 +159,7 @@ class _Pass:
         shortcut = f"{at}.conv_shortcut"
         return h + (self.linear(shortcut, x) if shortcut in self.params else x)
 
-    def attention(self, at: str, x: Images) -> Images:
+    def attention(self, at: str, x: Maps) -> Maps:
         """``x + out(softmax(q kᵀ / sqrt(head)) v)`` over the pixels of the normed x."""
         h = self.norm(f"{at}.group_norm", x)
         q, k, v = (self._heads(self.linear(f"{at}.{name}", h)) for name in ("to_q", "to_k", "to_v"))
@@ -166,7 +168,7 @@ class _Pass:
         mixed = jnp.einsum("bhts,bshd->bthd", p, v, precision=lax.Precision.HIGHEST)
         return x + self.linear(f"{at}.to_out", mixed.reshape(x.shape))
 
-    def _heads(self, x: Images) -> Array:
+    def _heads(self, x: Maps) -> Array:
         batch, height, width, channels = x.shape
         return x.reshape(batch, height * width, self.config.heads, channels // self.config.heads)
 
@@ -180,7 +182,7 @@ class _Pass:
         h = self.linear("time_embedding.linear_1", jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1))
         return self.linear("time_embedding.linear_2", jax.nn.silu(h))
 
-    def down(self, h: Images, time: Embedded) -> tuple[Images, list[Images]]:
+    def down(self, h: Maps, time: Embedded) -> tuple[Maps, list[Maps]]:
         """The lowest resolution, and the skip of every level."""
         skips = []
         for level in range(self.config.levels):
@@ -191,11 +193,11 @@ class _Pass:
                 h = self.conv(f"{at}.downsamplers.0.conv", h, stride=2)
         return h, skips
 
-    def middle(self, h: Images, time: Embedded) -> Images:
+    def middle(self, h: Maps, time: Embedded) -> Maps:
         """The block at the lowest resolution."""
         return self._block("mid_block", h, time, attends=True)
 
-    def up(self, h: Images, skips: list[Images], time: Embedded) -> Images:
+    def up(self, h: Maps, skips: list[Maps], time: Embedded) -> Maps:
         """The full resolution again."""
         for block, level in enumerate(reversed(range(self.config.levels))):
             at = f"up_blocks.{block}"
@@ -207,12 +209,12 @@ class _Pass:
                 h = self.conv(f"{at}.upsamplers.0.conv", h)
         return h
 
-    def _block(self, at: str, h: Images, time: Embedded, *, attends: bool) -> Images:
+    def _block(self, at: str, h: Maps, time: Embedded, *, attends: bool) -> Maps:
         h = self.resnet(f"{at}.resnets.0", h, time)
         return self.attention(f"{at}.attentions.0", h) if attends else h
 
 
-def _convolved(x: Images, w: Array, stride: int) -> Images:
+def _convolved(x: Maps, w: Array, stride: int) -> Maps:
     if x.shape[1] * x.shape[2] <= _FEW_PIXELS * stride**2:
         return linear("", patches(x, stride=stride), w.reshape(w.shape[0], -1))
     kernels = w.reshape(w.shape[0], -1, 3, 3)
