@@ -28,9 +28,9 @@ class Recipe:
         steps: number of steps.
         batch: images of a step, drawn uniformly, each with noise of its own.
         rate: highest learning rate.
-        warmup: steps in which it rises, linearly; it then falls to a hundredth along a cosine.
+        warmup: steps in which it rises, linearly; it then falls to a hundredth along a cosine, after which an average
+            of the weights gains next to nothing.
         decay: of the weights, not of vectors, decoupled from the rate's gradient as in AdamW.
-        average: of the weights, what a step keeps of the exponential average that is the result.
         config: sizes of the UNet.
     """
 
@@ -40,7 +40,6 @@ class Recipe:
     rate: float = 2e-3
     warmup: int = 100
     decay: float = 0.01
-    average: float = 0.995
     config: Config = field(default_factory=Config)
 
     def __post_init__(self) -> None:
@@ -48,15 +47,12 @@ class Recipe:
             raise ValueError(f"a training takes at least one step of one image, got {self.steps} of {self.batch}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"a seed lies between 0 and 2^32 - 1, got {self.seed}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"an average keeps a share in [0, 1) in each step, got {self.average}")
 
 
 class State(NamedTuple):
-    """What a step changes: parameters, their average, moments of the optimizer, the number of the next step."""
+    """What a step changes: parameters, moments of the optimizer, the number of the next step."""
 
     params: Params
-    averaged: Params
     optimizer: Any
     step: Int[Array, ""]
 
@@ -76,7 +72,7 @@ def _weights(params: Params) -> dict[str, bool]:
 def start(recipe: Recipe) -> State:
     """The state before the first step."""
     params = unet.init(jax.random.key(recipe.seed), recipe.config)
-    return State(params, {name: w + 0 for name, w in params.items()}, optimizer(recipe).init(params), jnp.int32(0))
+    return State(params, optimizer(recipe).init(params), jnp.int32(0))
 
 
 @partial(jax.jit, static_argnames="recipe", donate_argnames="state")
@@ -92,10 +88,7 @@ def step(state: State, data: Images, recipe: Recipe) -> tuple[State, Float[Array
     loss, gradient = jax.value_and_grad(mean_loss)(state.params)
     updates, of_optimizer = optimizer(recipe).update(gradient, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    # the average forgets the first weights soon: one of n steps weighs the last n alike
-    kept = jnp.minimum(recipe.average, state.step / (state.step + 1.0))
-    averaged = {name: kept * w + (1 - kept) * params[name] for name, w in state.averaged.items()}
-    return State(params, averaged, of_optimizer, state.step + 1), loss
+    return State(params, of_optimizer, state.step + 1), loss
 
 
 def losses(params: Params, images: Images, key: PRNGKey, config: Config) -> Float[Array, " batch"]:

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from quantsim._types import PRNGKey
-from quantsim.models import checkpoint_files, digits, trained, trained_digits, unet_steps
-from quantsim.models.training import Report
+from quantsim.models import digits, resuming, trained, trained_digits, unet_steps
+from quantsim.models.resuming import Report
 from quantsim.models.unet import Config, Images, Params
-from quantsim.models.unet_steps import Recipe, State
+from quantsim.models.unet_steps import Recipe
 
-_EVERY = 50  # steps between two states that are kept
 _ROUNDS = 16  # draws of time and noise for each held-out image
 
 
@@ -29,7 +27,7 @@ def recipe_of(seed: int = 0) -> Recipe:
 def train(
     recipe: Recipe, folder: Path | None = None, *, data: np.ndarray | None = None, report: Report | None = None
 ) -> Params:
-    """The average of the parameters after the last step; with a folder, the training goes on from what is kept there.
+    """Parameters after the last step; with a folder, the training goes on from what is kept there.
 
     Args:
         recipe: what to train, and how.
@@ -43,47 +41,15 @@ def train(
     """
     data = digits.training().images if data is None else data
     identity = asdict(recipe) | {"images": sha256(data.tobytes()).hexdigest()}
-    state = unet_steps.start(recipe) if folder is None else restore(folder, recipe, identity)
-    on_device = jnp.asarray(data)
-    for number in range(int(state.step), recipe.steps):
-        state, loss = unet_steps.step(state, on_device, recipe)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {number} is {loss}: lower the rate, now {recipe.rate}")
-        if report is not None:
-            report(number + 1, recipe.steps, float(loss))
-        if folder is not None and ((number + 1) % _EVERY == 0 or number + 1 == recipe.steps):
-            checkpoint_files.write(_file(folder), _named(state), {"training": identity})
-    return state.averaged
-
-
-def restore(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> State:
-    """The state that a folder keeps of a training, or the first one where it keeps none.
-
-    Raises:
-        ValueError: if it is of another training, or damaged.
-    """
-    first = unet_steps.start(recipe)
-    if not _file(folder).is_file():
-        return first
-    arrays, metadata = checkpoint_files.read(_file(folder))
-    if metadata.get("training") != _plain(identity):
-        raise ValueError(f"{_file(folder)} is of another training: name another folder, or remove it")
-    leaves = [jnp.asarray(arrays[name]) for name in _named(first)]
-    return jax.tree.unflatten(jax.tree.structure(first), leaves)
-
-
-def _plain(identity: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back, with lists for tuples."""
-    config = {name: list(size) if isinstance(size, tuple) else size for name, size in identity["config"].items()}
-    return identity | {"config": config}
-
-
-def _file(folder: Path) -> Path:
-    return folder / "state.safetensors"
-
-
-def _named(state: State) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+    first, on_device = unet_steps.start(recipe), jnp.asarray(data)
+    state = resuming.run(
+        first if folder is None else resuming.restore(folder, first, identity),
+        lambda state: unet_steps.step(state, on_device, recipe),
+        recipe=recipe,
+        keep=None if folder is None else lambda state: resuming.keep(folder, state, identity),
+        report=report,
+    )
+    return state.params
 
 
 # --- what came of it ------------------------------------------------------------------------------------------------
