@@ -93,8 +93,10 @@ def test_what_cannot_be_trained_or_written_ends_with_a_reason(quantsim, tmp_path
     assert (code, "multiple of 32" in message) == (2, True)
     code, _, message = quantsim("train", "lm", "--seed", "-1", "--out", str(tmp_path))
     assert (code, "a seed lies between" in message) == (2, True)
-    code, _, message = quantsim("train", "unet", "--out", str(tmp_path))
-    assert (code, "lm" in message) == (2, True)
+    code, _, message = quantsim("train", "gan", "--out", str(tmp_path))
+    assert (code, "lm" in message, "unet" in message) == (2, True, True)
+    code, _, message = quantsim("train", "unet", "--width", "64", "--out", str(tmp_path))
+    assert (code, "the UNet has one width: leave --width out" in message) == (2, True)
 
 
 def test_a_folder_that_cannot_be_written_ends_with_4(quantsim, tiny, tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from quantsim.models.unet import Config, Hooks
 from quantsim.tree import Treatment
 from tests import oracle_unet
 
-#: Every feature: an attending level, one that does not, shortcuts and none, four and one pixel at the bottom.
-CONFIG = Config(size=4, image=2, channels=(8, 8, 16), attention=(1,), time=12, groups=4, heads=2)
+#: Every feature: a level that attends and one that does not, shortcuts and none, a convolution of few pixels.
+CONFIG = Config(size=4, image=2, channels=(8, 16), attention=(1,), time=12, groups=4, heads=2)
 RNG = np.random.default_rng(0)
 IMAGES, TIMES = RNG.normal(size=(3, 4, 4, 2)), np.array([0.0, 0.31, 0.97])
 
@@ -46,7 +46,7 @@ def single():
 
 def halved(name, h):
     """What a study of skips does: one of them at half its size, the lowest left out."""
-    return {"down_blocks.1": 0.5, "down_blocks.2": 0.0}.get(name, 1.0) * h
+    return {"down_blocks.0": 0.5, "down_blocks.1": 0.0}.get(name, 1.0) * h
 
 
 #: Some hundred roundings of 2^-24 in a row, and angles of up to 1000 that are rounded to float32.
@@ -97,8 +97,8 @@ def test_every_weight_goes_through_the_product():
     assert {name: shape for name, (_, shape) in seen.items()} == {name: w.shape for name, w in weights.items()}
     assert seen["down_blocks.0.resnets.0.conv1"][0] == (3, 4, 4, 72)
     assert seen["down_blocks.0.downsamplers.0.conv"][0] == (3, 2, 2, 72)
-    assert seen["up_blocks.1.resnets.0.conv_shortcut"][0] == (3, 2, 2, 16)
-    assert seen["mid_block.attentions.0.to_q"][0] == (3, 1, 1, 16)
+    assert seen["up_blocks.0.resnets.0.conv_shortcut"][0] == (3, 2, 2, 32)
+    assert seen["mid_block.attentions.0.to_q"][0] == (3, 2, 2, 16)
 
 
 def test_quantized_weights_are_what_the_network_computes_with():
@@ -149,9 +149,9 @@ def changed(**by):
 
 
 BAD = {
-    "missing": ({"conv_out": None}, "parameters lack conv_out: a UNet of 3 levels has them"),
+    "missing": ({"conv_out": None}, "parameters lack conv_out: a UNet of 2 levels has them"),
     "many missing": (dict.fromkeys(list(PARAMS)[:6]), r"conv_in, conv_in\.bias, .* and 2 more"),
-    "unknown": ({"blk.2.attn_q": jnp.ones(3)}, "parameters hold blk.2.attn_q, which this UNet of 3 levels has not"),
+    "unknown": ({"blk.2.attn_q": jnp.ones(3)}, "parameters hold blk.2.attn_q, which this UNet of 2 levels has not"),
     "another shape": ({"conv_in": jnp.ones((8, 2, 5, 5))}, r"conv_in has shape \(8, 2, 5, 5\), the config asks for"),
     "no number": ({"conv_norm_out": jnp.full(8, jnp.nan)}, "conv_norm_out holds a NaN or an infinity"),
 }
