@@ -6,7 +6,7 @@ Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI ma
 
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,7 +34,7 @@ class Digits(NamedTuple):
 def _split() -> tuple[Digits, Digits]:
     from sklearn.datasets import load_digits  # slow to import
 
-    found = load_digits()
+    found: Any = load_digits()
     images = (found.images / (_MOST / 2) - 1).astype(np.float32)[..., None]
     order = np.argsort(np.random.default_rng(_SPLIT).random(len(images)), kind="stable")
     held, trained = order[:HELD_OUT], order[HELD_OUT:]

@@ -112,12 +112,12 @@ def plan(shares: ArrayLike, solver: Solver = "ddim", *, room: int | None = None,
 
     Source: Lu et al., "DPM-Solver++" (2022), arXiv:2211.01095, algorithm 2.
     """
-    shares = np.asarray(shares, np.float64)
-    room = max(shares.size - 1, 0) if room is None else room
-    _check_plan(shares, solver, room)
+    a = np.asarray(shares, np.float64)
+    room = max(a.size - 1, 0) if room is None else room
+    _check_plan(a, solver, room)
     if not limit > 0:
         raise ValueError(f"clean samples are clipped at a limit above 0, got {limit}")
-    signal, noise = np.sqrt(shares), np.sqrt(1 - shares)
+    signal, noise = np.sqrt(a), np.sqrt(1 - a)
     keep = noise[1:] / noise[:-1]
     data = signal[1:] - signal[:-1] * keep
     change = np.zeros_like(keep) if solver == "ddim" else _second_order(signal, noise)
@@ -127,7 +127,7 @@ def plan(shares: ArrayLike, solver: Solver = "ddim", *, room: int | None = None,
         return jnp.asarray(np.append(numbers, np.full(room - steps, end)), jnp.float32)
 
     return Plan(
-        shares=padded(shares, 1.0),
+        shares=padded(a, 1.0),
         signal=padded(signal[:-1], 1.0),
         noise=padded(noise[:-1], 0.0),
         keep=padded(keep, 1.0),
@@ -145,7 +145,7 @@ def _second_order(signal: F64, noise: F64) -> F64:
     return np.where(np.isfinite(change), change, 0.0)
 
 
-def _check_plan(shares: ArrayLike, solver: str, room: int) -> None:
+def _check_plan(shares: F64, solver: str, room: int) -> None:
     if solver not in ("ddim", "dpm++2m"):
         raise ValueError(f'no solver {solver!r}: choose "ddim" or "dpm++2m"')
     if shares.ndim != 1 or shares.size < 2:

@@ -82,8 +82,10 @@ def read(path: Path) -> Model:
     arrays, metadata = checkpoint_files.read(path)
     if "config" not in metadata:
         raise ValueError(f"{path}: no metadata of a trained UNet; `quantsim train unet` writes files that have them")
-    sizes = metadata.pop("config")
-    config = Config(**{name: tuple(size) if isinstance(size, list) else size for name, size in sizes.items()})
+    sizes: dict[str, Any] = metadata.pop("config")
+    for name in ("channels", "attention"):
+        sizes[name] = tuple(sizes[name])
+    config = Config(**sizes)
     params = {name: jnp.asarray(a.astype(np.float32)) for name, a in arrays.items()}
     unet.check(params, config)
     return Model({name: params[name] for name in unet.shapes(config)}, config, metadata)
