@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim.models import checkpoint_files, steps, text, trained, training
+from quantsim.models import checkpoint_files, resuming, steps, text, trained, training
 from quantsim.models.llama import Config
 from quantsim.models.steps import Recipe
 from tests import oracle_llama
@@ -40,7 +40,7 @@ def test_the_loss_falls_from_an_even_guess(straight):
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(straight, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_EVERY", 7)
+    monkeypatch.setattr(resuming, "_EVERY", 7)
 
     def stop(at):
         def report(done, total, loss):

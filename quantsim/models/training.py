@@ -1,26 +1,21 @@
 """Training of the language model from beginning to end: it goes on where it stopped, and says what it reached."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from quantsim.models import checkpoint_files, likelihood, llama, steps, text, trained
+from quantsim.models import likelihood, llama, resuming, steps, text, trained
 from quantsim.models.llama import Config, Params, Tokens
-from quantsim.models.steps import Recipe, State
-
-#: Called with (steps done, steps in all, loss of the last step's batch in nats per byte).
-Report = Callable[[int, int, float], None]
+from quantsim.models.resuming import Report
+from quantsim.models.steps import Recipe
 
 _HEAD = 32  # width of a head, a block of the formats that people use
-_EVERY = 50  # steps between two states that are kept
 
 
 def recipe_of(width: int, seed: int = 0) -> Recipe:
@@ -58,41 +53,15 @@ def train(
     if len(data) <= recipe.config.context:
         raise ValueError(f"{len(data)} bytes hold no sequence of {recipe.config.context} tokens and the next one")
     identity = asdict(recipe) | {"text": sha256(data.tobytes()).hexdigest()}
-    state = steps.start(recipe) if folder is None else restore(folder, recipe, identity)
-    on_device = jnp.asarray(data)
-    for number in range(int(state.step), recipe.steps):
-        state, loss = steps.step(state, on_device, recipe)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {number} is {loss}: lower the rate, now {recipe.rate}")
-        if report is not None:
-            report(number + 1, recipe.steps, float(loss))
-        if folder is not None and ((number + 1) % _EVERY == 0 or number + 1 == recipe.steps):
-            checkpoint_files.write(_file(folder), _named(state), {"training": identity})
+    first, on_device = steps.start(recipe), jnp.asarray(data)
+    state = resuming.run(
+        first if folder is None else resuming.restore(folder, first, identity),
+        lambda state: steps.step(state, on_device, recipe),
+        recipe=recipe,
+        keep=None if folder is None else lambda state: resuming.keep(folder, state, identity),
+        report=report,
+    )
     return state.params
-
-
-def restore(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> State:
-    """The state that a folder keeps of a training, or the first one where it keeps none.
-
-    Raises:
-        ValueError: if it is of another training, or damaged.
-    """
-    first = steps.start(recipe)
-    if not _file(folder).is_file():
-        return first
-    arrays, metadata = checkpoint_files.read(_file(folder))
-    if metadata.get("training") != identity:
-        raise ValueError(f"{_file(folder)} is of another training: name another folder, or remove it")
-    leaves = [jnp.asarray(arrays[name]) for name in _named(first)]
-    return jax.tree.unflatten(jax.tree.structure(first), leaves)
-
-
-def _file(folder: Path) -> Path:
-    return folder / "state.safetensors"
-
-
-def _named(state: State) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
 
 # --- what came of it ------------------------------------------------------------------------------------------------
