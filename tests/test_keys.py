@@ -99,10 +99,15 @@ HOUSE = {
     "def curve(rows):\n    return RED, rows\n",
     "house/colors.py": "RED = 'red'\n",
     "house/handed.py": "def anything(x):\n    return x\n\nTABLE = {'a': anything}\n",
+    "house/tables/__init__.py": "from house.tables.entries import triple\n",
+    "house/tables/registry.py": "TABLE = {}\n\ndef entry(f):\n    TABLE[f.__name__] = f\n    return f\n\n"
+    "def called(name, x):\n    return TABLE[name](x)\n",
+    "house/tables/entries.py": "from house.tables.registry import entry\n\n@entry\ndef triple(x):\n    return 3 * x\n",
     "studies/__init__.py": "",
     "studies/new.py": STUDY,
     "studies/other.py": STUDY.replace("[snap(forms.square(levels.LEVELS[0])), _helpers.twice(config.size)]", "[]"),
-    "studies/_helpers.py": "from house import handed\n\ndef twice(x):\n    return getattr(handed, 'anything')(2 * x)\n",
+    "studies/_helpers.py": "from house import handed\nfrom house.tables.registry import called\n\n"
+    "def twice(x):\n    return getattr(handed, 'anything')(called('triple', 2 * x))\n",
 }
 
 
@@ -132,6 +137,7 @@ def test_modules_are_reached_through_imports(tmp_path):
     write(tmp_path, HOUSE)
     own = {"studies.new", "studies._helpers"}
     theirs = {"rounding", "lazy", "units", "bases", "levels", "filling", "shapes.flat", "handed"}
+    theirs |= {"tables.registry", "tables.entries"}
     assert set(reached(tmp_path)) == own | {f"house.{name}" for name in theirs}
     assert set(reached(tmp_path, "other")) == {"studies.other"}
     assert set(reached(tmp_path, start=("draw",))) == {"studies.new", "house.plots", "house.colors"}
@@ -147,6 +153,7 @@ STALE = {
     "an attribute of a module": {"house/levels.py": ("[1, 2]", "[1, 3]")},
     "filled by another module that is imported": {"house/filling.py": ("append(3)", "append(4)")},
     "a module handed on as an object": {"house/handed.py": ("return x", "return x + 1")},
+    "entered into a table by a decorator": {"house/tables/entries.py": ("3 * x", "4 * x")},
     "a sibling of the study": {"studies/_helpers.py": ("2 * x", "3 * x")},
     "an export that leads elsewhere": {
         "house/shapes/__init__.py": ("flat import square", "round import circle as square")

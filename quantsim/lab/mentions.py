@@ -30,6 +30,7 @@ class Statement:
         binds: names that it defines.
         mentions: global names that its code uses, with their attributes; those of annotations compute nothing.
         strings: constants in it that look like the name of a file or a module.
+        decorators: names that it is decorated with: what they are may act on something, as a registry does.
         plain: a definition, an import or an assignment to names. Any other statement may act on what it mentions.
         code: its lines without comments, docstrings and blank lines; nothing for an import.
     """
@@ -37,6 +38,7 @@ class Statement:
     binds: frozenset[str] = frozenset()
     mentions: frozenset[Chain] = frozenset()
     strings: frozenset[str] = frozenset()
+    decorators: frozenset[Chain] = frozenset()
     plain: bool = True
     code: str = ""
 
@@ -142,10 +144,12 @@ def _statement(
     binds, used = _around(node)
     used |= {name for s in scopes if first <= s.get_lineno() <= last for name in _globals(s)}
     used |= {name for n in inside if isinstance(n, ast.Import | ast.ImportFrom) for name, _ in _bound(n, "")}
+    decorators = (chain for decorator in getattr(node, "decorator_list", ()) for chain in _chains(decorator))
     return Statement(
         binds=frozenset(binds),
         mentions=frozenset(chain for chain in _chains(node) if chain[0] in used),
         strings=frozenset(_file_names(inside)),
+        decorators=frozenset(chain for chain in decorators if chain[0] in used),
         plain=_is_plain(node),
         code=_code(lines[first - 1 : last], {line - first for n in inside for line in _docstring(n)}),
     )

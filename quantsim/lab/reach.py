@@ -6,7 +6,8 @@ An object comes from a class or a value that some reached code has named, so its
 
 Where the search cannot be sure it takes more: the whole of a module that is handed on as an object, or asked for a name
 that it does not define; in reached modules a definition that nobody names; and statements that act on what is reached
-(``TABLE.update(…)``) or on other libraries, in the reached modules and in all that importing these runs. Of the package
+(``TABLE.update(…)``, or a definition under a decorator that mentions the table) or on other libraries, in the reached
+modules and in all that importing these runs. Of the package
 in which the search begins, as the studies are, only what is reached itself counts: its files import what draws them.
 """
 
@@ -126,7 +127,8 @@ class House:
         beside = {module for module in reached if module.rpartition(".")[0] == start.rpartition(".")[0]}
         for module in self._run_by(reached - beside) | beside | {start}:
             for number, statement in enumerate(self.source(module).statements):
-                if not statement.plain and self._acts((module, number), found):
+                acts = not statement.plain and self._acts((module, number), found)
+                if acts or (statement.decorators and self._registers((module, number), found)):
                     yield module, number
 
     def _named_by_nobody(self, module: str) -> list[Place]:
@@ -147,6 +149,13 @@ class House:
             self._acted_on[place] = (self._followed(place) | bound) - {place}
         meant = self._acted_on[place]
         return not meant or not meant.isdisjoint(found)
+
+    def _registers(self, place: Place, found: set[Place]) -> bool:
+        """Whether a decorator of a definition, code of these packages, is reached or mentions reached code."""
+        source, statement = self._at(place)
+        decorators = {p for chain in statement.decorators for p in self._resolved(source, chain)}
+        meant = decorators.union(*(self._followed(decorator) for decorator in decorators))
+        return not meant.isdisjoint(found)
 
     @cached_property
     def _named(self) -> set[tuple[str, str]]:
