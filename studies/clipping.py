@@ -34,6 +34,8 @@ from quantsim.populations import Laplace, Normal, Population, parse, samples
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys
 
+from ._minima import best_reach
+
 OUTLIERS = "normal+outliers(rate=0.002,magnitude=30,values=spread)"
 
 
@@ -116,7 +118,7 @@ def mean_abs_and_rms(w: Weights) -> tuple[Array, Array]:
 def every_rule(config: Config, name: str, bits: int) -> list[dict[str, Any]]:
     """Every rule, its SQNR, and how far it is behind the exact optimum on the same arrays."""
     pop, weights = parse(name), arrays(config, name)
-    best = theory.optimal_clip(pop, bits)
+    best = best_reach(pop, levels(bits))
     least = theory.int_mse(pop, best, bits)
     of_optimum = squares_of_reaches(weights, [best] * config.arrays, bits)
     rows = []
@@ -160,7 +162,7 @@ def predicted_mse(pop: Population, rule: str, bits: int, weights: int) -> float:
     if rule == "absmax":
         return theory.extreme_mse(pop, levels(bits), weights, signed=False)
     if rule == "MSE search":
-        return theory.int_mse(pop, theory.optimal_clip(pop, bits), bits)
+        return theory.int_mse(pop, best_reach(pop, levels(bits)), bits)
     if rule == BY_MEAN_ABS:
         return theory.int_mse(
             pop, theory.aciq_clip(ACIQ["laplace"].family, bits) * theory.expected_absmax(pop, 1), bits
@@ -187,7 +189,8 @@ def aciq_against_optima(config: Config, name: str) -> list[dict[str, Any]]:
     for bits in config.bits:
         pop = aciq.family
         cells = (2 * np.arange(2**bits) + 1 - 2**bits) / 2**bits
-        clip, best, own = theory.aciq_clip(pop, bits), theory.optimal_clip(pop, bits), theory.best_reach(pop, cells)
+        clip = theory.aciq_clip(pop, bits)
+        best, own = best_reach(pop, levels(bits)), best_reach(pop, cells)
         lost = theory.int_mse(pop, clip, bits) / theory.int_mse(pop, best, bits)
         of_cells = theory.levels_mse(pop, clip * cells)
         row = {"kind": "aciq", "population": name, "bits": bits, "clip": clip, "optimum": best}

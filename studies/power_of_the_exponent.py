@@ -39,6 +39,8 @@ from quantsim.rounding import round_to_grid
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys
 
+from ._minima import best_reach
+
 FORMATS = ("int8", "e2m5", "e3m4", "e4m3", "e5m2")
 MAIN: dict[str, Population] = {"uniform": Uniform(), "normal": Normal(), "t8": StudentT(8.0)}
 FAMILIES = {"gennorm": GeneralizedNormal, "t": StudentT}
@@ -90,7 +92,7 @@ class Best(NamedTuple):
 
 def best(pop: Population, name: str) -> Best:
     levels = formats.levels(formats.parse(name))
-    scale = theory.best_reach(pop, levels)
+    scale = best_reach(pop, levels)
     return Best(scale, float(-10 * np.log10(theory.levels_mse(pop, scale * levels) / pop.moment(2))))
 
 
