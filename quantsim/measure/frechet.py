@@ -69,7 +69,9 @@ def frechet_distance(a: Features, b: Float[np.ndarray, "others width"]) -> Frech
     return Frechet(distance, float(np.sqrt(variance)), bias)
 
 
-def frechet_increase(before: Features, after: Features, reference: Float[np.ndarray, "others features"]) -> Increase:
+def frechet_increase(
+    before: Features, after: Float[np.ndarray, "after features"], reference: Float[np.ndarray, "others features"]
+) -> Increase:
     """``d(after, reference) - d(before, reference)`` of samples in pairs, whose common chances cancel.
 
     Args:
