@@ -32,7 +32,7 @@ STANDARD = 20
 #: Every plan has room for so many steps, so that one compiled step serves all.
 ROOM = 200
 #: Times at which the predicted noise is compared on noisy held-out digits.
-TIMES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
+TIMES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.97)
 #: What a GGUF type is on a network of convolutions: kernels as rows of in 9, or 3x3 kernels left, or cast.
 READINGS = ("rows", "kept", "f16")
 Reading: TypeAlias = Literal["rows", "kept", "f16"]
@@ -104,16 +104,19 @@ class Moved(NamedTuple):
     Attributes:
         distance: ``||x̂ - x|| / ||x||``.
         psnr: peak signal-to-noise ratio in decibels, of pixels in [-1, 1]; infinite where nothing moved.
+        largest: change of the pixel that changes most, black to white being 2.
         flips: 1 where the classifier sees another digit.
     """
 
     distance: PerSample
     psnr: PerSample
+    largest: PerSample
     flips: PerSample
 
     def columns(self) -> dict[str, float]:
         """Medians, and the share of flips, with their standard errors over the samples."""
-        return columns(distance=median(self.distance), psnr=median(self.psnr), flips=mean(self.flips))
+        medians = {name: median(values) for name, values in self._asdict().items() if name != "flips"}
+        return columns(**medians, flips=mean(self.flips))
 
 
 def moved(x: Drawn, x_hat: Drawn) -> Moved:
@@ -121,8 +124,9 @@ def moved(x: Drawn, x_hat: Drawn) -> Moved:
     squares, power = (np.sum(a.reshape(len(a), -1) ** 2, axis=1) for a in (x_hat - x, x))
     with np.errstate(divide="ignore"):
         psnr = 10 * np.log10(_PEAK**2 * x[0].size / squares)
+    largest = np.abs(x_hat - x).reshape(len(x), -1).max(axis=1)
     seen = digit_classifier.load().labels
-    return Moved(np.sqrt(squares / power), psnr, (seen(x_hat) != seen(x)).astype(float))
+    return Moved(np.sqrt(squares / power), psnr, largest, (seen(x_hat) != seen(x)).astype(float))
 
 
 def median(values: PerSample) -> Estimate:
