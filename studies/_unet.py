@@ -307,6 +307,15 @@ def noisy(params: Params, size: float | dict[str, float], seed: int) -> Params:
     return changed
 
 
+def rms(values: Iterable[float]) -> float:
+    """Root of the mean square.
+
+    >>> rms([3.0, 4.0, 5.0, 0.0])
+    3.5355339059327378
+    """
+    return float(np.sqrt(np.mean(np.square(list(values)))))
+
+
 def over_trainings(values: list[float]) -> Estimate:
     """Mean over trainings and its standard error; of one training the error is not known, and 0."""
     return mean(values) if len(values) > 1 else Estimate(values[0], 0.0)

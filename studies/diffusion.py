@@ -5,8 +5,8 @@ Quantized, they begin with the same noise, so that each sample has its pair: med
 classifier sees another digit, and apart from these the Fréchet distance of the classifier's features to held-out
 digits. GGUF's q8_0 means three things on a UNet: kernels as rows of in 9 (the name without more), 3x3 kernels kept in
 bfloat16, or cast to f16. The yardstick is the sampler's own error: fewer steps of the unquantized network beside 200.
-Theory. The predicted noise errs by r² = sum S r_w², S of each matrix from noise in it alone; samples then move as they
-do under noise of 1 % in all weights, in proportion.
+Theory. Noise in one matrix alone tells how much of its error arrives in the predicted noise and in samples; squares of
+all matrices' errors add up, whatever the format.
 Expected. q8_0 has weights off by 0.5 %, one scale per tensor by 1 to 2 %; the predicted noise errs by one to two times
 as much and so do samples, 40 dB or more. Samples of 20 steps are off by 10 %: q8_0 is lost in that, and no digit of a
 hundred becomes another one. 4 bits (9 to 15 %) are what 10 steps cost. The distribution hardly moves above 4 bits.
@@ -32,6 +32,7 @@ from quantsim.tree import QuantizedTree, Treatment
 
 from . import _unet as unet
 from ._unet import MODELS, STANDARD, Drawn, Reading, Subject
+from ._unet_sensitivity import DRAWS, expected, sensitivities
 
 
 class Format(NamedTuple):
@@ -62,8 +63,6 @@ READ = ("q8_0", "q8_0, 3x3 kept", "q8_0, 3x3 in f16")
 INT8 = (*READ, "int8:channel", "int8:tensor")
 PICTURED = ("bf16", "q8_0", "int8:channel", "int8:tensor", "q4_0", "int4:block32", "int4:channel")
 EXACT_STEPS = 200  # of the second-order solver: what fewer are compared with
-SMALLEST = 0.01  # relative noise, in proportion to which samples are predicted to move
-ALONE = 0.03  # relative noise in one matrix, from which its sensitivity is read
 INVISIBLE = 40.0  # decibels above which differences are usually called invisible
 A_LEVEL = 2 / 16  # between two of the 17 greys of the digits
 ONE_PERCENT = 0.01  # of the samples
@@ -76,16 +75,17 @@ class Config:
     models: tuple[str, ...] = MODELS
     formats: tuple[str, ...] = tuple(FORMATS)
     steps: tuple[int, ...] = (5, 10, 20, 50, 100)
-    noise: tuple[float, ...] = (0.003, SMALLEST, 0.03, 0.1, 0.2)
+    noise: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.2)
     samples: int = 128
     digits: int = 32
     columns: int = 8  # of the pictures
+    draws: int = DRAWS  # of noise in one matrix
     seed: int = 0
 
     @classmethod
     def small(cls) -> "Config":
         """One network, few formats and samples."""
-        return cls(MODELS[:1], PICTURED, steps=(20,), noise=(SMALLEST,), samples=40, digits=4)
+        return cls(MODELS[:1], PICTURED, steps=(20,), noise=(0.01,), samples=40, digits=16, draws=1)
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -147,7 +147,7 @@ def one_format(config: Config, model: str, name: str) -> list[dict[str, Any]]:
     about = {"kind": "format", "model": model, "format": name, "bits": quantized.bits_per_weight}
     about |= columns(noise_error=unet.noise_error(of, quantized.params, config.digits).relative())
     if FORMATS[name].treatment.activations is None:
-        about |= predicted(config, of, unet.relative_errors(of.params, quantized.params))
+        about |= predicted(of, quantized, config.draws)
     return [about | compared(config, model, unet.images(of, quantized.params))]
 
 
@@ -165,33 +165,15 @@ def pictures(config: Config, model: str) -> list[dict[str, Any]]:
 # --- predictions ----------------------------------------------------------------------------------------------------
 
 
-@cache
-def sensitivities(model: str, digits: int, seed: int) -> dict[str, float]:
-    """S of each matrix: the squared relative error of the predicted noise is S r² for noise r in it alone."""
-    of = unet.subject(model, 1)
-    found = {}
-    for name in unet.matrices(of.params):
-        params = unet.noisy(of.params, {name: ALONE}, seed)
-        found[name] = (unet.noise_error(of, params, digits).relative().value / ALONE) ** 2
-    return found
-
-
-@cache
-def distance_over_error(model: str, samples: int, digits: int, seed: int) -> float:
-    """Median distance of samples over the relative error of the predicted noise, under small noise in all weights."""
-    of = unet.subject(model, samples, seed)
-    params = unet.noisy(of.params, SMALLEST, seed)
-    exact = unet.unquantized(model, samples, seed=seed)
-    distance = np.median(unet.moved(exact, unet.images(of, params)).distance)
-    return float(distance / unet.noise_error(of, params, digits).relative().value)
-
-
-def predicted(config: Config, of: Subject, relative: dict[str, float]) -> dict[str, float]:
+def predicted(of: Subject, quantized: QuantizedTree, draws: int) -> dict[str, float]:
     """Errors of the predicted noise and of samples, from those of the weights."""
-    by_matrix = sensitivities(of.name, config.digits, config.seed)
-    error = float(np.sqrt(sum(by_matrix[name] * r**2 for name, r in relative.items())))
-    gain = distance_over_error(of.name, config.samples, config.digits, config.seed)
-    return {"predicted_noise_error": error, "predicted_distance": gain * error}
+    relative = unet.relative_errors(of.params, quantized.params)
+    found = expected(sensitivities(of.name, draws=draws), relative)
+    return {
+        "rel_rms": unet.rms(relative.values()),
+        "predicted_noise_error": found.noise,
+        "predicted_distance": found.distance,
+    }
 
 
 # --- the figure -----------------------------------------------------------------------------------------------------
@@ -246,7 +228,7 @@ def distances(ax: Axes, rows: Rows) -> None:
     plotting.note(ax, 0.02, 0.985, "dotted: steps, not 200", transform=ax.transAxes, va="top", color="0.3")
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", ylim=(len(names) - 0.4, -1.8), xlabel="median distance / image (bars: predicted)")
-    ax.legend(loc="lower left")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
 
 
 def against_noise_error(ax: Axes, rows: Rows) -> None:
