@@ -14,7 +14,9 @@ from ._unet import rms
 
 ALONE = 0.03  # relative noise in one matrix
 SAMPLES, DIGITS = 16, 16
-DRAWS = 2  # of noise: a matrix of few weights has few ways to be wrong, which differ
+#: Draws of noise. The first and the last convolution have few weights, and so few ways to be wrong, which differ.
+DRAWS, DRAWS_OF_FEW = 1, 8
+FEW_WEIGHTS = 300
 
 
 class Sensitivity(NamedTuple):
@@ -40,10 +42,11 @@ class Expected(NamedTuple):
 
 
 @cache
-def sensitivities(model: str, seed: int = 0, draws: int = DRAWS) -> dict[str, Sensitivity]:
+def sensitivities(model: str, seed: int = 0, draws_of_few: int = DRAWS_OF_FEW) -> dict[str, Sensitivity]:
     """Of each matrix, root mean square over draws of noise."""
     found = {}
-    for name in unet.matrices(unet.subject(model, SAMPLES).params):
+    for name, w in unet.matrices(unet.subject(model, SAMPLES).params).items():
+        draws = draws_of_few if w.size < FEW_WEIGHTS else DRAWS
         drawn = [_one(model, name, seed + draw) for draw in range(draws)]
         by_time = zip(*(one.at_times for one in drawn), strict=True)
         found[name] = Sensitivity(
