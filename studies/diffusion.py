@@ -229,7 +229,7 @@ def distances(ax: Axes, rows: Rows) -> None:
             at = of_steps.column("distance").mean()
             ax.axvline(at, color="0.4", lw=0.8, ls=":")
             plotting.note(ax, at, -0.9, f"{steps}", ha="center", color="0.3")
-    plotting.note(ax, 0.03, 0.03, "dotted: 50, 20, 10\nsteps, not 200", transform=ax.transAxes, color="0.3")
+    plotting.note(ax, 0.97, 0.6, "dotted: 50, 20, 10\nsteps, not 200", transform=ax.transAxes, ha="right", color="0.3")
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", ylim=(len(names) - 0.4, -1.4), xlabel="median distance / image (bars: predicted)")
     ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
@@ -275,8 +275,9 @@ def significantly_worse(rows: Rows) -> float:
     flips, if they are clearly more than those of 20 steps instead of 200.
     """
     cases = []
-    for name in READ:
-        found = rows.where(kind="format", format=name)
+    of_formats = rows.where(kind="format")
+    for name in (name for name in READ if name in of_formats.values("format")):
+        found = of_formats.where(format=name)
         cases.append(frechet_added(found).clearly_above(0.0))
         for row in found:
             steps = rows.where(kind="sampler", steps=STANDARD, model=row["model"])[0]

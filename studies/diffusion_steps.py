@@ -173,6 +173,7 @@ def sampler_against_steps(ax: Axes, rows: Rows) -> None:
     ax.axvspan(*STATED, color="0.93", lw=0)
     ax.set(xscale="log", xlabel="steps (A34: grey)", ylabel="PSNR against 200 steps (dB)")
     ax.set_xticks((5, 10, 20, 50, 100), ("5", "10", "20", "50", "100"))
+    ax.minorticks_off()
     ax.legend(loc="upper left")
 
 
@@ -187,6 +188,7 @@ def formats_against_steps(ax: Axes, rows: Rows) -> None:
     ax.set(xscale="log", yscale="log", xlabel="steps (dotted: dpm++2m)", ylabel="median distance / image")
     ax.set_ylim(top=2)
     ax.set_xticks((5, 10, 20, 50), ("5", "10", "20", "50"))
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     ax.legend(loc="upper left")
 
 
@@ -222,12 +224,6 @@ def as_stated(rows: Rows) -> float:
         cases.append(STATED[0] <= steps_needed(found) <= STATED[1])
         cases.append(all(r["calls"] == r["steps"] for r in found))
     return share(cases)
-
-
-def of_solver(rows: Rows, solver: Solver) -> float:
-    """Mean over trainings of the steps that a solver needs."""
-    found = rows.where(kind="sampler", solver=solver).groups("model").values()
-    return float(np.mean([steps_needed(Rows(group)) for group in found]))
 
 
 CLAIMS = (
