@@ -11,7 +11,7 @@ solver, as persistent ones do; near the persistent line, and far above the fresh
 solver needs 10 steps where DDIM needs 20 to 50.
 Refuted if the error at 50 steps exceeds that at 10 by a half: panel b.
 
-Beside the exact score of `iteration` this is a network's; A35 and A36 are settled there.
+`iteration` asks of an exact score whether errors accumulate, this study of networks.
 Settles A34 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
 
