@@ -9,6 +9,9 @@ steps, powers if it is another one at each.
 Expected. A step of T takes 1 / T of the noise away, so that errors of weights end the same for any number of steps and
 solver, as persistent ones do; near the persistent line, and far above the fresh one at 50 steps. The second-order
 solver needs 10 steps where DDIM needs 20 to 50.
+Instead errors of weights fall by half from 5 steps to 50, and the second-order solver needs 18. Step by step they
+follow the persistent line to a few percent for half of the way, though nothing in it is fitted; then they stay level,
+where it rises a little, as errors at late times are not those at early ones.
 Refuted if the error at 50 steps exceeds that at 10 by a half: panel b.
 
 `iteration` asks of an exact score whether errors accumulate, this study of networks.
@@ -186,10 +189,9 @@ def formats_against_steps(ax: Axes, rows: Rows) -> None:
                 steps, mean = over_trainings(found, "distance")
                 ax.plot(steps, mean, color=style.color, ls=LINES[solver], marker=style.marker, ms=3, label=label)
     ax.set(xscale="log", yscale="log", xlabel="steps (dotted: dpm++2m)", ylabel="median distance / image")
-    ax.set_ylim(top=2)
     ax.set_xticks((5, 10, 20, 50), ("5", "10", "20", "50"))
     ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    ax.legend(loc="upper left")
+    ax.legend(loc="center right")
 
 
 def along(ax: Axes, rows: Rows) -> None:

@@ -175,6 +175,8 @@ def draw(rows: Rows) -> plotting.Figure:
     """Damage of each part alone, what keeping it gives back, fp8, and outliers."""
     fig, axes = plotting.mosaic("aabb;aabb;ccdd", height=5.4)
     alone(axes["a"], rows.where(kind="alone", spec="int8:tensor"))
+    carried = f"attention (A49): {damage_of_attention(rows):.1%}\nof the damage"
+    plotting.note(axes["a"], 0.98, 0.42, carried, transform=axes["a"].transAxes, ha="right")
     given_back(axes["b"], rows.where(kind="kept", spec="int8:tensor"))
     fp8_policies(axes["c"], rows.where(kind="fp8"))
     against_factor(axes["d"], rows.where(kind="outliers"))
