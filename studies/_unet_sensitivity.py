@@ -4,6 +4,7 @@ Read off normal noise in one matrix alone, whatever the format. Errors of severa
 their squares add up.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -41,18 +42,20 @@ class Expected(NamedTuple):
     distance: float
 
 
+def sensitivities(
+    model: str, names: Iterable[str], *, seed: int = 0, draws_of_few: int = DRAWS_OF_FEW
+) -> dict[str, Sensitivity]:
+    """Of each of these matrices, root mean square over draws of noise."""
+    return {name: sensitivity(model, name, seed, draws_of_few) for name in names}
+
+
 @cache
-def sensitivities(model: str, seed: int = 0, draws_of_few: int = DRAWS_OF_FEW) -> dict[str, Sensitivity]:
-    """Of each matrix, root mean square over draws of noise."""
-    found = {}
-    for name, w in unet.matrices(unet.subject(model, SAMPLES).params).items():
-        draws = draws_of_few if w.size < FEW_WEIGHTS else DRAWS
-        drawn = [_one(model, name, seed + draw) for draw in range(draws)]
-        by_time = zip(*(one.at_times for one in drawn), strict=True)
-        found[name] = Sensitivity(
-            rms(one.noise for one in drawn), tuple(map(rms, by_time)), rms(one.distance for one in drawn)
-        )
-    return found
+def sensitivity(model: str, name: str, seed: int, draws_of_few: int) -> Sensitivity:
+    """Of one matrix."""
+    few = unet.subject(model, SAMPLES).params[name].size < FEW_WEIGHTS
+    drawn = [_one(model, name, seed + draw) for draw in range(draws_of_few if few else DRAWS)]
+    by_time = zip(*(one.at_times for one in drawn), strict=True)
+    return Sensitivity(rms(one.noise for one in drawn), tuple(map(rms, by_time)), rms(one.distance for one in drawn))
 
 
 def _one(model: str, name: str, seed: int) -> Sensitivity:

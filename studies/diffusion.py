@@ -83,13 +83,13 @@ class Config:
     samples: int = 128
     digits: int = 32
     columns: int = 8  # of the pictures
-    draws: int = DRAWS_OF_FEW  # of noise in a matrix of few weights
+    draws: int = DRAWS_OF_FEW  # of noise in a matrix of few weights; without any, nothing is predicted
     seed: int = 0
 
     @classmethod
     def small(cls) -> "Config":
         """One network, few formats and samples."""
-        return cls(MODELS[:1], PICTURED, steps=(STANDARD,), noise=(0.01,), samples=40, digits=16, draws=1)
+        return cls(MODELS[:1], PICTURED, steps=(STANDARD,), noise=(0.01,), samples=40, digits=4, draws=0)
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -150,7 +150,7 @@ def one_format(config: Config, model: str, name: str) -> list[dict[str, Any]]:
     quantized = of_format(model, name, config.samples, config.seed)
     about = {"kind": "format", "model": model, "format": name, "bits": quantized.bits_per_weight}
     about |= columns(noise_error=unet.noise_error(of, quantized.params, config.digits).relative())
-    if FORMATS[name].treatment.activations is None:
+    if config.draws and FORMATS[name].treatment.activations is None:
         about |= predicted(of, quantized, config.draws)
     return [about | compared(config, model, unet.images(of, quantized.params))]
 
@@ -172,7 +172,7 @@ def pictures(config: Config, model: str) -> list[dict[str, Any]]:
 def predicted(of: Subject, quantized: QuantizedTree, draws: int) -> dict[str, float]:
     """Errors of the predicted noise and of samples, from those of the weights."""
     relative = unet.relative_errors(of.params, quantized.params)
-    found = expected(sensitivities(of.name, draws_of_few=draws), relative)
+    found = expected(sensitivities(of.name, relative, draws_of_few=draws), relative)
     return {
         "rel_rms": unet.rms(relative.values()),
         "predicted_noise_error": found.noise,

@@ -105,7 +105,8 @@ def one_part(config: Config, model: str, part: str) -> list[dict[str, Any]]:
         alone = unet.quantized(of, dict.fromkeys(names, spec))
         kept = unet.quantized(of, dict.fromkeys(names) | {"*": spec})
         about = {"model": model, "part": part, "spec": spec, "weights": parts.weights_in(part, matrices) / weights}
-        found = expected(sensitivities(model, draws_of_few=config.draws), unet.relative_errors(of.params, alone.params))
+        relative = {name: r for name, r in unet.relative_errors(of.params, alone.params).items() if name in names}
+        found = expected(sensitivities(model, names, draws_of_few=config.draws), relative)
         predicted = {"predicted_distance": found.distance}
         rows.append(about | {"kind": "alone"} | predicted | compared(config, of, alone.params))
         all_moved = compared(config, of, whole.params)["distance"]
