@@ -39,15 +39,17 @@ def at_steps(by_time: F64, steps: int) -> F64:
     return np.stack([np.interp(t, TIMES, column) for column in by_time.T], axis=1)
 
 
-def predicted(by_time: F64, steps: int, *, persistent: bool) -> F64:
+def predicted(by_time: F64, steps: int, *, persistent: bool, at: NDArray[np.bool_] | None = None) -> F64:
     """Rms error of a pixel before the first step and after each, (steps + 1,).
 
     Args:
         by_time: rms errors of the predicted noise at ``TIMES`` along each principal direction, (times, directions).
         steps: of the sampler.
         persistent: whether a sample's errors are the same at all steps and add up, or independent.
+        at: steps that err, (steps,); all by default.
     """
     injected, total = at_steps(by_time, steps), np.zeros((steps + 1, by_time.shape[1]))
+    injected = injected if at is None else injected * at[:, None]
     for direction, std in enumerate(principal()[0]):
         factors, parts = theory.ddim_steps(cosine_schedule(steps), float(std))
         made = parts * injected[:, direction]
