@@ -25,7 +25,7 @@ from ._unet import TIMES, Drawn, Subject, held_out, noisy_images, plan_of
 
 #: What can become of a skip: nothing, all of it gone, the mean of the images, or what a quantizer makes of it.
 UNCHANGED, GONE, AVERAGED = "unchanged", "gone", "averaged"
-QUANTIZERS = ("int8:tensor", "int8:block32", "e4m3:tensor", "int4:tensor", "int4:block32")
+QUANTIZERS = ("int8:tensor", "int8:block32", "e4m3:tensor", "int4:block32")
 ACTIONS = (UNCHANGED, GONE, AVERAGED, *QUANTIZERS)
 #: What can become of the features that a skip has joined: a scale for both together, or one for each.
 TOGETHER, EACH = "one scale", "a scale each"

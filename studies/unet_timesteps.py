@@ -217,7 +217,7 @@ def given_back(ax: Axes, rows: Rows) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.set(
         ylim=(len(names) - 0.4, -0.6),
-        xlabel="damage of int4 given back by steps in bf16\n(bars: predicted; crosses: share of steps; A67)",
+        xlabel="damage of int4 given back by bf16 steps\n(bars: predicted; crosses: share of steps)",
     )
     ax.legend(loc="lower right")
 
