@@ -10,9 +10,9 @@ weights of 367,000 make three quarters of the damage, at any number of bits. q, 
 no more sensitive than their share of the weights says. fp8 with both convolutions kept errs half as much as without.
 Outlier columns ×256 cost one scale per tensor, and per row, all they have; blocks of kernels, whose inputs lie nine by
 nine, lose three blocks' worth.
-Instead the last convolution alone makes four fifths of the damage of int4, and of int8, whose single scale spoils larger
-kernels more than this one, a third. Damage of int8 does not add up: what parts do to the mean of an image has a sign,
-and keeping one of them can make it worse. fp8 with both convolutions kept errs a third as much.
+Instead the last convolution alone makes four fifths of the damage of int4 blocks, and less than half of that of int8,
+where luck made its errors half as large as predicted. What is left by keeping a part is no sum: errors of parts have
+signs, and without one of them others may cancel less. fp8 with both convolutions kept errs a third as much.
 Refuted if some part but these two carries more than a fifth of the damage: panel a.
 
 Settles A49 and A65 of the ledger, which numbers the statements of two documents (``quantsim claims``).
