@@ -76,6 +76,15 @@ def test_samples_that_are_no_pairs_are_refused():
         frechet_increase(np.ones((9, 3)), np.ones((8, 3)), np.ones((9, 3)))
 
 
+def test_of_one_distribution_the_bias_is_all_and_the_error_is_too_large():
+    """Of 200 pairs of samples of 200: the bias within 4 standard errors of the mean distance and a share 1 / 200."""
+    found = [frechet_distance(RNG.normal(size=(200, 3)), RNG.normal(size=(200, 3))) for _ in range(200)]
+    distances, errors, biases = (np.array(column) for column in zip(*found, strict=True))
+    error = (distances - biases).std(ddof=1) / np.sqrt(200)
+    assert biases.mean() == pytest.approx(distances.mean(), abs=4 * error + distances.mean() / 200)
+    assert np.sqrt(np.mean(errors**2)) > distances.std(ddof=1)
+
+
 def test_features_that_say_too_little_are_refused():
     with pytest.raises(ValueError, match=r"of one width, got \(9, 3\) and \(9, 2\)"):
         frechet_distance(np.ones((9, 3)), np.ones((9, 2)))

@@ -96,10 +96,9 @@ def test_the_error_of_a_median_is_that_of_new_samples():
 def test_an_error_of_the_predicted_noise_is_relative_to_it(monkeypatch):
     exact = RNG.normal(size=(2, 3, 8, 8, 1))
     factors = np.array([1.5, 3.0])
-    made = {1.0: exact, 2.0: exact * factors[:, None, None, None, None]}
-    monkeypatch.setattr(unet, "predicted_noise", lambda of, params, *_, **__: made[params])
-    monkeypatch.setattr(unet, "reference_noise", lambda *_: made[1.0])
-    found = unet.noise_error(unet.subject("unet-s0", 1), 2.0, 3)
+    monkeypatch.setattr(unet, "predicted_noise", lambda *_, **__: exact * factors[:, None, None, None, None])
+    monkeypatch.setattr(unet, "reference_noise", lambda *_: exact)
+    found = unet.noise_error(unet.subject("unet-s0", 1), {}, 3)
     assert [at.value for at in found.at_times()] == pytest.approx([0.5, 2.0])
     power = (exact**2).sum(axis=(1, 2, 3, 4))
     assert found.relative().value == pytest.approx(np.sqrt((power * [0.25, 4.0]).sum() / power.sum()))

@@ -1,4 +1,4 @@
-"""quantsim train lm: what it says, what it compares, how it ends and goes on."""
+"""quantsim train: what it says, what it compares, how it ends and goes on."""
 
 from dataclasses import replace
 
@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from quantsim.models import steps, text, trained, training
+from quantsim.models import digits, steps, text, trained, trained_digits, training, unet_training
 from tests.fake_study import command
 from tests.test_training import DATA, RECIPE  # whose programs are compiled anyway
+from tests.test_unet_training import RECIPE as UNET
 
 
 @pytest.fixture
@@ -86,6 +87,21 @@ def test_an_interrupted_training_goes_on(quantsim, tiny, reached, tmp_path, monk
     code, _, _ = quantsim("train", "lm", "--out", str(tmp_path))
     assert code == 0
     assert numbers == [*range(58), *range(50, 60)]
+
+
+def test_a_unet_is_held_against_the_shipped_ones(quantsim, tmp_path, monkeypatch):
+    some = digits.Digits(*(part[:20] for part in digits.held_out()))
+    monkeypatch.setattr(digits, "held_out", lambda: some)
+    monkeypatch.setattr(unet_training, "recipe_of", lambda seed=0: replace(UNET, seed=seed))
+    code, _, message = quantsim("train", "unet", "--steps", "6", "--out", str(tmp_path / "few"))
+    assert (code, "the shipped models took 40 steps, this one 6" in message) == (0, True)
+    monkeypatch.setattr(unet_training, "tolerance", lambda: 0.1)
+    for shipped, ending in ((0.0, 1), (None, 0)):
+        reached = shipped is None and trained_digits.read(tmp_path / "unet-s0.safetensors").metadata["loss"]
+        monkeypatch.setattr(unet_training, "shipped_losses", lambda loss=reached or 0.0: np.array([loss]))
+        code, shown, message = quantsim("train", "unet", "--out", str(tmp_path))
+        assert (code, "unet-s0: 40 steps, held-out loss" in shown) == (ending, True)
+        assert ("is not that of the shipped models" in message) == (ending == 1)
 
 
 def test_what_cannot_be_trained_or_written_ends_with_a_reason(quantsim, tmp_path):

@@ -23,10 +23,10 @@ from quantsim.models import (
 from quantsim.models.unet import Config
 from quantsim.models.unet_steps import Recipe
 
-TINY = Config(size=4, channels=(8,), attention=(), time=8, groups=2, heads=1)
+TINY = Config(channels=(8,), attention=(), time=8, groups=2, heads=1)
 RECIPE = Recipe(steps=40, batch=16, rate=1e-2, warmup=5, config=TINY)
 #: One image, so that the noise is known from what is noisy.
-DATA = np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 4, 1), (8, 4, 4, 1)).copy()
+DATA = np.broadcast_to(np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1), (8, 8, 8, 1)).copy()
 
 
 class StoppedError(Exception):
@@ -44,8 +44,8 @@ def straight():
 def test_the_loss_falls_from_that_of_no_prediction(straight):
     _, losses = straight
     assert len(losses) == 40
-    # first weights predict 0, so the loss is the mean of 256 squared normals
-    assert losses[0] == pytest.approx(1.0, abs=4 * np.sqrt(2 / 256))
+    # first weights predict 0, so the loss is the mean of 1024 squared normals
+    assert losses[0] == pytest.approx(1.0, abs=4 * np.sqrt(2 / 1024))
     assert losses[-5:].mean() < 0.7 * losses[0]
 
 
@@ -78,7 +78,7 @@ def test_times_fill_the_strata_and_losses_are_those_of_the_noise(monkeypatch):
         return 0.0 * x
 
     monkeypatch.setattr(unet, "forward", nothing)
-    images = jnp.ones((64, 4, 4, 1))
+    images = jnp.ones((64, 8, 8, 1))
     found = unet_steps.losses({}, images, jax.random.key(5), TINY)
     ((x, t),) = asked
     assert (np.floor(np.asarray(t) * 64) == np.arange(64)).all()
@@ -92,13 +92,29 @@ def test_times_fill_the_strata_and_losses_are_those_of_the_noise(monkeypatch):
 def test_what_cannot_be_trained_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="at least one step of one image, got 0 of 128"):
         Recipe(steps=0)
+    with pytest.raises(ValueError, match="the rate rises in fewer steps than there are: 100 of 50; take more"):
+        Recipe(steps=50)
     with pytest.raises(ValueError, match="a seed lies between"):
         Recipe(seed=-1)
-    with pytest.raises(ValueError, match=r"are not what this UNet takes: give them as \(batch, 4, 4, 1\)"):
-        unet_training.train(RECIPE, data=np.ones((8, 8, 8, 1), np.float32))
+    with pytest.raises(ValueError, match=r"are not what this UNet takes: give them as \(batch, 8, 8, 1\)"):
+        unet_training.train(RECIPE, data=np.ones((8, 4, 4, 1), np.float32))
     monkeypatch.setattr(unet_steps, "step", lambda state, *_: (state, jnp.float32(jnp.nan)))
     with pytest.raises(FloatingPointError, match=r"the loss of step 0 is nan: lower the rate, now 0\.01"):
         unet_training.train(RECIPE, data=DATA)
+
+
+def test_a_trained_unet_is_written_with_what_it_reached(straight, tmp_path, monkeypatch):
+    some = digits.Digits(*(part[:20] for part in digits.held_out()))
+    monkeypatch.setattr(digits, "held_out", lambda: some)
+    model = unet_training.save(straight[0], RECIPE, tmp_path / "new" / "m.safetensors")
+    assert model.config == TINY
+    for name, w in straight[0].items():
+        assert (np.abs(model.params[name] - w) <= 2**-8 * np.abs(w)).all()
+    about = model.metadata
+    assert (about["loss"], about["loss_se"]) == pytest.approx(unet_training.held_out_loss(model.params, TINY))
+    assert (about["loss_before"], about["seed"]) == (unet_training.held_out_loss(straight[0], TINY)[0], 0)
+    losses = unet_training.image_losses(model.params, TINY, some.images)
+    assert about["loss_se"] == pytest.approx(losses.std(ddof=1) / np.sqrt(20))
 
 
 # --- the UNets that are shipped -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Errors of weights: tallies on the device, statistics with standard errors, streams that form no second array.
 
-``statistics`` holds the definitions of all metrics.
+``statistics`` holds the definitions of all metrics; ``frechet`` compares two sets of features.
 """
 
 from quantsim.measure.classes import ClassStats, class_stats, merge_classes

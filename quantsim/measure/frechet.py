@@ -40,7 +40,7 @@ def frechet_distance(a: Features, b: Float[np.ndarray, "others width"]) -> Frech
     """``|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``, the squared distance of two normals of these moments.
 
     Its bias falls as one over the number of samples: compare distances of equal sample sizes, or take ``bias`` off.
-    Where the distributions are one, the distance has no linear part and its standard error is only its size.
+    Where the distributions are one, the distance has no linear part: ``se`` is then about 1.7 times its spread.
 
     Args:
         a: features, (samples, features).

@@ -1,4 +1,4 @@
-"""Networks as pure functions over parameters: a language model that is trained here, Gemma 3, their text and training.
+"""Networks as pure functions over parameters: a language model and a diffusion UNet that are trained here, and Gemma 3.
 
 A module is imported by its own name; nothing here knows of quantization.
 """

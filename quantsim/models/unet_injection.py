@@ -20,15 +20,17 @@ outlier columns. A power of two moves no bit of the predicted noise, short of ov
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from quantsim.models.injection import Channels, Into
 from quantsim.models.unet import Config, Params, shapes
+
+Channels: TypeAlias = np.ndarray | list[int] | tuple[int, ...]
+Into: TypeAlias = Literal["weights", "activations"]
 
 #: Place -> channels of what flows there.
 Which: TypeAlias = dict[str, tuple[int, ...]]

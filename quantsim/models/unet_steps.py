@@ -45,6 +45,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"a training takes at least one step of one image, got {self.steps} of {self.batch}")
+        if not 0 <= self.warmup < self.steps:
+            raise ValueError(f"the rate rises in fewer steps than there are: {self.warmup} of {self.steps}; take more")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"a seed lies between 0 and 2^32 - 1, got {self.seed}")
 
