@@ -29,24 +29,29 @@ QUANTIZERS = ("int8:tensor", "int8:block32", "e4m3:tensor", "int4:block32")
 ACTIONS = (UNCHANGED, GONE, AVERAGED, *QUANTIZERS)
 #: What can become of the features that a skip has joined: a scale for both together, or one for each.
 TOGETHER, EACH = "one scale", "a scale each"
-FUSIONS = {UNCHANGED: None, **{f"int{b}, {how}": (f"int{b}:tensor", how) for b in (8, 4) for how in (TOGETHER, EACH)}}
+FUSIONS = {f"int{bits}, {how}": (f"int{bits}:tensor", how) for bits in (8, 4) for how in (TOGETHER, EACH)}
 
 
 class Acts(NamedTuple):
-    """Numbers of actions at each level, from the full resolution down, and of a fusion; traced."""
+    """Numbers of actions at each level, from the full resolution down, or of a fusion; traced, None for nothing."""
 
-    at_levels: Int[Array, " levels"]
-    fusion: Int[Array, ""]
+    at_levels: Int[Array, " levels"] | None = None
+    fusion: Int[Array, ""] | None = None
 
 
-def acts(config: Config, at: dict[int, str] | None = None, fusion: str = UNCHANGED) -> Acts:
+def acts(config: Config, at: dict[int, str]) -> Acts:
     """Actions by level; a level that is not named is left unchanged.
 
-    >>> [number.tolist() for number in acts(Config(), {0: "gone"})]
-    [[1, 0, 0], 0]
+    >>> acts(Config(), {0: "gone"}).at_levels.tolist()
+    [1, 0, 0]
     """
-    chosen = [ACTIONS.index((at or {}).get(level, UNCHANGED)) for level in range(config.levels)]
-    return Acts(jnp.asarray(chosen, jnp.int32), jnp.int32(list(FUSIONS).index(fusion)))
+    chosen = [ACTIONS.index(at.get(level, UNCHANGED)) for level in range(config.levels)]
+    return Acts(at_levels=jnp.asarray(chosen, jnp.int32))
+
+
+def fusion(name: str) -> Acts:
+    """What becomes of the features that a skip has joined."""
+    return Acts(fusion=jnp.int32(list(FUSIONS).index(name)))
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class _Acting:
 
     def skip(self, name: str, x: Array) -> Array:
         """A skip after its action."""
+        if self.acts.at_levels is None:
+            return x
         level = int(name.rpartition(".")[2])
         choices: list[Callable[[Array], Array]] = [_as_it_is, jnp.zeros_like, self._averaged]
         choices += [partial(_quantized, spec) for spec in QUANTIZERS]
@@ -71,9 +78,8 @@ class _Acting:
     def product(self, name: str, x: Array, w: Any) -> Array:
         """Of a layer that reads a skip with what it joined, after the fusion; of others as it is."""
         w = w[0] if isinstance(w, tuple) else w
-        if name in fused(self.config):
-            choices: list[Callable[[Array], Array]] = [_as_it_is]
-            choices += [partial(_joined, *how, self._deep(name)) for how in FUSIONS.values() if how]
+        if self.acts.fusion is not None and name in fused(self.config):
+            choices = [partial(_joined, *how, self._deep(name)) for how in FUSIONS.values()]
             channels = x.reshape(*x.shape[:-1], -1, 9 if name.endswith("conv1") else 1)
             x = lax.switch(self.acts.fusion, choices, channels).reshape(x.shape)
         return linear(name, x, w)
@@ -121,14 +127,14 @@ def _noise(params: Any, x: Array, t: Array, asked: Acts, config: Config, alike: 
     return unet.forward(params, x, t, config, hooks=Hooks(product=acting.product, skip=acting.skip))
 
 
-def _wrapped(params: Params, config: Config) -> dict[str, Any]:
-    """Convolutions that read a skip go through the product of patches."""
-    return params | {name: (params[name],) for name in fused(config)}
+def _wrapped(params: Params, config: Config, asked: Acts) -> dict[str, Any]:
+    """Where features are to be changed after they are joined, convolutions go through the product of patches."""
+    return params if asked.fusion is None else params | {name: (params[name],) for name in fused(config)}
 
 
 def images(of: Subject, steps: int, asked: Acts) -> Drawn:
     """Samples of a network that does what is asked with its skips."""
-    params, plan = _wrapped(of.params, of.config), plan_of(steps)
+    params, plan = _wrapped(of.params, of.config, asked), plan_of(steps)
     carried = Carried(of.start, of.start)
     for number in range(steps):
         carried = _step(params, carried, asked, plan, jnp.int32(number), of.config)
@@ -138,5 +144,5 @@ def images(of: Subject, steps: int, asked: Acts) -> Drawn:
 def predicted_noise(of: Subject, number: int, asked: Acts) -> Drawn:
     """Noise that such a network sees in so many noisy held-out digits, (times, digits, size, size, image)."""
     x, t = noisy_images(held_out(number), TIMES)
-    found = np.asarray(_noise(_wrapped(of.params, of.config), x, t, asked, of.config, number), np.float64)
+    found = np.asarray(_noise(_wrapped(of.params, of.config, asked), x, t, asked, of.config, number), np.float64)
     return found.reshape(len(TIMES), number, *found.shape[1:])

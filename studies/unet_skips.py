@@ -38,7 +38,7 @@ from quantsim.rows import Rows
 from . import _unet as unet
 from . import _unet_skips as skips
 from ._unet import MODELS, STANDARD, Drawn
-from ._unet_skips import AVERAGED, EACH, FUSIONS, GONE, QUANTIZERS, TOGETHER, UNCHANGED
+from ._unet_skips import AVERAGED, EACH, FUSIONS, GONE, QUANTIZERS, TOGETHER, Acts
 
 LEVELS = (0, 1, 2)
 EDGES = (0.0, 0.2, 0.35, 0.8)  # cycles a pixel
@@ -55,7 +55,7 @@ class Config:
     levels: tuple[int, ...] = LEVELS
     of_skips: tuple[str, ...] = QUANTIZERS
     of_weights: tuple[str, ...] = WEIGHTS
-    fusions: tuple[str, ...] = tuple(name for name in FUSIONS if name != UNCHANGED)
+    fusions: tuple[str, ...] = tuple(FUSIONS)
     samples: int = 64
     digits: int = 32
     columns: int = 6  # of the pictures
@@ -112,20 +112,20 @@ def judged(config: Config, model: str, drawn: Drawn, noise: Drawn) -> dict[str, 
     return found | by_ring(noise - expected, expected, "noise_") | lost_by_ring(noise, expected)
 
 
-def acted(config: Config, model: str, at: dict[int, str], fusion: str = UNCHANGED) -> tuple[Drawn, dict[str, float]]:
+def acted(config: Config, model: str, asked: Acts) -> tuple[Drawn, dict[str, float]]:
     """Samples of a network whose skips are changed, and how they differ."""
     of = unet.subject(model, config.samples, config.seed)
-    asked = skips.acts(of.config, at, fusion)
     drawn = skips.images(of, STANDARD, asked)
     return drawn, judged(config, model, drawn, skips.predicted_noise(of, config.digits, asked))
 
 
 def without_skips(config: Config, model: str) -> list[dict[str, Any]]:
     """Each level's skip taken away or averaged, and pictures of the first network's samples."""
+    of = unet.subject(model, config.samples, config.seed)
     rows = [pictured(config, model, unet.unquantized(model, config.samples, seed=config.seed), "with all skips")]
     for level in config.levels:
         for action in (GONE, AVERAGED):
-            drawn, found = acted(config, model, {level: action})
+            drawn, found = acted(config, model, skips.acts(of.config, {level: action}))
             rows.append({"kind": "without", "model": model, "level": level, "action": action} | found)
             if action == GONE:
                 rows.append(pictured(config, model, drawn, f"without {8 >> level}x{8 >> level}"))
@@ -142,7 +142,7 @@ def quantized(config: Config, model: str) -> list[dict[str, Any]]:
     """All skips quantized, or all weights."""
     of, rows = unet.subject(model, config.samples, config.seed), []
     for spec in config.of_skips:
-        _, found = acted(config, model, dict.fromkeys(LEVELS, spec))
+        _, found = acted(config, model, skips.acts(of.config, dict.fromkeys(LEVELS, spec)))
         rows.append({"kind": "quantized", "model": model, "what": "skips", "spec": spec} | found)
     for spec in config.of_weights:
         params = unet.quantized(of, spec).params
@@ -156,7 +156,7 @@ def joined(config: Config, model: str) -> list[dict[str, Any]]:
     rows = []
     for name in config.fusions:
         bits, how = name.split(", ")
-        _, found = acted(config, model, {}, name)
+        _, found = acted(config, model, skips.fusion(name))
         rows.append({"kind": "joined", "model": model, "bits": bits, "how": how} | found)
     return rows
 

@@ -97,7 +97,7 @@ def test_features_with_a_scale_each_are_quantized_part_by_part():
 
 
 def test_what_joins_a_skip_has_as_many_channels_as_the_network_says(of):
-    acting = skips._Acting(of.config, skips.acts(of.config), 1)
+    acting = skips._Acting(of.config, skips.fusion("int8, one scale"), 1)
     found = {name: acting._deep(name) for name in skips.fused(of.config)}
     assert found["up_blocks.0.resnets.0.conv1"] == 16  # of the middle
     assert found["up_blocks.2.resnets.0.conv_shortcut"] == 8
@@ -110,7 +110,7 @@ FLAT = np.ones((8, 8))
 
 
 def field(*parts_of):
-    return sum(parts_of)[None, ..., None] * np.ones((3, 1, 1, 1))
+    return np.sum(parts_of, axis=0)[None, ..., None] * np.ones((3, 1, 1, 1))
 
 
 def test_an_error_lies_in_the_ring_of_its_frequency():
