@@ -21,7 +21,7 @@ Settles A39 and A41 of the ledger, which numbers the statements of two documents
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -37,7 +37,7 @@ from quantsim.rows import Rows
 
 from . import _unet as unet
 from . import _unet_skips as skips
-from ._unet import MODELS, STANDARD, Drawn
+from ._unet import MODELS, STANDARD, Drawn, Subject
 from ._unet_skips import AVERAGED, EACH, FUSIONS, GONE, QUANTIZERS, TOGETHER, Acts
 
 LEVELS = (0, 1, 2)
@@ -104,19 +104,30 @@ def lost_by_ring(found: Drawn, signal: Drawn) -> dict[str, float]:
     return lost
 
 
-def judged(config: Config, model: str, drawn: Drawn, noise: Drawn) -> dict[str, float]:
-    """How samples and predicted noise differ from those of the network as it is, by frequency."""
+def samples_differ(config: Config, model: str, drawn: Drawn) -> dict[str, float]:
+    """How samples differ from those of the network as it is, by frequency too."""
     exact = unet.unquantized(model, config.samples, seed=config.seed)
-    expected = unet.reference_noise(model, config.digits)
-    found = unet.moved(exact, drawn).columns() | by_ring(drawn - exact, exact)
-    return found | by_ring(noise - expected, expected, "noise_") | lost_by_ring(noise, expected)
+    return unet.moved(exact, drawn).columns() | by_ring(drawn - exact, exact)
 
 
-def acted(config: Config, model: str, asked: Acts) -> tuple[Drawn, dict[str, float]]:
-    """Samples of a network whose skips are changed, and how they differ."""
-    of = unet.subject(model, config.samples, config.seed)
+def noise_differs(config: Config, of: Subject, asked: Acts) -> dict[str, float]:
+    """How the predicted noise differs from that of the network as it is, by frequency."""
+    expected, found = as_it_is(of.name, config.digits), skips.predicted_noise(of, config.digits, asked)
+    return by_ring(found - expected, expected, "noise_") | lost_by_ring(found, expected)
+
+
+@cache
+def as_it_is(model: str, digits: int) -> Drawn:
+    """Noise that the network sees, by the program that can change its skips: rounding is the same."""
+    of = unet.subject(model, 1)
+    return skips.predicted_noise(of, digits, skips.acts(of.config, {}))
+
+
+def acted(config: Config, of: Subject, at: dict[int, str]) -> tuple[Drawn, dict[str, float]]:
+    """Samples of a network whose skips are changed, and how they and the predicted noise differ."""
+    asked = skips.acts(of.config, at)
     drawn = skips.images(of, STANDARD, asked)
-    return drawn, judged(config, model, drawn, skips.predicted_noise(of, config.digits, asked))
+    return drawn, samples_differ(config, of.name, drawn) | noise_differs(config, of, asked)
 
 
 def without_skips(config: Config, model: str) -> list[dict[str, Any]]:
@@ -125,7 +136,7 @@ def without_skips(config: Config, model: str) -> list[dict[str, Any]]:
     rows = [pictured(config, model, unet.unquantized(model, config.samples, seed=config.seed), "with all skips")]
     for level in config.levels:
         for action in (GONE, AVERAGED):
-            drawn, found = acted(config, model, skips.acts(of.config, {level: action}))
+            drawn, found = acted(config, of, {level: action})
             rows.append({"kind": "without", "model": model, "level": level, "action": action} | found)
             if action == GONE:
                 rows.append(pictured(config, model, drawn, f"without {8 >> level}x{8 >> level}"))
@@ -142,21 +153,22 @@ def quantized(config: Config, model: str) -> list[dict[str, Any]]:
     """All skips quantized, or all weights."""
     of, rows = unet.subject(model, config.samples, config.seed), []
     for spec in config.of_skips:
-        _, found = acted(config, model, skips.acts(of.config, dict.fromkeys(LEVELS, spec)))
+        _, found = acted(config, of, dict.fromkeys(LEVELS, spec))
         rows.append({"kind": "quantized", "model": model, "what": "skips", "spec": spec} | found)
     for spec in config.of_weights:
         params = unet.quantized(of, spec).params
-        found = judged(config, model, unet.images(of, params), unet.predicted_noise(of, params, config.digits))
+        found = samples_differ(config, model, unet.images(of, params))
+        found |= noise_differs(config, of._replace(params=params), skips.acts(of.config, {}))
         rows.append({"kind": "quantized", "model": model, "what": "weights", "spec": spec} | found)
     return rows
 
 
 def joined(config: Config, model: str) -> list[dict[str, Any]]:
     """Features that a skip has joined, quantized together or each."""
-    rows = []
+    of, rows = unet.subject(model, config.samples, config.seed), []
     for name in config.fusions:
         bits, how = name.split(", ")
-        _, found = acted(config, model, skips.fusion(name))
+        found = samples_differ(config, model, skips.images(of, STANDARD, skips.fusion(name)))
         rows.append({"kind": "joined", "model": model, "bits": bits, "how": how} | found)
     return rows
 
