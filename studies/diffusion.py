@@ -11,9 +11,10 @@ Expected. q8_0 has weights off by 0.5 %, one scale per tensor by 1 to 2 %; the p
 as much and so do samples, 40 dB or more. Samples of 20 steps are off by 10 %: q8_0 is lost in that, and no digit of a
 hundred becomes another one. 4 bits (9 to 15 %) are what 10 steps cost. The distribution hardly moves above 4 bits.
 Instead DDIM is better than expected, off by 3 % in 20 steps and 1.2 % in 50, which q8_0's 1.0 to 1.5 % are no smaller
-than; 4 bits cost more than 5 steps. A format errs up to five times more or less than predicted, by luck: half of the
-damage is made by the 288 weights of conv_out, whose inputs have one strong mean, and by how far the sum of their errors
-happens to cancel. The Fréchet distance tells only formats that flip a quarter of the digits; paired samples tell all.
+than; 4 bits cost more than 5 steps. The predicted noise errs as predicted to a quarter (q4_k once by three quarters),
+samples by up to 2.6 times more or less, by luck: a third of the damage or more is made by the 288 weights of conv_out,
+where draws of noise of one size differ sixfold. The Fréchet distance tells only formats that flip a quarter of the
+digits; paired samples tell all.
 Refuted if q8_0 moves the median sample further than 50 steps instead of 200 do: panel b. It does, in two of three.
 
 Settles A33 and A57 of the ledger, which numbers the statements of two documents (``quantsim claims``).
@@ -229,6 +230,9 @@ def distances(ax: Axes, rows: Rows) -> None:
             at = of_steps.column("distance").mean()
             ax.axvline(at, color="0.4", lw=0.8, ls=":")
             plotting.note(ax, at, -0.9, f"{steps}", ha="center", color="0.3")
+    invisible = np.median(found.column("distance") * 10 ** ((found.column("psnr") - INVISIBLE) / 20))
+    ax.axvline(invisible, color=plotting.PURPLE, lw=0.8)
+    plotting.note(ax, invisible * 0.95, len(names) - 0.6, "40 dB (A57)", ha="right", color=plotting.PURPLE)
     plotting.note(ax, 0.97, 0.6, "dotted: 50, 20, 10\nsteps, not 200", transform=ax.transAxes, ha="right", color="0.3")
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", ylim=(len(names) - 0.4, -1.4), xlabel="median distance / image (bars: predicted)")
