@@ -261,12 +261,17 @@ def distribution(ax: Axes, rows: Rows) -> None:
         in_errors = of_model.column("frechet_added") / of_model.column("frechet_added_se")
         ax.plot(in_errors, places, color=style.color, marker=style.marker, ls="none", ms=3)
     for place, name in enumerate(names):
+        value, se = frechet_added(found.where(format=name))
+        ax.plot([value / se], [place], marker="|", ms=9, mew=1.5, color="0.1", ls="none")
         flips = found.where(format=name).column("flips").mean()
         plotting.note(ax, 1.02, place, f"{flips:.1%}", transform=ax.get_yaxis_transform(), va="center")
     plotting.note(ax, 1.02, -1.1, "flips", transform=ax.get_yaxis_transform(), va="center")
     ax.axvspan(-CLEARLY, CLEARLY, color="0.93", lw=0)
     ax.set_yticks(range(len(names)), names)
-    ax.set(ylim=(len(names) - 0.4, -1.6), xlabel="Fréchet distance added / standard error (A33: 3)")
+    ax.set(
+        ylim=(len(names) - 0.4, -1.6),
+        xlabel="Fréchet distance added / standard error\n(bars: mean of trainings; A33: beyond 3)",
+    )
 
 
 # --- the verdicts ---------------------------------------------------------------------------------------------------
@@ -315,7 +320,7 @@ CLAIMS = (
         number=significantly_worse,
         rule=share_of_cases("q8_0 shows by three standard errors"),
         reading="q8_0 moves images by a hundredth of what they are, as 50 steps instead of 200 do and half as far as "
-        "20, and their distribution by less than can be told; 4 bits show by the same rule",
+        "20, and their distribution by less than can be told; int4 shows by the same rule",
     ),
     Claim(
         "A57",

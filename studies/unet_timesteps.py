@@ -220,7 +220,7 @@ def given_back(ax: Axes, rows: Rows) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.set(
         ylim=(len(names) - 0.4, -0.6),
-        xlabel="damage of int4 given back by bf16 steps\n(bars: predicted; crosses: share of steps; A67)",
+        xlabel="int4 damage given back by bf16 steps\n(bar: predicted, cross: their share, A67)",
     )
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.13))
 
