@@ -14,7 +14,8 @@ Instead DDIM is better than expected, off by 3 % in 20 steps and 1.2 % in 50, wh
 than; 4 bits cost more than 5 steps. The predicted noise errs as predicted to a quarter (q4_k once by three quarters),
 samples by up to 2.6 times more or less, by luck: a third of the damage or more is made by the 288 weights of conv_out,
 where draws of noise of one size differ sixfold. The Fréchet distance tells only formats that flip a quarter of the
-digits; paired samples tell all.
+digits, and these on the mean of the trainings only: a first rule asked each training alone and could not have found
+any format. Paired samples tell all.
 Refuted if q8_0 moves the median sample further than 50 steps instead of 200 do: panel b. It does, in two of three.
 
 Settles A33 and A57 of the ledger, which numbers the statements of two documents (``quantsim claims``).
