@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from quantsim.measure.frechet import frechet_distance
+from quantsim.measure.frechet import frechet_distance, frechet_increase
 
 RNG = np.random.default_rng(11)
 
@@ -54,6 +54,26 @@ def test_error_and_bias_are_those_of_new_samples():
     error = np.sqrt(unbiased.var(ddof=1) / 300 + (spread * np.sqrt(100 / 400_000)) ** 2)
     assert unbiased.mean() == pytest.approx(true, abs=4 * error)
     assert distances.mean() - true > 4 * error  # it has one
+
+
+def test_an_increase_is_the_difference_of_distances_and_its_error_that_of_leaving_pairs_out():
+    a, other = pair(12)
+    b = a + 0.3 * RNG.normal(size=a.shape)
+
+    def increase(left=(), right=()):
+        old, new, to = np.delete(a, left, axis=0), np.delete(b, left, axis=0), np.delete(other, right, axis=0)
+        return slow(new, to) - slow(old, to)
+
+    by_pair = np.array([increase(left=i) for i in range(12)])
+    by_other = np.array([increase(right=i) for i in range(12)])
+    found = frechet_increase(a, b, other)
+    assert found.value == pytest.approx(increase(), rel=1e-8)
+    assert found.se == pytest.approx(np.sqrt(11 * (by_pair.var() + by_other.var())), rel=1e-8)
+
+
+def test_samples_that_are_no_pairs_are_refused():
+    with pytest.raises(ValueError, match=r"are pairs, got \(9, 3\) and \(8, 3\)"):
+        frechet_increase(np.ones((9, 3)), np.ones((8, 3)), np.ones((9, 3)))
 
 
 def test_of_one_distribution_the_bias_is_all_and_the_error_is_too_large():
