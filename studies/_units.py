@@ -8,12 +8,13 @@ one call; ``increase`` is that of the held-out loss, over the loss. Standard err
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Array
 
-from quantsim.measure.ratios import columns, mean, root_ratio
+from quantsim.measure.ratios import Estimate, columns, mean, root_ratio
+from quantsim.rows import Rows
 
 from . import _denoising as denoising
 from . import _language as language
@@ -23,7 +24,32 @@ from . import _unet as unets
 LANGUAGE, UNET = "language model", "UNet"
 GGUF = "q8_0"
 
+SMALLEST = 0.01  # relative noise, at which S is read off
+LARGE = 0.1  # at which the loss rises by more than chance moves it
+ALL, FIRST = "all", "first"  # parts that noise is put in
+
 Columns: TypeAlias = dict[str, float]
+
+
+class Unit(NamedTuple):
+    """A unit of damage: the power of the weights' error that it grows with, and the noise that networks share in it."""
+
+    label: str
+    power: int
+    size: float
+
+
+#: The units that A60 is decided in.
+UNITS = {
+    "output_error": Unit("output\nerror", 1, SMALLEST),
+    "nats": Unit("nats per\nsymbol", 2, SMALLEST),
+    "increase": Unit("loss over\nloss", 2, LARGE),
+}
+#: Other measures of the second: until the noise is half a grey level, and of one call.
+OTHERS = {
+    "coarse_nats": Unit("nats, noise\nnot fine", 2, SMALLEST),
+    "call_nats": Unit("nats of\none call", 2, SMALLEST),
+}
 
 
 @dataclass(frozen=True)
@@ -119,3 +145,52 @@ def images(network: str, model: str, extent: Extent, params: Any) -> Columns:
     of = unets.subject(model, extent.samples, extent.seed)
     exact = unets.unquantized(model, extent.samples, seed=extent.seed)
     return unets.moved(exact, unets.images(of, params)).columns()
+
+
+# --- sensitivity -----------------------------------------------------------------------------------------------------
+
+
+def noisy(params: dict[str, Array], part: str, size: float, seed: int) -> dict[str, Array]:
+    """Noise of one relative size in all matrices, or in those of a part."""
+    names = [name for name in matrices(params) if part in (ALL, part_of(name))]
+    return unets.noisy(params, dict.fromkeys(names, size), seed)
+
+
+def sensitivity(noise: Rows, unit: str) -> Estimate:
+    """Damage over the power of the noise that it grows with, mean over draws."""
+    power = (UNITS | OTHERS)[unit].power
+    return mean([r[unit] / r["size"] ** power for r in noise])
+
+
+def times_as_sensitive(rows: Rows, unit: str) -> Estimate:
+    """Sensitivity of the UNet over that of the language model in a unit, of means over trainings.
+
+    Errors over trainings, independent ones: se = ratio sqrt((se_a / a)² + (se_b / b)²).
+    """
+    size = (UNITS | OTHERS)[unit].size
+    found = []
+    for network in (UNET, LANGUAGE):
+        noise = rows.where(kind="noise", network=network, part=ALL, size=size)
+        each = [sensitivity(of_model, unit).value for of_model in noise.groups("model").values()]
+        found.append(language.over_trainings(each))
+    (a, of_a), (b, of_b) = found
+    return Estimate(a / b, float(abs(a / b) * np.hypot(of_a / a, of_b / b)))
+
+
+def gains(model: str, extent: Extent, part: str, draws: int) -> list[Columns]:
+    """At each noise level the error of the predicted noise over that of the weights, and what theory amplifies it by.
+
+    ``sqrt(1 + (α² / σ²) E x₀²)``: an error of the noisy image x, relative to it, in units of its noise.
+    """
+    of, found = unets.subject(model, 1), []
+    for draw in range(draws):
+        params = noisy(of.params, part, SMALLEST, extent.seed + draw)
+        found.append(denoising.denoised(of, params, extent.digits, extent.levels))
+    moved, power = (np.array([getattr(one, name) for one in found]) for name in ("moved", "power"))
+    clean = float(np.mean(unets.held_out(extent.digits) ** 2))
+    rows = []
+    for k, t in enumerate(denoising.times(extent.levels)):
+        gain = root_ratio(moved[:, k].sum(axis=0), power[:, k].sum(axis=0)).times(1 / SMALLEST)
+        amplified = float(np.sqrt(1 + np.exp(denoising.log_snr(t)) * clean))
+        rows.append({"t": t, "amplified": amplified} | columns(gain=gain))
+    return rows

@@ -90,7 +90,7 @@ def test_matrices_of_one_stack_are_quantized_as_one_by_one(spec):
 def test_noise_goes_into_its_part_alone():
     params = {name: jnp.ones((4, 4)) for name in ("conv_in", "time_embedding.linear_1", "mid_block.conv1", "conv_out")}
     for part, wanted in (("first", {"conv_in"}), ("layers", {"mid_block.conv1"}), ("all", set(params))):
-        noisy = comparison.noisy(params, part, 0.1, 0)
+        noisy = units.noisy(params, part, 0.1, 0)
         assert {name for name in params if not np.array_equal(noisy[name], params[name])} == wanted
 
 
@@ -129,14 +129,27 @@ def test_inputs_of_the_language_model_are_sorted_by_position():
 
 
 def noise(network, unit, values):
-    size = comparison.UNITS[unit].size
+    size = units.UNITS[unit].size
     about = {"kind": "noise", "network": network, "part": "all", "size": size}
-    power = comparison.UNITS[unit].power
+    power = units.UNITS[unit].power
     return [about | {"model": str(k), unit: v * size**power} for k, v in enumerate(values)]
 
 
 def test_the_ratio_is_of_means_with_both_errors():
-    rows = Rows(noise(comparison.UNET, "nats", (11.0, 13.0)) + noise(comparison.LANGUAGE, "nats", (2.0, 2.0)))
-    value, se = comparison.times_as_sensitive(rows, "nats")
+    rows = Rows(noise(units.UNET, "nats", (11.0, 13.0)) + noise(units.LANGUAGE, "nats", (2.0, 2.0)))
+    value, se = units.times_as_sensitive(rows, "nats")
     assert value == pytest.approx(6.0)
     assert se == pytest.approx(0.5)  # 6 × (1 / 12), the language models agree
+
+
+def test_the_unet_must_clearly_be_three_times_as_sensitive():
+    ratios = {"output_error": (2.0, 2.1), "nats": (9.0, 9.1), "increase": (1.0, 6.0)}
+    rows = []
+    for network in (units.UNET, units.LANGUAGE):
+        for k in range(2):
+            row = {"kind": "noise", "network": network, "part": "all", "model": str(k)}
+            of_unet = network == units.UNET
+            damage = {unit: values[k] if of_unet else 1.0 for unit, values in ratios.items()}
+            for size in (units.SMALLEST, units.LARGE):
+                rows.append(row | {"size": size} | {u: v * size ** units.UNITS[u].power for u, v in damage.items()})
+    assert comparison.far_more(Rows(rows)) == pytest.approx(1 / 3), "one is below, one is within three errors of 3"
