@@ -1,6 +1,8 @@
 """What the README says can be typed, runs."""
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import quantsim as qs
@@ -61,3 +63,13 @@ def test_the_table_of_the_real_model_says_what_the_rows_say():
         assert bits == f"{of_file['bits']:.2f}"
         wanted = [f"{r['kl']:.2g} | {r['nll']:+.3f} ± {r['nll_se']:.3f}" for r in (of_file, spread)]
         assert cells == " | ".join(wanted)
+
+
+def test_the_verdicts_are_counted_as_they_are():
+    ledger = json.loads((README_FILE.parent / "paper_figures" / "claims.json").read_text(encoding="utf-8"))
+    found = Counter(entry["verdict"] for entry in ledger)
+    (said,) = re.findall(r"All are settled:\s(.*?)\.\n", README, re.DOTALL)
+    counts = [int(number) for number in re.findall(r"\d+", said)]
+    wanted = ("holds", "conditional", "refuted", "self-contradiction", "unsourced", "out of scope")
+    assert counts == [found[verdict] for verdict in wanted]
+    assert sum(counts) == len(ledger)
