@@ -13,6 +13,9 @@ from quantsim.rows import Rows, dumps, load, plain, save
 #: Bytes of memory beyond which a run hands back what a cell has freed, and drops the programs of a study when it ends.
 MOST_BYTES = 3 * 2**29
 
+#: Bytes that a study may still hold after that: beyond them its programs are dropped between two cells, too.
+MOST_WITHIN_STUDY = 2**31
+
 #: Called with (cells done, cells in all).
 Tick: TypeAlias = Callable[[int, int], None]
 
@@ -78,7 +81,8 @@ def _measured(name: str, config: Any, out: Path, tick: Tick | None) -> tuple[str
                 done[cell] = [plain(r) for r in compute()]
                 log.write(dumps({"cell": cell, "rows": done[cell]}) + "\n")
                 log.flush()
-                memory.give_back_beyond(MOST_BYTES)
+                if memory.give_back_beyond(MOST_BYTES):
+                    memory.drop_programs_beyond(MOST_WITHIN_STUDY)
     if tick:
         tick(len(cells), len(cells))
     return how, Rows(row for cell, _ in cells for row in done[cell])
