@@ -9,7 +9,7 @@ import quantsim as qs
 from quantsim.mitigations import Layer, gptq, parse
 from quantsim.mitigations.compensation import Plan, rounded_in_turn
 from quantsim.mitigations.gptq import SCALES
-from quantsim.mitigations.hessian import damped, hessian, links
+from quantsim.mitigations.hessian import damped, errs_more, hessian, links
 from quantsim.quantizer.structure import parted
 
 OUT, FAN_IN, TOKENS = 24, 64, 256
@@ -327,3 +327,17 @@ def test_it_has_a_spec():
         found.weights.tobytes()
         == gptq(Layer(w, x), "int4:channel", ordering="activation", damping=0.1).weights.tobytes()
     )
+
+
+def test_which_of_two_errs_more_is_told_where_float32_cannot():
+    """Errors whose traces differ by less than float32 sees: tr((A - B) H (A + B)ᵀ) in float64 decides."""
+    rng = np.random.default_rng(0)
+    told = []
+    for _ in range(200):
+        x, w, a = rng.normal(size=(64, 16)), rng.normal(size=(8, 16)), rng.normal(size=(8, 16))
+        h = x.T @ x
+        b = a @ np.linalg.qr(rng.normal(size=(16, 16)))[0]
+        b *= np.sqrt(np.trace(a @ h @ a.T) / np.trace(b @ h @ b.T) * (1 + 1e-9 * rng.choice([-1.0, 1.0])))
+        more = np.trace(a @ h @ a.T) > np.trace(b @ h @ b.T)
+        told.append(errs_more(w + a, w + b, w, h) == more)
+    assert all(told)

@@ -310,3 +310,14 @@ def test_no_config_depends_on_the_last_digits_of_a_computation(name, small):
     config = repr(study.config_of(name, small))
     numbers = [float(number) for number in re.findall(r"\d+\.\d+(?:e-?\d+)?", config)]
     assert [number for number in numbers if number != float(f"{number:.6g}")] == []
+
+
+def test_a_run_hands_back_memory_after_each_cell_and_drops_programs_only_where_much_is_left(
+    fake, monkeypatch, tmp_path
+):
+    limits = []
+    monkeypatch.setattr(runner.memory, "give_back_beyond", lambda most: limits.append(most) or len(limits) == 2)
+    monkeypatch.setattr(runner.memory, "drop_programs_beyond", lambda most: limits.append(-most))
+    runner.run("fake", tmp_path)
+    back, within = runner.MOST_BYTES, runner.MOST_WITHIN_STUDY
+    assert limits == [back, back, -within, back, -back]
