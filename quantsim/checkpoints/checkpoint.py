@@ -1,0 +1,82 @@
+"""A checkpoint: every tensor that its files list, and the numbers of each, read when they are asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantsim.checkpoints import decoding
+from quantsim.checkpoints.entries import Entry
+from quantsim.checkpoints.errors import TensorError
+from quantsim.checkpoints.files import Stamp, opened
+from quantsim.checkpoints.gguf_file import StoredTensor
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The tensors of a file, or of several that belong together.
+
+    Attributes:
+        path: as it was named: a file or a folder.
+        kind: "safetensors", "gguf" or "npy".
+        metadata: GGUF's keys and values, or the texts of a safetensors file; of several files those of the first.
+        entries: every tensor of any type, in the order of the file; several files in the order of their names.
+        files: the files.
+    """
+
+    path: Path
+    kind: str
+    metadata: dict[str, Any]
+    entries: tuple[Entry, ...]
+    files: tuple[Path, ...]
+    stamps: dict[Path, Stamp] = field(repr=False)
+
+    def weights(
+        self, entry: Entry, first: int = 0, count: int | None = None, *, nonfinite: str = "raise"
+    ) -> np.ndarray:
+        """Float32 weights ``first`` … ``first + count`` of a tensor in row-major order; no other bytes are read.
+
+        Numbers beyond float32 become infinite. Of a tensor that is ``scaled_by`` another they are without that scale.
+
+        Args:
+            entry: one of ``entries``.
+            first: index of the first, a multiple of ``entry.block``.
+            count: how many, a multiple of ``entry.block``; by default all that are left.
+            nonfinite: "raise", or "propagate" a NaN or infinity.
+
+        Raises:
+            TensorError: for a tensor that cannot be read as weights, and for a NaN or infinity, named with its index.
+            CheckpointError: if the file has changed since it was opened.
+            ValueError: for weights that are not there, or begin or end within a block.
+        """
+        if nonfinite not in ("raise", "propagate"):
+            raise ValueError(f"nonfinite is 'raise' or 'propagate', not {nonfinite!r}")
+        if entry.unreadable is not None:
+            raise TensorError(entry.path, entry.name, entry.unreadable)
+        count = entry.size - first if count is None else count
+        _check_range(entry, first, count)
+        with opened(entry.path, self.stamps[entry.path]) as file:
+            return decoding.weights(file, entry, first, count, check=nonfinite == "raise")
+
+    def stored(self, entry: Entry) -> StoredTensor:
+        """A tensor as its file stores it, mapped: numbers of a plain type, else bytes of blocks (out, bytes of a row).
+
+        Raises:
+            TensorError: for a type whose size is not known.
+            CheckpointError: if the file has changed since it was opened.
+        """
+        with opened(entry.path, self.stamps[entry.path]):
+            return StoredTensor(entry.name, entry.type, decoding.mapped(entry))
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every tensor."""
+        return iter(self.entries)
+
+
+def _check_range(entry: Entry, first: int, count: int) -> None:
+    if first < 0 or count < 0 or first + count > entry.size:
+        raise ValueError(f"{entry.name!r} has {entry.size} weights: none from {first} to {first + count}")
+    if first % entry.block or count % entry.block:
+        raise ValueError(f"{entry.name!r} has blocks of {entry.block}: {first} and {count} are no multiples of it")

@@ -1,0 +1,111 @@
+"""Types of tensors as files name them: bits of a number, and how bytes become float32.
+
+Sources: safetensors 0.8 (its ``Dtype``: F4 and F6 are shapes of numbers over packed bytes) and ggml (docs/gguf.md).
+Of F4 the first of two numbers is in the low four bits, as PyTorch's ``float4_e2m1fn_x2`` has it. How F6 is packed, no
+one says, so that it is known by its size only.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import ml_dtypes
+import numpy as np
+
+from quantsim.quantizer.blockformats import gguf
+
+#: Types of real numbers that NumPy, with ml_dtypes, can read as they lie.
+FLOATS = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+INTEGERS = {f"{sign}{bits}": np.dtype(f"<{sign.lower()}{bits // 8}") for sign in "IU" for bits in (8, 16, 32, 64)}
+#: Types that are known by their size only.
+OTHERS = {"BOOL": np.dtype("?"), "C64": np.dtype("<c8")}
+#: Numbers and bytes of a block of the packed types of safetensors.
+PACKED = {"F4": (2, 1), "F6_E2M3": (4, 3), "F6_E3M2": (4, 3)}
+READABLE = (*FLOATS, "F4")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How numbers lie in a file.
+
+    Attributes:
+        block: numbers that are stored together, and can only be read together.
+        nbytes: bytes of a block.
+        dtype: as what the bytes are read: uint8, if they are codes of blocks.
+        by_columns: whether the first axis runs fastest (Fortran's order).
+    """
+
+    block: int
+    nbytes: int
+    dtype: np.dtype
+    by_columns: bool = False
+
+
+def storage(kind: str) -> Storage | None:
+    """How a type of safetensors or ``.npy`` is stored, None if there is no such type.
+
+    >>> storage("F4")
+    Storage(block=2, nbytes=1, dtype=dtype('uint8'), by_columns=False)
+    """
+    if kind in PACKED:
+        return Storage(*PACKED[kind], np.dtype(np.uint8))
+    dtype = (FLOATS | INTEGERS | OTHERS).get(kind)
+    return None if dtype is None else Storage(1, dtype.itemsize, dtype)
+
+
+def gguf_storage(kind: str) -> Storage | None:
+    """How a type of GGUF is stored, None if its blocks are not known."""
+    if (block := gguf.TYPES.get(kind)) is not None:
+        return Storage(block.size, block.nbytes, np.dtype(np.uint8))
+    return storage(kind)
+
+
+def decode(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
+    """Bytes of whole blocks as float32; what float32 does not hold becomes an infinity.
+
+    Args:
+        kind: a readable type.
+        raw: uint8, or the bytes as the type of numbers that they are.
+        out: float32 (weights,), where they go.
+    """
+    if kind in gguf.TYPES:
+        _unpack(kind, raw, out)
+    elif kind in PACKED:
+        np.take(_pairs(), raw, out=out.view(np.uint64), mode="wrap")
+    elif raw.itemsize == 1:
+        np.take(_codes(raw.dtype), raw.view(np.uint8), out=out, mode="wrap")
+    else:
+        with np.errstate(over="ignore"):
+            np.copyto(out, raw, casting="unsafe")
+
+
+@lru_cache
+def _codes(dtype: np.dtype) -> np.ndarray:
+    """What each byte means in a type of eight bits."""
+    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+
+
+@lru_cache
+def _pairs() -> np.ndarray:
+    """What each byte of F4 means: two float32, as one number of their bits, the low four bits first."""
+    byte = np.arange(256, dtype=np.uint8)
+    numbers = np.stack([byte & 15, byte >> 4], axis=1).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    return numbers.view(np.uint64)[:, 0]
+
+
+def _unpack(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
+    """Blocks of GGUF, in a power of two of them, so that few programs are compiled."""
+    q = gguf.TYPES[kind]
+    blocks = raw.reshape(-1, q.nbytes)
+    padded = np.zeros((max(64, 1 << (len(blocks) - 1).bit_length()), q.nbytes), np.uint8)
+    padded[: len(blocks)] = blocks
+    out[...] = np.asarray(gguf.unpack(padded, kind)).reshape(-1)[: out.size]

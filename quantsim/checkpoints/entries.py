@@ -1,0 +1,119 @@
+"""Tensors as the header of a file lists them, and the checks that every format needs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+from quantsim.checkpoints.elements import INTEGERS, READABLE, Storage
+from quantsim.checkpoints.errors import CheckpointError
+from quantsim.quantizer.blockformats import gguf
+
+#: Bounds that no file in use comes near; the header's is that of the safetensors package.
+MOST_BYTES_OF_HEADER = 100_000_000
+MOST_TENSORS = 2**20
+MOST_AXES = 8
+MOST_BYTES_OF_NAME = 2**16 - 1
+MOST_WEIGHTS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a checkpoint, none of whose numbers has been read.
+
+    Attributes:
+        name: as the file has it; it may hold any character.
+        type: as the file names it: "BF16", "F8_E4M3", "Q4_K", ….
+        shape: of the numbers, outputs first, (out, in).
+        path: the file that holds it.
+        start: byte of the file that it begins at.
+        nbytes: its bytes; of a type of unknown size, all until the next tensor.
+        storage: how its numbers lie there, None if that is not known.
+        unreadable: None, or why its numbers are not read as weights, as the end of a sentence about it.
+        scaled_by: name of the tensor of scales that its numbers are yet to be multiplied by, or None.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    path: Path
+    start: int
+    nbytes: int
+    storage: Storage | None
+    unreadable: str | None = None
+    scaled_by: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    @property
+    def block(self) -> int:
+        """Weights that are stored together: what ``first`` and ``count`` of ``Checkpoint.weights`` are multiples of."""
+        return 1 if self.storage is None else self.storage.block
+
+
+def why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
+    """Why numbers of a type are not read as weights, or None."""
+    if kind in INTEGERS:
+        return f"is stored as {kind}, integers are read by name"
+    if kind not in READABLE and kind not in gguf.TYPES:
+        return f"is stored as {kind}, which cannot be read; save it as F32"
+    if not prod(shape):
+        return f"is empty, shape {shape}; there is nothing to measure"
+    return None
+
+
+def checked_shape(shape: Iterable[object]) -> tuple[int, ...]:
+    """A shape, if it is one.
+
+    Raises:
+        ValueError: for what are no whole numbers, too many of them, or too many weights.
+    """
+    found = tuple(shape)
+    if len(found) > MOST_AXES:
+        raise ValueError(f"has {len(found)} axes, at most {MOST_AXES} are read")
+    if not all(type(n) is int and n >= 0 for n in found):
+        raise ValueError(f"has a shape that is none: {_cut(found)}")
+    whole = tuple(n for n in found if type(n) is int)
+    if prod(whole) > MOST_WEIGHTS:
+        raise ValueError(f"has {prod(whole)} weights, shape {whole}: no file holds them")
+    return whole
+
+
+def checked_name(name: str) -> str:
+    """A name, if it can be written down.
+
+    Raises:
+        ValueError: for an empty one, a very long one, or half of a surrogate pair.
+    """
+    if not name:
+        raise ValueError("a tensor has an empty name")
+    if len(name.encode()) > MOST_BYTES_OF_NAME:  # which half of a pair has no bytes for
+        raise ValueError(f"a name of {len(name)} characters, {name[:32]!r} …")
+    return name
+
+
+def check_apart(entries: Sequence[Entry]) -> None:
+    """That no two tensors of a file share bytes.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    held = sorted((e for e in entries if e.nbytes), key=_start)
+    for one, other in pairwise(held):
+        if one.start + one.nbytes > other.start:
+            where = f"{one.name!r} ends at byte {one.start + one.nbytes}, {other.name!r} begins at {other.start}"
+            raise CheckpointError(f"{one.path}: damaged: two tensors overlap: {where}; download or save it again")
+
+
+def _start(entry: Entry) -> int:
+    return entry.start
+
+
+def _cut(value: object) -> str:
+    """A value from a file, as much of it as a message can hold."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} …"

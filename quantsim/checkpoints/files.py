@@ -1,0 +1,114 @@
+"""Files as bytes: opened without waiting, read at a place, never more than is asked for.
+
+Bytes are read, not mapped: a file that another process cuts short is an error then, and not the end of this process,
+and what was read does not stay among its pages.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+from quantsim.checkpoints.errors import CheckpointError
+
+#: Without it, to open a pipe waits for one that writes to it.
+_NOT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """By what a file is known again: bytes, and when they were last written, in ns."""
+
+    size: int
+    written: int
+
+
+class Bytes:
+    """A file that is open.
+
+    Attributes:
+        path: of the file.
+        stamp: as it was when it was opened.
+    """
+
+    def __init__(self, path: Path, file: FileIO, stamp: Stamp) -> None:
+        self.path, self.stamp, self._file = path, stamp, file
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file when it was opened."""
+        return self.stamp.size
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on, compared with the size of the file before memory is taken.
+
+        Raises:
+            CheckpointError: if the file ends before.
+        """
+        if start + count > self.size:
+            raise self._short(start, count)
+        found = np.empty(count, np.uint8)
+        self.read_into(start, found)
+        return found.tobytes()
+
+    def read_into(self, start: int, found: np.ndarray) -> None:
+        """Fill an array with the bytes from ``start`` on.
+
+        Raises:
+            CheckpointError: if the file ends before.
+        """
+        left = memoryview(found).cast("B") if found.size else memoryview(b"")
+        self._file.seek(start)
+        while len(left):
+            count = self._file.readinto(left)
+            if not count:
+                raise self._short(start, found.nbytes)
+            left = left[count:]
+
+    def _short(self, start: int, count: int) -> CheckpointError:
+        where = f"bytes {start} to {start + count} are wanted, the file ends at {self.size}"
+        return CheckpointError(f"{self.path}: damaged or truncated: {where}; download or save it again")
+
+
+@contextmanager
+def opened(path: Path, known: Stamp | None = None) -> Iterator[Bytes]:
+    """A regular file, open for reading; nothing is waited for, and an ``OSError`` within becomes a message.
+
+    Args:
+        path: the file.
+        known: what it was when it was last open.
+
+    Raises:
+        CheckpointError: for a missing, changed or unreadable file, a folder, pipe or device.
+    """
+    try:
+        with FileIO(_descriptor(path)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise CheckpointError(f"{path}: {_kind(found.st_mode)}, not a file; name a file with weights")
+            now = Stamp(found.st_size, found.st_mtime_ns)
+            if known not in (None, now):
+                raise CheckpointError(f"{path}: has changed since it was opened; open it again when it is whole")
+            yield Bytes(path, file, now)
+    except OSError as failure:
+        raise CheckpointError(f"{path}: {failure.strerror or failure}") from None
+
+
+def _descriptor(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | _NOT_WAITING)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; name an .npy, .safetensors or .gguf file, or a folder") from None
+    except ValueError as failure:  # a NUL in the path
+        raise CheckpointError(f"{str(path)!r}: no path: {failure}; name a file") from None
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
