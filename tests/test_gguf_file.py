@@ -142,7 +142,7 @@ BAD = {
     "empty": (b"", "no GGUF file.*name one that does"),
     "of another kind": (b"PK\x03\x04" * 9, "no GGUF file"),
     "version 1": (crafted(("I", 1)), "GGUF of version 1, not 2 or 3; convert it"),
-    "big-endian": (crafted(("I", 3 << 24)), "GGUF of version 50331648"),
+    "big-endian": (crafted(("I", 3 << 24)), "GGUF of a big-endian machine; turn it"),
     "no tensor": (crafted(("I", 3), ("Q", 0), ("Q", 0)), "holds no tensor; name a .gguf file with weights"),
     "2^60 tensors": (crafted(("I", 3), ("Q", 2**60), ("Q", 0)), "damaged or truncated header: .* are announced"),
     "a list of 2^40": (

@@ -8,8 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from quantsim.checkpoints.arrays import numeric
-from quantsim.checkpoints.errors import CheckpointError, Found, PassedOverError, TensorError
+from quantsim.checkpoints.errors import CheckpointError, PassedOverError, TensorError
 from quantsim.checkpoints.gguf_header import Entry, Header, mapped, read_header
 from quantsim.quantizer.blockformats import gguf
 
@@ -63,29 +62,6 @@ def stored_tensors(path: str | Path, header: Header | None = None) -> Iterator[S
         if isinstance(found, TensorError):
             raise found
         yield found
-
-
-def read_gguf(path: Path, name: str | None) -> Iterator[Found]:
-    """Each floating-point tensor, dequantized, in the file's order, or the named one of any numbers."""
-    header, data = read_header(path), mapped(path)
-    _check_name(header, path, name)
-    for entry in header.tensors:
-        if name not in (None, entry.name):
-            continue
-        if name is None and entry.type in _INTEGERS:
-            yield PassedOverError(path, entry.name, f"is stored as {entry.type}, integers are read by name")
-            continue
-        found = _stored(data, entry, path)
-        yield found if isinstance(found, TensorError) else numeric(dequantized(found), path, entry.name)
-
-
-def _check_name(header: Header, path: Path, name: str | None) -> None:
-    """That there is a tensor of that name, or, without a name, any."""
-    held = ", ".join(f"{e.name} ({e.type})" for e in header.tensors[:8]) + " …" * (len(header.tensors) > 8)
-    if not header.tensors:
-        raise CheckpointError(f"{path}: holds no tensor; name a .gguf file with weights, not only a vocabulary")
-    if name is not None and name not in [e.name for e in header.tensors]:
-        raise CheckpointError(f"{path}: no tensor {name!r}; it holds {held}")
 
 
 def _stored(data: memoryview, entry: Entry, path: str | Path) -> StoredTensor | TensorError:
