@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantsim.inspection.budget import Allocation, Choice, Options, Point, allocate, frontier
+from quantsim.inspection.budget import Allocation, Choice, Point, allocate, frontier
 from quantsim.rows import Rows
 
 #: A tensor that is left as it is stored.
@@ -179,12 +179,3 @@ def to_keep(tensors: Rows, errors: Rows, reference: str, part: float = 0.5) -> l
 
 def _row_damage(row: dict[str, Any]) -> float:
     return row["damage"]
-
-
-def describe(options: Options, allocation: Allocation) -> dict[str, int]:
-    """How many tensors of those with a choice get each format."""
-    counts: dict[str, int] = {}
-    for name, spec in allocation.formats.items():
-        if len(options[name]) > 1:
-            counts[spec] = counts.get(spec, 0) + 1
-    return counts

@@ -105,7 +105,7 @@ def way(q: AbstractQuantizer, matrix: Matrix, *, by_column: bool = False) -> Way
         return "rows"
     if matrix.size > MOST_AT_ONCE:
         raise CannotMeasureError(
-            f"{q} must see all {matrix.size} weights at once, and at most {MOST_AT_ONCE} are held; try :channel or blocks"
+            f"{q} must see all {matrix.size} weights at once, at most {MOST_AT_ONCE} are held; try :channel or blocks"
         )
     return "whole"
 

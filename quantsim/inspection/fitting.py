@@ -6,13 +6,10 @@ are full, belong to no density and are left out. The distance is Kolmogorov's, `
 over the edges of bins. Shapes and scales come from grids, so that tensors have populations, and predictions, in common.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import optimize
 
@@ -21,7 +18,6 @@ from quantsim.inspection.signal import Signal
 from quantsim.measure.histogram import histogram_edges
 from quantsim.populations import GeneralizedNormal, Laplace, Normal, Population, StudentT, Uniform
 
-_BINS_MERGED = 8  # of 32 an octave
 _FEWEST = 64  # weights that a shape can be told from
 _SCALES_AN_OCTAVE = 16
 _LEAST_PROBABLE = 1e-300
@@ -51,7 +47,7 @@ class Fit:
 
 def fit(signal: Signal) -> Fit | None:
     """The population of a tensor; None where fewer than 64 weights are not 0."""
-    edges, counts = _merged(signal)
+    edges, counts = signal.magnitudes()
     if counts.sum() < _FEWEST:
         return None
     best = max((_scaled(shape, edges, counts, signal.sigma) for shape in CANDIDATES), key=_likelihood_of)[0]
@@ -61,20 +57,6 @@ def fit(signal: Signal) -> Fit | None:
     limit = float(best.quantile(1 - 1 / (2 * 20 * total)))
     stray = int(signal.counts[histogram_edges() > limit].sum())
     return Fit(best, distance, theory.expected_absmax(best, int(total)) / signal.sigma, stray)
-
-
-def _merged(signal: Signal) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Edges of bins that hold anything, from the first to the last, and their counts."""
-    counts = signal.counts.reshape(-1, _BINS_MERGED).sum(axis=1)
-    counts[0] -= min(signal.zeros, counts[0])
-    finite = np.isfinite(histogram_edges())
-    edges = np.append(histogram_edges()[finite].astype(np.float64)[::_BINS_MERGED], np.inf)
-    counts = counts[: len(edges) - 1]
-    held = np.flatnonzero(counts)
-    if not held.size:
-        return edges[:1], counts[:0]
-    first, last = held[0], held[-1] + 1
-    return edges[first : last + 1], counts[first:last]
 
 
 def _scaled(

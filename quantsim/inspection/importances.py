@@ -49,8 +49,8 @@ def read_imatrix(path: str | Path) -> dict[str, NDArray[np.float32]]:
         found[base(name.removesuffix(_SUMS))] = values.astype(np.float32)
     if not found:
         raise CheckpointError(
-            f"{path}: holds no importances; name an imatrix of llama.cpp as .gguf (llama-imatrix --output-format gguf), "
-            "or a .safetensors file of a vector for each tensor"
+            f"{path}: holds no importances; name an imatrix of llama.cpp as .gguf, or a .safetensors file of a vector "
+            "for each tensor"
         )
     return found
 

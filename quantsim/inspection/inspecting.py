@@ -12,6 +12,7 @@ from quantsim.checkpoints.entries import Entry
 from quantsim.inspection import advice, importances
 from quantsim.inspection.advice import Advice, Kept, Uniform
 from quantsim.inspection.budget import Point
+from quantsim.inspection.emitting import text_for
 from quantsim.inspection.kept import KeptRows
 from quantsim.inspection.roles import Role, roles
 from quantsim.inspection.tensors import Request, rows_of, takes_formats
@@ -89,7 +90,9 @@ class Inspection:
         advice: the best mixture under the budget, if one was given.
         keep: tensors that take half of the damage away where they are kept in a better format.
         reference: the format that ``keep`` compares with.
-        unit: of damages: "relative" or "nats".
+        unit: of damages: "unweighed", "by imatrix" or "nats".
+        roles: of each tensor.
+        quantized: whether the file holds quantized tensors, which come dequantized.
     """
 
     path: Path
@@ -101,7 +104,9 @@ class Inspection:
     advice: Advice | None = None
     keep: list[Kept] = field(default_factory=list)
     reference: str | None = None
-    unit: str = "relative"
+    unit: str = "unweighed"
+    roles: dict[str, Role] = field(default_factory=dict)
+    quantized: bool = False
 
     def rows(self) -> Rows:
         """Everything as rows, told apart by ``kind``."""
@@ -243,8 +248,16 @@ def _advised(
         advised,
         advice.to_keep(tensors, errors, reference) if reference else [],
         reference,
-        "relative" if request.gradients is None else "nats",
+        _unit(request),
+        roles([entry.name for entry in checkpoint.entries]),
+        any(row["type"] in gguf.TYPES for row in tensors),
     )
+
+
+def _unit(request: Request) -> str:
+    if request.gradients is not None:
+        return "nats"
+    return "by imatrix" if request.columns else "unweighed"
 
 
 def _reference(uniform: Sequence[Uniform], budget: float | None) -> str | None:
@@ -256,3 +269,23 @@ def _reference(uniform: Sequence[Uniform], budget: float | None) -> str | None:
 
 def _damage(choice: Uniform) -> float:
     return choice.damage
+
+
+def counts_of(found: Inspection) -> dict[str, int]:
+    """How many tensors get each format of the mixture, of those that were given a choice."""
+    assert found.advice is not None
+    counts: dict[str, int] = {}
+    for spec in found.advice.allocation.formats.values():
+        if spec != advice.AS_STORED:
+            counts[spec] = counts.get(spec, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def emitted(found: Inspection, path: Path) -> str:
+    """The text of a file that hands the mixture to another program; see ``emitting.text_for``.
+
+    Raises:
+        CannotEmitError: if the program cannot use it.
+    """
+    assert found.advice is not None
+    return text_for(path, found.advice.allocation.formats, found.roles)

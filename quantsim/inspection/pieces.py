@@ -35,7 +35,7 @@ class Matrix:
 
     @classmethod
     def of(cls, shape: Shape) -> "Matrix":
-        """Kernels of convolutions, (out, in, …) with short last axes, are flattened; leading axes of experts are rows."""
+        """Kernels of convolutions, (out, in, …) with short last axes, are flattened; axes of experts are rows."""
         if len(shape) < 2:
             return cls(1, prod(shape))
         if is_kernel(shape):

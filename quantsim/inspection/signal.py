@@ -15,7 +15,8 @@ Sums of tiles of 4096 weights are float32, in units of the largest weight of the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +24,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
+from quantsim.inspection.ahead import in_order
 from quantsim.inspection.pieces import CHUNK, PIECE, Chunk, Matrix, Take, chunks
 from quantsim.measure.histogram import histogram_edges
 from quantsim.numerics import ieee
 from quantsim.numerics.tiles import TILE, tile_sums
 
 _HISTOGRAM_SHIFT = 18  # of the bits of a float32: the bins of ``measure.histogram``
+_BINS = len(histogram_edges())
+_BINS_MERGED = 8  # of 32 an octave
 _POWERS = 4
 
 
@@ -44,6 +48,40 @@ def _seen(w: Float[Array, " chunk"]) -> tuple[Array, Array, Array, Array]:
     powers = (scaled, squares, squares * scaled, squares * squares)
     sums = jnp.stack([tile_sums(p.reshape(-1, TILE)) for p in powers])
     return low, high, sums, unit
+
+
+class Part(NamedTuple):
+    """What is seen of a chunk: the fields of ``Signal``, and the row of each of its pieces."""
+
+    rows: NDArray[np.int64]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    power_sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    count: int
+    zeros: int
+    extreme: tuple[float, int]
+
+
+def part_of(matrix: Matrix, chunk: Chunk) -> Part:
+    """What a chunk of a matrix says."""
+    low, high, sums, unit = (np.asarray(part) for part in _seen(chunk.weights))
+    powers = np.ldexp(sums.astype(np.float64).sum(axis=1), int(unit) * np.arange(1, _POWERS + 1))
+    filling = CHUNK - chunk.count  # zeros that stand for no weight
+    counts = np.bincount((chunk.weights.view(np.int32) & 0x7FFFFFFF) >> _HISTOGRAM_SHIFT, minlength=_BINS)
+    counts[0] -= filling
+    zeros = int(np.count_nonzero(chunk.weights == 0)) - filling
+    extreme = _extreme(matrix, chunk, np.maximum(-low, high))
+    return Part(chunk.rows(matrix), low, high, powers, counts, chunk.count, zeros, extreme)
+
+
+def _extreme(matrix: Matrix, chunk: Chunk, tops: NDArray[np.float32]) -> tuple[float, int]:
+    """The first weight of largest magnitude, and its place in the flattened matrix."""
+    piece = int(tops.argmax())
+    within = chunk.weights[piece * PIECE : (piece + 1) * PIECE]
+    at = int(np.abs(within).argmax())
+    row, part = divmod(chunk.first + piece, matrix.row_pieces)
+    return float(within[at]), row * matrix.columns + part * PIECE + at
 
 
 @dataclass
@@ -65,7 +103,7 @@ class Signal:
     low: NDArray[np.float32] = field(init=False)
     high: NDArray[np.float32] = field(init=False)
     power_sums: NDArray[np.float64] = field(init=False)
-    counts: Int[np.ndarray, " bins"] = field(init=False)
+    counts: NDArray[np.int64] = field(init=False)
     count: int = 0
     zeros: int = 0
     extreme: tuple[float, int] = (0.0, 0)
@@ -74,36 +112,18 @@ class Signal:
         """Nothing has been seen."""
         self.low, self.high = (np.zeros(self.matrix.rows, np.float32) for _ in range(2))
         self.power_sums = np.zeros(_POWERS)
-        self.counts = np.zeros(len(histogram_edges()), np.int64)
+        self.counts = np.zeros(_BINS, np.int64)
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, part: "Part") -> None:
         """See the next chunk."""
-        low, high, sums, unit = (np.asarray(part) for part in _seen(chunk.weights))
-        rows = chunk.rows(self.matrix)
-        np.minimum.at(self.low, rows, low)
-        np.maximum.at(self.high, rows, high)
-        powers = np.arange(1, _POWERS + 1)
-        self.power_sums += np.ldexp(sums.astype(np.float64).sum(axis=1), int(unit) * powers)
-        self.count += chunk.count
-        self._count_magnitudes(chunk)
-        self._find_extreme(chunk, low, high)
-
-    def _count_magnitudes(self, chunk: Chunk) -> None:
-        bins = (chunk.weights.view(np.int32) & 0x7FFFFFFF) >> _HISTOGRAM_SHIFT
-        found = np.bincount(bins, minlength=len(self.counts))
-        found[0] -= CHUNK - chunk.count  # zeros that fill the chunk
-        self.counts += found
-        self.zeros += int(np.count_nonzero(chunk.weights == 0)) - (CHUNK - chunk.count)
-
-    def _find_extreme(self, chunk: Chunk, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-        tops = np.maximum(-low, high)
-        piece = int(tops.argmax())
-        if not float(tops[piece]) > abs(self.extreme[0]):
-            return
-        within = chunk.weights[piece * PIECE : (piece + 1) * PIECE]
-        at = int(np.abs(within).argmax())
-        row, part = divmod(chunk.first + piece, self.matrix.row_pieces)
-        self.extreme = float(within[at]), row * self.matrix.columns + part * PIECE + at
+        np.minimum.at(self.low, part.rows, part.low)
+        np.maximum.at(self.high, part.rows, part.high)
+        self.power_sums += part.power_sums
+        self.count += part.count
+        self.zeros += part.zeros
+        self.counts += part.counts
+        if abs(part.extreme[0]) > abs(self.extreme[0]):
+            self.extreme = part.extreme
 
     # --- what it says -----------------------------------------------------------------------------------------------
 
@@ -121,6 +141,18 @@ class Signal:
     def max_abs(self) -> float:
         """Largest magnitude."""
         return abs(self.extreme[0])
+
+    def magnitudes(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Edges and counts of |w| in bins of a quarter octave, from the first that holds any to the last; no zeros."""
+        counts = self.counts.reshape(-1, _BINS_MERGED).sum(axis=1)
+        counts[0] -= self.zeros
+        held = np.flatnonzero(counts)
+        if not held.size:
+            return np.zeros(1), counts[:0]
+        first, last = held[0], held[-1] + 1
+        lower = histogram_edges()[first * _BINS_MERGED : (last + 1) * _BINS_MERGED : _BINS_MERGED]
+        edges = np.where(np.isfinite(lower), lower, np.inf).astype(np.float64)
+        return edges, counts[first:last]
 
     def columns(self) -> dict[str, Any]:
         """The table of the module, NaN where all weights are 0."""
@@ -151,8 +183,8 @@ def signal_of(take: Take, matrix: Matrix) -> Signal:
     ((-2.0, 1), 1, 1.886)
     """
     found = Signal(matrix)
-    for chunk in chunks(take, matrix):
-        found.add(chunk)
+    for part in in_order(partial(part_of, matrix), chunks(take, matrix)):
+        found.add(part)
     return found
 
 
@@ -167,5 +199,9 @@ def beyond_sigmas(take: Take, signal: Signal, sigmas: Sequence[float]) -> list[f
     limits = np.array([np.float64(signal.sigma) * s for s in sigmas])
     below = limits.astype(np.float32)
     below = np.where(below.astype(np.float64) > limits, np.nextafter(below, np.float32(0)), below)
-    counts = sum(np.asarray(_beyond(chunk.weights, below), np.int64) for chunk in chunks(take, signal.matrix))
-    return [float(count) / signal.count for count in np.atleast_1d(counts)]
+
+    def beyond(chunk: Chunk) -> NDArray[np.int64]:
+        return np.asarray(_beyond(chunk.weights, below), np.int64)
+
+    counts = sum(in_order(beyond, chunks(take, signal.matrix)), np.zeros(len(sigmas), np.int64))
+    return [float(count) / signal.count for count in counts]

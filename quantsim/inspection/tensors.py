@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from quantsim.checkpoints.checkpoint import Checkpoint
 from quantsim.checkpoints.entries import Entry
 from quantsim.inspection import importances
 from quantsim.inspection.errors import MOST_AT_ONCE, CannotMeasureError, Damage, Subject, damages
-from quantsim.inspection.fitting import Fit, fit
+from quantsim.inspection.fitting import Fit, fit, with_std
 from quantsim.inspection.pieces import Matrix, Take
 from quantsim.inspection.predicting import predict
 from quantsim.inspection.roles import Role
@@ -64,7 +63,7 @@ def rows_of(
     signal = signal_of(take, matrix)
     is_matrix = takes_formats(entry, role) and signal.max_abs > 0
     fitted = fit(signal) if is_matrix else None
-    row = _tensor_row(entry, role, matrix, signal) | _fit_columns(fitted)
+    row = _tensor_row(entry, role, matrix, signal) | _fit_columns(fitted) | _magnitudes(signal)
     row |= dict(zip(("beyond_3", "beyond_10"), beyond_sigmas(take, signal, SIGMAS), strict=True))
     if not is_matrix:
         return [row]
@@ -133,13 +132,20 @@ def _tensor_row(entry: Entry, role: Role, matrix: Matrix, signal: Signal) -> dic
 
 def _fit_columns(fitted: Fit | None) -> dict[str, Any]:
     if fitted is None:
-        return dict.fromkeys(("population", "distance", "expected_crest", "stray"))
+        return dict.fromkeys(("population", "family", "distance", "expected_crest", "stray"))
     return {
         "population": str(fitted.population),
+        "family": str(with_std(fitted.population, 1.0)),
         "distance": fitted.distance,
         "expected_crest": fitted.crest,
         "stray": fitted.stray,
     }
+
+
+def _magnitudes(signal: Signal) -> dict[str, Any]:
+    """Counts of |w| in bins of a quarter octave, and the edges of the bins."""
+    edges, counts = signal.magnitudes()
+    return {"magnitude_edges": edges.tolist(), "magnitude_counts": counts.tolist()}
 
 
 def _error_rows(
