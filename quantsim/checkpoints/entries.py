@@ -16,7 +16,7 @@ MOST_BYTES_OF_HEADER = 100_000_000
 MOST_TENSORS = 2**20
 MOST_AXES = 8
 MOST_BYTES_OF_NAME = 2**16 - 1
-MOST_WEIGHTS = 2**63 - 1
+MOST_WEIGHTS = 2**58  # of which bytes have numbers of 63 bits
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def checked_shape(shape: Iterable[object]) -> tuple[int, ...]:
     if not all(type(n) is int and n >= 0 for n in found):
         raise ValueError(f"has a shape that is none: {_cut(found)}")
     whole = tuple(n for n in found if type(n) is int)
-    if prod(whole) > MOST_WEIGHTS:
+    if prod(n or 1 for n in whole) > MOST_WEIGHTS:  # NumPy cannot make empty arrays of such axes either
         raise ValueError(f"has {prod(whole)} weights, shape {whole}: no file holds them")
     return whole
 

@@ -9,7 +9,7 @@ from quantsim.checkpoints.entries import MOST_BYTES_OF_HEADER
 from quantsim.checkpoints.files import Bytes
 from quantsim.checkpoints.gguf_header import _ARRAY, _NUMBERS, _STRING
 
-_WINDOW = 2**20
+_WINDOW = 2**16
 #: Values of all metadata together; each can become an object of Python.
 MOST_VALUES = 2**22
 MOST_NESTING = 4
