@@ -6,6 +6,7 @@ goes through the same functions of blocks as a part of the caller's own program.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,8 @@ def unpacked(layout: Layout, data: jax.Array | np.ndarray) -> Weights:
 
 def _on_the_host(data: jax.Array | np.ndarray) -> bool:
     """Whether ``data`` lie in the memory of this process, and their weights belong there, too."""
-    if not on_cpu() or not jax.sharding.get_abstract_mesh().empty or jax.config.jax_disable_jit:
+    config: Any = jax.config
+    if not on_cpu() or not jax.sharding.get_abstract_mesh().empty or config.jax_disable_jit:
         return False
     if isinstance(data, np.ndarray):
         return True

@@ -102,7 +102,8 @@ def iq1_s(data: UInt8[Array, "blocks 50"]) -> Weights:
 def iq1_m(data: UInt8[Array, "blocks 56"]) -> Weights:
     """Weights of IQ1_M."""
     words = little_endian(data[:, 48:], 2)
-    d = as_half(sum((words[:, i : i + 1] >> 12) << (4 * i) for i in range(4)))
+    digits = words >> 12
+    d = as_half(digits[:, :1] | (digits[:, 1:2] << 4) | (digits[:, 2:3] << 8) | (digits[:, 3:] << 12))
     steps = d * (2 * number(((words[..., None] >> _shifts(3)) & np.uint32(7)).reshape(-1, 16)) + 1)
     high = _nibbles(data[:, 32:48])
     return _shifted(wide(data[:, :32]) | ((high & np.uint32(7)) << 8), high >> 3, steps)

@@ -4,8 +4,7 @@ A chunk, which fits the caches, is computed in memory that is kept and donated t
 copied from there into the result (``memory``). While one chunk is copied the next one is computed.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
 from functools import cache
 from typing import Any
 
@@ -22,34 +21,30 @@ CHUNK = 2**20
 _AHEAD = 2  # chunks under way at a time
 #: At its highest level LLVM unrolls loops over 16 or 32 weights before it looks for vectors in them, and finds none.
 _OPTIONS = {"xla_backend_optimization_level": 1}
+#: Memory of chunks that no call uses at the moment.
+_spare: defaultdict[Layout, list[jax.Array]] = defaultdict(list)
 
 
 def unpacked(layout: Layout, data: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Weights of bytes (..., whole blocks), of which there is one, in memory that JAX takes over as it is."""
-    blocks = data.reshape(-1, layout.nbytes)
+    blocks, program, size = data.reshape(-1, layout.nbytes), _program(layout), CHUNK // layout.size
     out = empty(len(blocks) * layout.size)
-    for first, weights in _chunks(layout, blocks):
-        part = out[first * layout.size :][: weights.size]
-        np.copyto(part, weights[: part.size])
+    under_way: deque[tuple[int, jax.Array]] = deque()
+    for chunk, first in enumerate(range(0, len(blocks), size)):
+        if len(under_way) == _AHEAD:
+            _spare[layout].append(_copied(out, *under_way.popleft()))
+        under_way.append((chunk, program(_memory(layout), _whole(blocks[first : first + size], size))))
+    while under_way:
+        _spare[layout].append(_copied(out, *under_way.popleft()))
     return out.reshape(layout.shape(data.shape))
 
 
-def _chunks(layout: Layout, blocks: UInt8[np.ndarray, "blocks nbytes"]) -> Iterator[tuple[int, np.ndarray]]:
-    """The first block and the weights of every chunk, valid until the next one is asked for."""
-    program, spare, size = _program(layout), _spare(layout), CHUNK // layout.size
-    under_way: deque[tuple[int, jax.Array]] = deque()
-    for first in range(0, len(blocks), size):
-        if len(under_way) == _AHEAD:
-            yield from _next(under_way, spare)
-        under_way.append((first, program(_memory(layout), _whole(blocks[first : first + size], size))))
-    while under_way:
-        yield from _next(under_way, spare)
-
-
-def _next(under_way: deque[tuple[int, jax.Array]], spare: list[jax.Array]) -> Iterator[tuple[int, np.ndarray]]:
-    first, found = under_way.popleft()
-    yield first, np.from_dlpack(found.block_until_ready()).reshape(-1)
-    spare.append(found)
+def _copied(out: Float32[np.ndarray, " weights"], chunk: int, found: jax.Array) -> jax.Array:
+    """``found``, its weights copied to where they belong; nothing else refers to its memory any more."""
+    part = out[chunk * CHUNK : (chunk + 1) * CHUNK]
+    stored: Any = found.block_until_ready()
+    np.copyto(part, np.from_dlpack(stored).reshape(-1)[: part.size])
+    return found
 
 
 def _whole(blocks: UInt8[np.ndarray, "blocks nbytes"], size: int) -> UInt8[np.ndarray, "size nbytes"]:
@@ -74,16 +69,10 @@ def _program(layout: Layout) -> Any:
 def _memory(layout: Layout) -> jax.Array:
     """Memory of a chunk that no other call uses."""
     try:
-        return _spare(layout).pop()
+        return _spare[layout].pop()
     except IndexError:
         with jax.ensure_compile_time_eval():  # an array, though a caller may be traced
             return jnp.zeros(_shape(layout), jnp.float32)
-
-
-@cache
-def _spare(layout: Layout) -> list[jax.Array]:
-    """Memory of chunks that no call uses at the moment."""
-    return []
 
 
 @cache
