@@ -6,6 +6,7 @@ goes through the same functions of blocks as a part of the caller's own program.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +55,17 @@ def unpacked(layout: Layout, data: jax.Array | np.ndarray) -> Weights:
     if not data.size:
         return jnp.zeros(layout.shape(data.shape), jnp.float32)
     if _on_the_host(data):
-        return jnp.asarray(host.unpacked(layout, np.asarray(data)))
+        return jax.device_put(host.unpacked(layout, np.asarray(data)), may_alias=True)
     return _compiled(layout, jnp.asarray(data))
 
 
 def _on_the_host(data: jax.Array | np.ndarray) -> bool:
     """Whether ``data`` lie in the memory of this process, and their weights belong there, too."""
-    if not on_cpu() or isinstance(data, np.ndarray):
-        return on_cpu()
+    config: Any = jax.config
+    if not on_cpu() or not jax.sharding.get_abstract_mesh().empty or config.jax_disable_jit:
+        return False
+    if isinstance(data, np.ndarray):
+        return True
     try:
         return len(data.devices()) == 1 and not data.committed
     except jax.errors.ConcretizationTypeError:  # traced

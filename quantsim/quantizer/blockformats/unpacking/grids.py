@@ -29,7 +29,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8, UInt32
 
-from quantsim._types import Blocks
+from quantsim._types import Weights
 from quantsim.quantizer.blockformats.unpacking.pieces import (
     apart,
     as_half,
@@ -46,16 +46,16 @@ from quantsim.quantizer.blockformats.unpacking.pieces import (
 
 @cache
 def grid(name: str) -> np.ndarray:
-    """Levels of a grid, int8 (places, 8 or 4): "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq1".
+    """Levels of a grid, float32 (places, 8 or 4): "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq1".
 
     >>> grid("iq2_xxs").shape, grid("iq3_s")[0].tolist()
-    ((256, 8), [1, 1, 1, 1])
+    ((256, 8), [1.0, 1.0, 1.0, 1.0])
     """
     with np.load(Path(__file__).parent / "grids.npz") as data:
-        return data[name]
+        return data[name].astype(np.float32)
 
 
-def iq2_xxs(data: UInt8[Array, "blocks 66"]) -> Blocks:
+def iq2_xxs(data: UInt8[Array, "blocks 66"]) -> Weights:
     """Weights of IQ2_XXS."""
     words = little_endian(data[:, 2:], 4).reshape(-1, 8, 2)
     steps = half(data[:, :2]) * (number(words[..., 1] >> 28) + 0.5) * 0.25
@@ -63,35 +63,35 @@ def iq2_xxs(data: UInt8[Array, "blocks 66"]) -> Blocks:
     return _signed("iq2_xxs", places, _even_signs(words[..., 1]), steps)
 
 
-def iq2_xs(data: UInt8[Array, "blocks 74"]) -> Blocks:
+def iq2_xs(data: UInt8[Array, "blocks 74"]) -> Weights:
     """Weights of IQ2_XS."""
     both = little_endian(data[:, 2:66], 2)
     steps = half(data[:, :2]) * (number(_nibbles(data[:, 66:])) + 0.5) * 0.25
     return _signed("iq2_xs", both & np.uint32(511), _even(both >> 9), steps)
 
 
-def iq2_s(data: UInt8[Array, "blocks 82"]) -> Blocks:
+def iq2_s(data: UInt8[Array, "blocks 82"]) -> Weights:
     """Weights of IQ2_S."""
     high = planes(data[:, 66:74], 1, 2).reshape(-1, 32)
     steps = half(data[:, :2]) * (number(_nibbles(data[:, 74:])) + 0.5) * 0.25
     return _signed("iq2_s", wide(data[:, 2:34]) | (high << 8), wide(data[:, 34:66]), steps)
 
 
-def iq3_xxs(data: UInt8[Array, "blocks 98"]) -> Blocks:
+def iq3_xxs(data: UInt8[Array, "blocks 98"]) -> Weights:
     """Weights of IQ3_XXS."""
     words = little_endian(data[:, 66:], 4)
     steps = half(data[:, :2]) * (number(words >> 28) + 0.5) * 0.5
     return _signed("iq3_xxs", wide(data[:, 2:66]), _even_signs(words), steps)
 
 
-def iq3_s(data: UInt8[Array, "blocks 110"]) -> Blocks:
+def iq3_s(data: UInt8[Array, "blocks 110"]) -> Weights:
     """Weights of IQ3_S."""
     ninth = bits_of(data[:, 66:74]).reshape(-1, 64)
     steps = half(data[:, :2]) * (2 * number(_nibbles(data[:, 106:])) + 1)
     return _signed("iq3_s", wide(data[:, 2:66]) | (ninth << 8), wide(data[:, 74:106]), steps)
 
 
-def iq1_s(data: UInt8[Array, "blocks 50"]) -> Blocks:
+def iq1_s(data: UInt8[Array, "blocks 50"]) -> Weights:
     """Weights of IQ1_S."""
     words = little_endian(data[:, 34:], 2)
     steps = half(data[:, :2]) * (2 * number((words >> 12) & np.uint32(7)) + 1)
@@ -99,10 +99,11 @@ def iq1_s(data: UInt8[Array, "blocks 50"]) -> Blocks:
     return _shifted(wide(data[:, 2:34]) | (high << 8), words >> 15, steps)
 
 
-def iq1_m(data: UInt8[Array, "blocks 56"]) -> Blocks:
+def iq1_m(data: UInt8[Array, "blocks 56"]) -> Weights:
     """Weights of IQ1_M."""
     words = little_endian(data[:, 48:], 2)
-    d = as_half(sum((words[:, i : i + 1] >> 12) << (4 * i) for i in range(4)))
+    digits = words >> 12
+    d = as_half(digits[:, :1] | (digits[:, 1:2] << 4) | (digits[:, 2:3] << 8) | (digits[:, 3:] << 12))
     steps = d * (2 * number(((words[..., None] >> _shifts(3)) & np.uint32(7)).reshape(-1, 16)) + 1)
     high = _nibbles(data[:, 32:48])
     return _shifted(wide(data[:, :32]) | ((high & np.uint32(7)) << 8), high >> 3, steps)
@@ -110,26 +111,26 @@ def iq1_m(data: UInt8[Array, "blocks 56"]) -> Blocks:
 
 def _signed(
     name: str, places: UInt32[Array, "..."], signs: UInt32[Array, "..."], steps: Float[Array, "blocks scales"]
-) -> Blocks:
+) -> Float[Array, "blocks scales run 8"]:
     """``± level step``: a place for each row of the grid, a byte of signs for each 8 weights, a step for each run."""
-    blocks = len(steps)
-    places, signs, steps = apart(places.reshape(blocks, -1), signs.reshape(blocks, 32, 1), steps)
-    levels = looked_up(grid(name), places).astype(jnp.float32).reshape(blocks, 32, 8)
-    bits = (signs >> np.arange(8, dtype=np.uint32)[None, None]) & np.uint32(1)
-    return (levels * negated(_for_each_8(steps), bits)).reshape(blocks, 256)
+    places, signs, steps = apart(places.reshape(len(steps), -1), _for_each_8(signs, steps), steps[:, :, None, None])
+    bits = (signs >> np.arange(8, dtype=np.uint32).reshape(1, 1, 1, 8)) & np.uint32(1)
+    return looked_up(grid(name), places).reshape(bits.shape) * negated(steps, bits)
 
 
-def _shifted(places: UInt32[Array, "blocks 32"], shifts: UInt32[Array, "..."], steps: Float[Array, "..."]) -> Blocks:
+def _shifted(
+    places: UInt32[Array, "blocks 32"], shifts: UInt32[Array, "blocks shifts"], steps: Float[Array, "blocks scales"]
+) -> Float[Array, "blocks scales run 8"]:
     """``(level ± 1/8) step``."""
-    blocks = len(steps)
     delta = negated(jnp.full(shifts.shape, 0.125, jnp.float32), shifts)
-    places, delta, steps = apart(places, delta, steps)
-    levels = looked_up(grid("iq1"), places).astype(jnp.float32)
-    return ((levels + _for_each_8(delta)) * _for_each_8(steps)).reshape(blocks, 256)
+    delta = _for_each_8(jnp.repeat(delta, 32 // shifts.shape[1], axis=1), steps)
+    places, delta, steps = apart(places, delta, steps[:, :, None, None])
+    return (looked_up(grid("iq1"), places).reshape(*delta.shape[:3], 8) + delta) * steps
 
 
-def _for_each_8(x: Float[Array, "blocks scales"]) -> Float[Array, "blocks 32 1"]:
-    return jnp.repeat(x, 32 // x.shape[-1], axis=-1)[..., None]
+def _for_each_8(x: Array, steps: Float[Array, "blocks scales"]) -> Array:
+    """32 numbers of a block, in the runs that share a step."""
+    return x.reshape(*steps.shape, -1, 1)
 
 
 def _nibbles(data: UInt8[Array, "blocks bytes"]) -> UInt32[Array, "blocks codes"]:

@@ -14,7 +14,8 @@ class Layout:
     Attributes:
         size: weights of a block.
         nbytes: bytes of a block.
-        values: uint8 (blocks, nbytes) to float32 (blocks, size).
+        values: uint8 (blocks, nbytes) to the float32 weights in their order, (blocks, ...) of the axes that the loops
+            over them have: a last reshape to (blocks, size) takes XLA the vectors out of them.
     """
 
     size: int

@@ -85,4 +85,5 @@ def looked_up(table: np.ndarray, places: UInt32[Array, "..."]) -> Any:
 
 def apart(*arrays: Any) -> Any:
     """The same arrays, computed before what uses them, and once."""
-    return lax.optimization_barrier(arrays if len(arrays) > 1 else arrays[0])
+    first, *others = lax.optimization_barrier(arrays)
+    return (first, *others) if others else first

@@ -21,7 +21,7 @@ Source: ggml, ggml-common.h for the fields, ggml-quants.c, ``dequantize_row_q*``
 import numpy as np
 from jaxtyping import Array, UInt8, UInt32
 
-from quantsim._types import Blocks
+from quantsim._types import Weights
 from quantsim.quantizer.blockformats.unpacking.pieces import (
     apart,
     bits_of,
@@ -34,51 +34,47 @@ from quantsim.quantizer.blockformats.unpacking.pieces import (
 )
 
 
-def q4_0(data: UInt8[Array, "blocks 18"]) -> Blocks:
+def q4_0(data: UInt8[Array, "blocks 18"]) -> Weights:
     """Weights of Q4_0."""
     d = apart(half(data[:, :2]))[:, :, None, None]
-    return _blocks(number(planes(data[:, 2:], 16, 4), zero=8) * d)
+    return number(planes(data[:, 2:], 16, 4), zero=8) * d
 
 
-def q4_1(data: UInt8[Array, "blocks 20"]) -> Blocks:
+def q4_1(data: UInt8[Array, "blocks 20"]) -> Weights:
     """Weights of Q4_1."""
     d, low = (x[:, :, None, None] for x in apart(half(data[:, :2]), half(data[:, 2:4])))
-    return _blocks(number(planes(data[:, 4:], 16, 4)) * d + low)
+    return number(planes(data[:, 4:], 16, 4)) * d + low
 
 
-def q5_0(data: UInt8[Array, "blocks 22"]) -> Blocks:
+def q5_0(data: UInt8[Array, "blocks 22"]) -> Weights:
     """Weights of Q5_0."""
     d, fifth = apart(half(data[:, :2]), little_endian(data[:, 2:6], 4))
-    return _blocks(number(_five_bits(data[:, 6:], fifth), zero=16) * d[:, :, None, None])
+    return number(_five_bits(data[:, 6:], fifth), zero=16) * d[:, :, None, None]
 
 
-def q5_1(data: UInt8[Array, "blocks 24"]) -> Blocks:
+def q5_1(data: UInt8[Array, "blocks 24"]) -> Weights:
     """Weights of Q5_1."""
     d, low, fifth = apart(half(data[:, :2]), half(data[:, 2:4]), little_endian(data[:, 4:8], 4))
-    return _blocks(number(_five_bits(data[:, 8:], fifth)) * d[:, :, None, None] + low[:, :, None, None])
+    return number(_five_bits(data[:, 8:], fifth)) * d[:, :, None, None] + low[:, :, None, None]
 
 
-def q8_0(data: UInt8[Array, "blocks 34"]) -> Blocks:
+def q8_0(data: UInt8[Array, "blocks 34"]) -> Weights:
     """Weights of Q8_0."""
     return signed(data[:, 2:]) * apart(half(data[:, :2]))
 
 
-def q8_1(data: UInt8[Array, "blocks 36"]) -> Blocks:
+def q8_1(data: UInt8[Array, "blocks 36"]) -> Weights:
     """Weights of Q8_1, whose second field only serves sums."""
     return signed(data[:, 4:]) * apart(half(data[:, :2]))
 
 
-def q1_0(data: UInt8[Array, "blocks 18"]) -> Blocks:
+def q1_0(data: UInt8[Array, "blocks 18"]) -> Weights:
     """Weights of Q1_0: the scale where a bit is 1, else its negative."""
     d = apart(half(data[:, :2]))[:, :, None]
-    return _blocks(negated(d, bits_of(data[:, 2:]) ^ np.uint32(1)))
+    return negated(d, bits_of(data[:, 2:]) ^ np.uint32(1))
 
 
 def _five_bits(low: UInt8[Array, "blocks 16"], fifth: UInt32[Array, "blocks 1"]) -> UInt32[Array, "blocks 1 2 16"]:
     """Codes of 32 weights, of which a word holds the highest bits."""
     weight = np.arange(32, dtype=np.uint32).reshape(1, 1, 2, 16)
     return planes(low, 16, 4) | (((fifth[:, :, None, None] >> weight) & np.uint32(1)) << 4)
-
-
-def _blocks(weights: Array) -> Blocks:
-    return weights.reshape(len(weights), -1)

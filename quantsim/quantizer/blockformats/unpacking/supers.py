@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from quantsim._types import Blocks
+from quantsim._types import Weights
 from quantsim.quantizer.blockformats.unpacking.pieces import (
     apart,
     half,
@@ -35,48 +35,48 @@ from quantsim.quantizer.blockformats.unpacking.pieces import (
 )
 
 
-def q2_k(data: UInt8[Array, "blocks 84"]) -> Blocks:
+def q2_k(data: UInt8[Array, "blocks 84"]) -> Weights:
     """Weights of Q2_K."""
     both = wide(data[:, :16])
     steps, lows = apart(
         half(data[:, 80:82]) * number(both & np.uint32(15)), half(data[:, 82:84]) * number(both >> np.uint32(4))
     )
     codes = planes(data[:, 16:80], 32, 2).reshape(-1, 2, 4, 2, 16)
-    return _blocks(number(codes) * _by_16(steps) - _by_16(lows))
+    return number(codes) * _by_16(steps) - _by_16(lows)
 
 
-def q3_k(data: UInt8[Array, "blocks 110"]) -> Blocks:
+def q3_k(data: UInt8[Array, "blocks 110"]) -> Weights:
     """Weights of Q3_K; 4 is taken off the code where its third bit is 0."""
     low, high = planes(data[:, 96:104], 8, 4), planes(data[:, 104:108], 4, 2)
     six = low.reshape(-1, 16) | (high.reshape(-1, 16) << 4)
     steps = apart(half(data[:, 108:]) * number(six, zero=32))
     third = planes(data[:, :32], 32, 1).reshape(-1, 2, 4, 32)
     codes = (planes(data[:, 32:96], 32, 2) | (third << 2)).reshape(-1, 2, 4, 2, 16)
-    return _blocks(number(codes, zero=4) * _by_16(steps))
+    return number(codes, zero=4) * _by_16(steps)
 
 
-def q4_k(data: UInt8[Array, "blocks 144"]) -> Blocks:
+def q4_k(data: UInt8[Array, "blocks 144"]) -> Weights:
     """Weights of Q4_K."""
     steps, lows = _steps_and_lows(data)
-    return _blocks(number(planes(data[:, 16:], 32, 4)) * steps - lows)
+    return number(planes(data[:, 16:], 32, 4)) * steps - lows
 
 
-def q5_k(data: UInt8[Array, "blocks 176"]) -> Blocks:
+def q5_k(data: UInt8[Array, "blocks 176"]) -> Weights:
     """Weights of Q5_K."""
     steps, lows = _steps_and_lows(data)
     fifth = planes(data[:, 16:48], 32, 1).reshape(-1, 4, 2, 32)
-    return _blocks(number(planes(data[:, 48:], 32, 4) | (fifth << 4)) * steps - lows)
+    return number(planes(data[:, 48:], 32, 4) | (fifth << 4)) * steps - lows
 
 
-def q6_k(data: UInt8[Array, "blocks 210"]) -> Blocks:
+def q6_k(data: UInt8[Array, "blocks 210"]) -> Weights:
     """Weights of Q6_K: in each half the low bits are planes of 64 weights, the high ones of 32."""
     steps = apart(half(data[:, 208:]) * signed(data[:, 192:208]))
     low = planes(data[:, :128], 64, 4).reshape(-1, 2, 4, 2, 16)
     high = planes(data[:, 128:192], 32, 2).reshape(-1, 2, 4, 2, 16)
-    return _blocks(number(low | (high << 4), zero=32) * _by_16(steps))
+    return number(low | (high << 4), zero=32) * _by_16(steps)
 
 
-def q8_k(data: UInt8[Array, "blocks 292"]) -> Blocks:
+def q8_k(data: UInt8[Array, "blocks 292"]) -> Weights:
     """Weights of Q8_K; a float32 scale that is subnormal counts as zero."""
     d = apart(lax.bitcast_convert_type(little_endian(data[:, :4], 4), jnp.float32))
     return signed(data[:, 4:260]) * d
@@ -99,7 +99,3 @@ def _steps_and_lows(data: UInt8[Array, "blocks nbytes"]) -> tuple[Float[Array, "
 def _by_16(scales: Float[Array, "blocks 16"]) -> Float[Array, "blocks 2 4 2 1"]:
     """A scale for each 16 weights, which are half of a plane."""
     return scales.reshape(-1, 2, 4, 2, 1)
-
-
-def _blocks(weights: Array) -> Blocks:
-    return weights.reshape(len(weights), -1)

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8, UInt32
 
-from quantsim._types import Blocks
+from quantsim._types import Weights
 from quantsim.numerics import ieee
 from quantsim.quantizer.blockformats.nonlinear import TABLE
 from quantsim.quantizer.blockformats.unpacking.pieces import apart, half, looked_up, number, planes, wide
@@ -32,21 +32,21 @@ _E2M1_MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
 _E2M1 = np.concatenate([_E2M1_MAGNITUDES, 0 - _E2M1_MAGNITUDES])
 
 
-def iq4_nl(data: UInt8[Array, "blocks 18"]) -> Blocks:
+def iq4_nl(data: UInt8[Array, "blocks 18"]) -> Weights:
     """Weights of IQ4_NL."""
     d = apart(half(data[:, :2]))[:, :, None, None]
-    return _blocks(looked_up(TABLE, planes(data[:, 2:], 16, 4)) * d)
+    return looked_up(TABLE, planes(data[:, 2:], 16, 4)) * d
 
 
-def iq4_xs(data: UInt8[Array, "blocks 136"]) -> Blocks:
+def iq4_xs(data: UInt8[Array, "blocks 136"]) -> Weights:
     """Weights of IQ4_XS."""
     low, high = planes(data[:, 4:8], 1, 4), planes(data[:, 2:4], 1, 2)
     six = low.reshape(-1, 8) | (high.reshape(-1, 8) << 4)
     steps = apart(half(data[:, :2]) * number(six, zero=32)).reshape(-1, 8, 1, 1)
-    return _blocks(looked_up(TABLE, planes(data[:, 8:], 16, 4)) * steps)
+    return looked_up(TABLE, planes(data[:, 8:], 16, 4)) * steps
 
 
-def mxfp4(data: UInt8[Array, "blocks 17"]) -> Blocks:
+def mxfp4(data: UInt8[Array, "blocks 17"]) -> Weights:
     """Weights of MXFP4, by two products with powers of two, of which the first is exact.
 
     Where the result is subnormal, which arithmetic would make zero, its bits are the level itself, shifted.
@@ -56,26 +56,26 @@ def mxfp4(data: UInt8[Array, "blocks 17"]) -> Blocks:
     value = level * ieee.power_of_two((e >> 1) - 64) * ieee.power_of_two(e - (e >> 1) - 64)
     whole = jnp.abs(level).astype(jnp.int32)
     subnormal = (whole << (21 + jnp.minimum(e, 1))) | (ieee.bits_of(level) & -(2**31))
-    return _blocks(jnp.where((e < 2) & (whole < (4 >> jnp.minimum(e, 2))), ieee.from_bits(subnormal), value))
+    return jnp.where((e < 2) & (whole < (4 >> jnp.minimum(e, 2))), ieee.from_bits(subnormal), value)
 
 
-def nvfp4(data: UInt8[Array, "blocks 36"]) -> Blocks:
+def nvfp4(data: UInt8[Array, "blocks 36"]) -> Weights:
     """Weights of NVFP4."""
     d = apart(_half_e4m3(wide(data[:, :4])))[:, :, None, None]
-    return _blocks(looked_up(_E2M1, planes(data[:, 4:], 8, 4)) * d)
+    return looked_up(_E2M1, planes(data[:, 4:], 8, 4)) * d
 
 
-def tq1_0(data: UInt8[Array, "blocks 54"]) -> Blocks:
+def tq1_0(data: UInt8[Array, "blocks 54"]) -> Weights:
     """Weights of TQ1_0: a byte is a fraction of 256, whose digits in base 3 are the codes."""
     d = apart(half(data[:, 52:]))[:, :, None]
     runs = [_digits(data[:, :32], 5), _digits(data[:, 32:48], 5), _digits(data[:, 48:52], 4)]
-    return jnp.concatenate([_blocks(number(codes, zero=1) * d) for codes in runs], -1)
+    return jnp.concatenate([number(codes.reshape(len(d), -1, 16), zero=1) * d for codes in runs], 1)
 
 
-def tq2_0(data: UInt8[Array, "blocks 66"]) -> Blocks:
+def tq2_0(data: UInt8[Array, "blocks 66"]) -> Weights:
     """Weights of TQ2_0."""
     d = apart(half(data[:, 64:]))[:, :, None, None]
-    return _blocks(number(planes(data[:, :64], 32, 2), zero=1) * d)
+    return number(planes(data[:, :64], 32, 2), zero=1) * d
 
 
 def _digits(data: UInt8[Array, "blocks bytes"], digits: int) -> UInt32[Array, "blocks digits bytes"]:
@@ -89,7 +89,3 @@ def _half_e4m3(code: UInt32[Array, "..."]) -> Float[Array, "..."]:
     field, mantissa = lax.bitcast_convert_type((code >> 3) & np.uint32(15), jnp.int32), number(code & np.uint32(7))
     value = jnp.where(field == 0, mantissa, mantissa + 8) * ieee.power_of_two(jnp.maximum(field, 1) - 11)
     return jnp.where(code == 0x7F, 0.0, value)
-
-
-def _blocks(weights: Array) -> Blocks:
-    return weights.reshape(len(weights), -1)
