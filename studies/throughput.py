@@ -5,7 +5,8 @@ are given; the first round compiles and is not counted. Rates are those of media
 over rounds. quantsim runs on all devices of JAX, torch on a device of that kind with its own threads, NumPy on one
 thread, as it does; what NumPy is slow at it does for fewer weights. Given weights are 2^26, which no cache holds; drawn
 weights come in the chunks of a sweep, buffers that rivals fill too. The limit is one read of 4 bytes a weight, at the
-best rate of any contender; unpacking, of random bytes of every GGUF type, is held under a copy. Scaling runs in processes of their own, whose peak of memory has nothing of torch in it;
+best rate of any contender; unpacking, of random bytes of every GGUF type, is held under a copy.
+Scaling runs in processes of their own, whose peak of memory has nothing of torch in it;
 so does GPTQ of a layer, in a process for each contender (all of them have imported JAX), all under one convention.
 Expected: full statistics are some thirty operations a weight and reach a tenth of the limit, as one fused loop of
 torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
@@ -45,7 +46,7 @@ SCALING, LAYERS = "scaling", "GPTQ"
 
 @dataclass(frozen=True)
 class Config:
-    """Weights: given, drawn, packed and unpacked, of what NumPy is slow at, on several devices, in scaling; what is done."""
+    """Weights: given, drawn, packed or unpacked, of what NumPy is slow at, on several devices, scaled; what is done."""
 
     given: int = 2**26
     drawn: int = 2**24
