@@ -4,7 +4,7 @@ A chunk, which fits the caches, is computed in memory that is kept and donated t
 copied from there into the result (``memory``). While one chunk is copied the next one is computed.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from quantsim.quantizer.blockformats.unpacking.memory import empty
 
 #: Weights of a chunk, and of the parts that a program goes through, as many as are needed.
 CHUNK, _PART = 2**20, 2**17
-_AHEAD = 2  # chunks under way at a time
+_SPARE = 4  # chunks whose memory is kept: two of each of two threads
 #: At its highest level LLVM unrolls loops over 16 or 32 weights before it looks for vectors in them, and finds none.
 _OPTIONS = {"xla_backend_optimization_level": 1}
 #: Memory of chunks that no call uses at the moment.
@@ -28,18 +28,23 @@ _spare: defaultdict[Layout, list[jax.Array]] = defaultdict(list)
 
 def unpacked(layout: Layout, data: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Weights of bytes (..., whole blocks), of which there is one, in memory that JAX takes over as it is."""
-    blocks, program, size = data.reshape(-1, layout.nbytes), _program(layout), CHUNK // layout.size
-    out = empty(len(blocks) * layout.size)
-    under_way: deque[tuple[int, jax.Array]] = deque()
-    for chunk, first in enumerate(range(0, len(blocks), size)):
-        if len(under_way) == _AHEAD:
-            _spare[layout].append(_copied(out, *under_way.popleft()))
-        here = blocks[first : first + size]
-        parts = np.int32(-(-len(here) * layout.size // _PART))
-        under_way.append((chunk, program(_memory(layout), _whole(here, size), parts)))
-    while under_way:
-        _spare[layout].append(_copied(out, *under_way.popleft()))
+    blocks = data.reshape(-1, layout.nbytes)
+    before = _begun(layout, blocks, 0)
+    out = empty(len(blocks) * layout.size)  # after a call of JAX, which lets go of what results have left behind
+    for chunk in range(1, -(-out.size // CHUNK)):
+        after = _begun(layout, blocks, chunk)
+        _keep(layout, _copied(out, *before))
+        before = after
+    _keep(layout, _copied(out, *before))
     return out.reshape(layout.shape(data.shape))
+
+
+def _begun(layout: Layout, blocks: UInt8[np.ndarray, "blocks nbytes"], chunk: int) -> tuple[int, jax.Array]:
+    """A chunk, and its weights, which are under way."""
+    size = CHUNK // layout.size
+    here = blocks[chunk * size : (chunk + 1) * size]
+    parts = np.int32(-(-len(here) * layout.size // _PART))
+    return chunk, _program(layout)(_memory(layout), _whole(here, size), parts)
 
 
 def _copied(out: Float32[np.ndarray, " weights"], chunk: int, found: jax.Array) -> jax.Array:
@@ -86,6 +91,11 @@ def _memory(layout: Layout) -> jax.Array:
     except IndexError:
         with jax.ensure_compile_time_eval():  # an array, though a caller may be traced
             return jnp.zeros(_shape(layout), jnp.float32)
+
+
+def _keep(layout: Layout, memory: jax.Array) -> None:
+    if len(_spare[layout]) < _SPARE:
+        _spare[layout].append(memory)
 
 
 @cache
