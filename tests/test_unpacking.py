@@ -4,6 +4,7 @@ Of the package's types three cannot be dequantized by it: Q8_1, Q8_K and Q1_0 ar
 """
 
 import contextlib
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -231,6 +232,7 @@ def test_threads_do_not_meet():
 
 @contextlib.contextmanager
 def nothing_kept():
+    gc.collect()  # JAX lets go of arrays of NumPy at its next call, or here
     memory._kept.clear()
     yield
     memory._kept.clear()
@@ -250,6 +252,7 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
         oracles.same_bits(view, dequantize(data, "Q8_0")[3:, 5:])
         oracles.same_bits(second, dequantize(data ^ 1, "Q8_0"))
         del view
+        gc.collect()
         assert 4 * 2**15 + 64 in [raw.nbytes for raw in memory._kept]
         assert qs.gguf.unpack(data, "Q8_0").unsafe_buffer_pointer() == place
 

@@ -31,6 +31,14 @@ _E2M1_MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
 #: Minus zero is read as zero.
 _E2M1 = np.concatenate([_E2M1_MAGNITUDES, 0 - _E2M1_MAGNITUDES])
 
+#: Weights of MXFP4 with the scales 0 and 1, which are 2^-128 and 2^-127; then the levels themselves.
+_SMALL_MXFP4 = np.concatenate([np.ldexp(_E2M1, -128), np.ldexp(_E2M1, -127), _E2M1])
+
+#: Bytes of TQ1_0, from, to, and digits of each; and the powers of 3 of all weights.
+_RUNS = ((0, 32, 5), (32, 48, 5), (48, 52, 4))
+_POWERS = np.concatenate([3 ** np.arange(d).repeat(last - first) for first, last, d in _RUNS])
+_POWERS = _POWERS.astype(np.uint32).reshape(1, 16, 16)
+
 
 def iq4_nl(data: UInt8[Array, "blocks 18"]) -> Weights:
     """Weights of IQ4_NL."""
@@ -47,16 +55,12 @@ def iq4_xs(data: UInt8[Array, "blocks 136"]) -> Weights:
 
 
 def mxfp4(data: UInt8[Array, "blocks 17"]) -> Weights:
-    """Weights of MXFP4, by two products with powers of two, of which the first is exact.
-
-    Where the result is subnormal, which arithmetic would make zero, its bits are the level itself, shifted.
-    """
-    e = lax.bitcast_convert_type(wide(data[:, :1]), jnp.int32)[:, :, None, None]
-    level = looked_up(_E2M1, planes(data[:, 1:], 16, 4))
-    value = level * ieee.power_of_two((e >> 1) - 64) * ieee.power_of_two(e - (e >> 1) - 64)
-    whole = jnp.abs(level).astype(jnp.int32)
-    subnormal = (whole << (21 + jnp.minimum(e, 1))) | (ieee.bits_of(level) & -(2**31))
-    return jnp.where((e < 2) & (whole < (4 >> jnp.minimum(e, 2))), ieee.from_bits(subnormal), value)
+    """Weights of MXFP4; of the two least scales from a table, since arithmetic would make subnormal numbers zero."""
+    e = wide(data[:, :1])
+    d = lax.bitcast_convert_type((jnp.maximum(e, 2) - 1) << 23, jnp.float32)
+    row, d = (x[:, :, None, None] for x in apart(jnp.minimum(e, 2) << 4, d))
+    found = looked_up(_SMALL_MXFP4, planes(data[:, 1:], 16, 4) | row)
+    return jnp.where(row < 32, found, found * d)
 
 
 def nvfp4(data: UInt8[Array, "blocks 36"]) -> Weights:
@@ -66,22 +70,20 @@ def nvfp4(data: UInt8[Array, "blocks 36"]) -> Weights:
 
 
 def tq1_0(data: UInt8[Array, "blocks 54"]) -> Weights:
-    """Weights of TQ1_0: a byte is a fraction of 256, whose digits in base 3 are the codes."""
-    d = apart(half(data[:, 52:]))[:, :, None]
-    runs = [_digits(data[:, :32], 5), _digits(data[:, 32:48], 5), _digits(data[:, 48:52], 4)]
-    return jnp.concatenate([number(codes.reshape(len(d), -1, 16), zero=1) * d for codes in runs], 1)
+    """Weights of TQ1_0: a byte is a fraction of 256, whose digits in base 3 are the codes.
+
+    A digit is what is whole of 3 times the fraction times a power of 3, without what was whole of that.
+    """
+    runs = [jnp.tile(data[:, first:last], (1, digits)) for first, last, digits in _RUNS]
+    bytes_, d = apart(jnp.concatenate(runs, -1).reshape(-1, 16, 16), half(data[:, 52:]))
+    codes = (((wide(bytes_) * _POWERS) & np.uint32(255)) * np.uint32(3)) >> 8
+    return number(codes, zero=1) * d[:, :, None]
 
 
 def tq2_0(data: UInt8[Array, "blocks 66"]) -> Weights:
     """Weights of TQ2_0."""
     d = apart(half(data[:, 64:]))[:, :, None, None]
     return number(planes(data[:, :64], 32, 2), zero=1) * d
-
-
-def _digits(data: UInt8[Array, "blocks bytes"], digits: int) -> UInt32[Array, "blocks digits bytes"]:
-    """Digits of fractions: the fraction times a power of 3, without what is whole of it, times 3, and what is whole."""
-    powers = 3 ** np.arange(digits, dtype=np.uint32)[None, :, None]
-    return (((wide(data)[:, None] * powers) & np.uint32(255)) * np.uint32(3)) >> 8
 
 
 def _half_e4m3(code: UInt32[Array, "..."]) -> Float[Array, "..."]:
