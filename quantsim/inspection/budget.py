@@ -121,7 +121,10 @@ def _slope(a: Choice, b: Choice) -> float:
 def hull(choices: Sequence[Choice]) -> list[Choice]:
     """The choices that a Lagrange multiplier can pick: the lower convex hull, falling from fewest bits.
 
-    >>> [c.format for c in hull([Choice("a", 1, 9), Choice("b", 2, 8), Choice("c", 3, 1), Choice("d", 4, 2)])]
+    >>> [
+    ...     c.format
+    ...     for c in hull([Choice("a", 1.0, 9.0), Choice("b", 2.0, 8.0), Choice("c", 3.0, 1.0), Choice("d", 4.0, 2.0)])
+    ... ]
     ['a', 'c']
     """
     found: list[Choice] = []

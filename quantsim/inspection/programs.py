@@ -95,7 +95,7 @@ def _quantized(q: Any, w: Blocks, extremes: Any, columns: Any) -> Blocks:
 
 
 def _one_scale(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:
-    scale, zero = calibrated(q, extremes, np.full(len(w), 2))
+    scale, zero = calibrated(q, extremes, 2)
     return nearest(q, w, scale, zero)
 
 

@@ -171,7 +171,7 @@ class Signal:
 @jax.jit
 def _beyond(w: Float[Array, " chunk"], limits: Float[Array, " limits"]) -> Int[Array, " limits"]:
     """How many weights lie beyond each limit, strictly."""
-    return jnp.sum(jnp.abs(w) > limits[:, None], axis=1, dtype=jnp.int32)
+    return jnp.sum(jnp.abs(w)[None, :] > limits[:, None], axis=1, dtype=jnp.int32)
 
 
 def signal_of(take: Take, matrix: Matrix) -> Signal:
