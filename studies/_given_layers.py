@@ -62,6 +62,6 @@ def extremes(ax: plotting.Axes, rows: Rows, types: Sequence[str]) -> None:
 
 
 def _name_types(ax: plotting.Axes, types: Sequence[Any]) -> None:
-    ax.set_xticks(range(len(types)), [SHORT.get(kind, kind) for kind in types])
+    ax.set_xticks(range(len(types)), [str(SHORT.get(kind, kind)) for kind in types])
     crowded = len(types) > _MOST_WIDE
     ax.tick_params(axis="x", labelsize=6.5, labelrotation=60 if crowded else 0)
