@@ -1,5 +1,6 @@
 """Weights from files: every type comes back bit for bit, every broken file is named, nothing is ever unpickled."""
 
+import os
 import pickle
 import struct
 import zipfile
@@ -157,9 +158,9 @@ def header(text):
 
 
 BAD = {
-    "missing": (lambda folder: folder / "w.npy", "no such file; name an .npy, .safetensors or .gguf file"),
-    "a folder": (folder_called("w.npy"), "a folder, not a file"),
-    "a checkpoint folder": (folder_called("model"), "a folder, not a file"),
+    "missing": (lambda folder: folder / "w.npy", "no such file; name an .npy, .safetensors or .gguf file, or a folder"),
+    "a folder": (folder_called("w.npy"), "no checkpoint in this folder; name a file"),
+    "a checkpoint folder": (folder_called("model"), "no checkpoint in this folder; name a file"),
     "pickled array": (trap("array.npy"), "holds pickled objects, which are never loaded; save it again with numpy"),
     "pickle called npy": (trap("w.npy"), "no .npy file: .*save it again with numpy.save"),
     "torch file called npy": (trap("torch.npy"), "no .npy file: .*save it again with numpy.save"),
@@ -180,7 +181,6 @@ BAD = {
     "complex": (npy(np.ones(3, complex)), "complex128, not real numbers"),
     "empty array": (npy(np.ones((0, 3), "f4")), r"'w' is empty, shape \(0, 3\)"),
     "empty tensor": (tensor("f4", (3, 0)), r"'w' is empty, shape \(3, 0\)"),
-    "fp8 tensor": (tensor(E4M3), r"no tensor of F64, F32, F16, BF16; it holds w \(F8_E4M3\)"),
     "integers only": (tensor("i4"), r"it holds w \(I32\); integers are read by name"),
 }  # fmt: skip
 
@@ -255,7 +255,7 @@ def test_an_unknown_tensor_is_named_with_those_there_are(tensors, name, message,
 
 
 def test_an_npy_file_holds_one_array(tmp_path):
-    with pytest.raises(CheckpointError, match="holds one array, here called 'w', not 'v'"):
+    with pytest.raises(CheckpointError, match=r"no tensor 'v'; it holds w \(F32\)"):
         list(read(npy(weights("f4"))(tmp_path), "v"))
 
 
@@ -273,6 +273,6 @@ def test_an_unreadable_file_is_a_bad_file(tmp_path, monkeypatch):
     def refuse(*_args, **_kw):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CheckpointError, match=r"w\.npy: Permission denied"):
         list(read(npy(weights("f4"))(tmp_path)))

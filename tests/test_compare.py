@@ -121,7 +121,7 @@ def f32(array):
 BESIDE = {
     "bias": (f32(np.ones(48)), "48"),
     "conv": (f32(np.ones((8, 8, 3, 3))), "3"),
-    "fp8": (("F8_E4M3", [4, 4], bytes(16)), "stored as F8_E4M3, which cannot be read"),
+    "fp6": (("F6_E2M3", [4, 4], bytes(12)), "stored as F6_E2M3, which cannot be read"),
     "steps": (("I64", [2], bytes(16)), "stored as I64, integers are read by name"),
     "mask": (("BOOL", [3], bytes(3)), "stored as BOOL, which cannot be read"),
     "nothing": (f32(np.ones((0, 32))), "empty, shape"),
@@ -170,7 +170,7 @@ def test_a_tensor_that_was_asked_for_must_be_measurable(quantsim, checkpoint, te
 
 def test_a_file_of_which_nothing_can_be_measured_is_a_bad_file(quantsim, tmp_path):
     path = tmp_path / "biases.safetensors"
-    write_safetensors(path, {name: BESIDE[name][0] for name in ("bias", "conv", "fp8")})
+    write_safetensors(path, {name: BESIDE[name][0] for name in ("bias", "conv", "fp6")})
     for args in (("compare", "q8_0", "--weights", path), ("matrix", path, "--format", "q8_0")):
         code, shown, message = quantsim(*args)
         assert (code, shown) == (3, "")
@@ -180,7 +180,7 @@ def test_a_file_of_which_nothing_can_be_measured_is_a_bad_file(quantsim, tmp_pat
 def test_a_reader_raises_or_says_what_it_leaves_out(checkpoint):
     said = {}
     assert [name for name, _ in weights(checkpoint, refused=said.__setitem__)] == ["bias", "conv", "matrix"]
-    assert set(said) == {"fp8", "steps", "mask", "nothing", "broken"}
+    assert set(said) == {"fp6", "steps", "mask", "nothing", "broken"}
     with pytest.raises(TensorError, match="'broken' cannot be weights") as caught:
         list(weights(checkpoint, "broken"))
     assert (caught.value.tensor, isinstance(caught.value, CheckpointError)) == ("broken", True)
@@ -222,7 +222,7 @@ NAMES = ("up\x1b[2J", "bell\x07", "c1\x9b31m", "back\u202ewards", "line\nbreak",
 
 def test_names_from_a_file_reach_the_terminal_as_text(quantsim, tmp_path):
     path = tmp_path / "w.safetensors"
-    left_out = {f"{name}8": BESIDE["fp8"][0] for name in NAMES}
+    left_out = {f"{name}6": BESIDE["fp6"][0] for name in NAMES}
     write_safetensors(path, {name: f32(uniform((2, 32))) for name in NAMES} | left_out)
     for args in (("compare", "bf16", "--weights", path), ("matrix", path), ("matrix", path, "--json")):
         code, shown, message = quantsim(*args)

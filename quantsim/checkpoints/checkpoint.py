@@ -1,13 +1,13 @@
 """A checkpoint: every tensor that its files list, and the numbers of each, read when they are asked for."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantsim.checkpoints import decoding
+from quantsim.checkpoints import decoding, scales
 from quantsim.checkpoints.entries import Entry
 from quantsim.checkpoints.errors import TensorError
 from quantsim.checkpoints.files import Stamp, opened
@@ -23,22 +23,30 @@ class Checkpoint:
         kind: "safetensors", "gguf" or "npy".
         metadata: GGUF's keys and values, or the texts of a safetensors file; of several files those of the first.
         entries: every tensor of any type, in the order of the file; several files in the order of their names.
-        files: the files.
+        stamps: each file, and by what it is known again.
     """
 
     path: Path
     kind: str
     metadata: dict[str, Any]
     entries: tuple[Entry, ...]
-    files: tuple[Path, ...]
     stamps: dict[Path, Stamp] = field(repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in the order of their names."""
+        return tuple(self.stamps)
+
+    @cached_property
+    def _named(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in self.entries}
 
     def weights(
         self, entry: Entry, first: int = 0, count: int | None = None, *, nonfinite: str = "raise"
     ) -> np.ndarray:
         """Float32 weights ``first`` … ``first + count`` of a tensor in row-major order; no other bytes are read.
 
-        Numbers beyond float32 become infinite. Of a tensor that is ``scaled_by`` another they are without that scale.
+        Numbers beyond float32 become infinite. Codes of a tensor that is ``scaled_by`` another are multiplied by it.
 
         Args:
             entry: one of ``entries``.
@@ -50,6 +58,14 @@ class Checkpoint:
             TensorError: for a tensor that cannot be read as weights, and for a NaN or infinity, named with its index.
             CheckpointError: if the file has changed since it was opened.
             ValueError: for weights that are not there, or begin or end within a block.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from quantsim.checkpoints import open_checkpoint
+        >>> with TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/w.npy", np.arange(6.0).reshape(2, 3))
+        ...     checkpoint = open_checkpoint(f"{folder}/w.npy")
+        ...     checkpoint.weights(checkpoint.entries[0], 2, 3).tolist()
+        [2.0, 3.0, 4.0]
         """
         if nonfinite not in ("raise", "propagate"):
             raise ValueError(f"nonfinite is 'raise' or 'propagate', not {nonfinite!r}")
@@ -58,7 +74,13 @@ class Checkpoint:
         count = entry.size - first if count is None else count
         _check_range(entry, first, count)
         with opened(entry.path, self.stamps[entry.path]) as file:
-            return decoding.weights(file, entry, first, count, check=nonfinite == "raise")
+            found = decoding.weights(file, entry, first, count)
+        if entry.scaled_by is not None and count:
+            scale = self._named[entry.scaled_by]
+            scales.apply(entry, scale, partial(self.weights, scale, nonfinite=nonfinite), first, found)
+        if nonfinite == "raise":
+            decoding.check_finite(entry, first, found)
+        return found
 
     def stored(self, entry: Entry) -> StoredTensor:
         """A tensor as its file stores it, mapped: numbers of a plain type, else bytes of blocks (out, bytes of a row).
@@ -69,10 +91,6 @@ class Checkpoint:
         """
         with opened(entry.path, self.stamps[entry.path]):
             return StoredTensor(entry.name, entry.type, decoding.mapped(entry))
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Every tensor."""
-        return iter(self.entries)
 
 
 def _check_range(entry: Entry, first: int, count: int) -> None:

@@ -1,8 +1,10 @@
 """Numbers of a tensor from its file: as float32, piece by piece, and mapped as they are stored."""
 
+from math import prod
+
 import numpy as np
 
-from quantsim.checkpoints.elements import Storage, decode
+from quantsim.checkpoints.elements import FLOATS, Storage, decode
 from quantsim.checkpoints.entries import Entry
 from quantsim.checkpoints.errors import TensorError
 from quantsim.checkpoints.files import Bytes
@@ -11,36 +13,34 @@ from quantsim.checkpoints.files import Bytes
 PIECE = 2**20
 
 
-def weights(file: Bytes, entry: Entry, first: int, count: int, *, check: bool) -> np.ndarray:
-    """Float32 weights ``first`` … ``first + count`` of a readable tensor.
+def weights(file: Bytes, entry: Entry, first: int, count: int) -> np.ndarray:
+    """Float32 weights ``first`` … ``first + count`` of a readable tensor, codes without their scales.
 
     Args:
         file: of the tensor, open.
         entry: the tensor.
-        first: of its row-major order, a multiple of its block, as is the next.
-        count: how many.
-        check: that all are finite.
-
-    Raises:
-        TensorError: for a NaN or infinity.
+        first: of its row-major order, a multiple of its block.
+        count: how many, a multiple of its block.
     """
-    how = entry.storage
-    if how is None:
-        raise TensorError(entry.path, entry.name, f"is stored as {entry.type}, which cannot be read")
-    found = np.empty(count, np.float32)
+    how, found = _storage(entry), np.empty(count, np.float32)
+    start = entry.start + first // how.block * how.nbytes
     if how.by_columns:
         _gather(entry, first, found)
-        _check_finite(entry, first, found, check)
-        return found
-    buffer = np.empty(max(PIECE // how.nbytes, 1) * how.nbytes, np.uint8)
-    step = len(buffer) // how.nbytes * how.block
-    for at in range(0, count, step):
-        part = found[at : at + step]
-        raw = buffer[: len(part) // how.block * how.nbytes]
-        file.read_into(entry.start + (first + at) // how.block * how.nbytes, raw)
-        decode(entry.type, raw.view(how.dtype), part)
-        _check_finite(entry, first + at, part, check)
+    elif how.dtype == FLOATS["F32"]:
+        file.read_into(start, found.view(np.uint8))
+    else:
+        _decode_pieces(file, start, entry.type, how, found)
     return found
+
+
+def _decode_pieces(file: Bytes, start: int, kind: str, how: Storage, found: np.ndarray) -> None:
+    step = max(PIECE // how.nbytes, 1)
+    buffer = np.empty(min(step, len(found) // how.block) * how.nbytes, np.uint8)
+    for at in range(0, len(found), step * how.block):
+        part = found[at : at + step * how.block]
+        raw = buffer[: len(part) // how.block * how.nbytes]
+        file.read_into(start + at // how.block * how.nbytes, raw)
+        decode(kind, raw.view(how.dtype), part)
 
 
 def _gather(entry: Entry, first: int, found: np.ndarray) -> None:
@@ -49,17 +49,22 @@ def _gather(entry: Entry, first: int, found: np.ndarray) -> None:
         found[...] = mapped(entry).flat[first : first + len(found)]
 
 
-def _check_finite(entry: Entry, first: int, part: np.ndarray, check: bool) -> None:
-    if not check:
-        return
-    with np.errstate(all="ignore"):
-        if np.isfinite(part.sum()):  # much faster than to ask each
-            return
-    bad = np.flatnonzero(~np.isfinite(part))
-    if len(bad):
-        at = tuple(int(i) for i in np.unravel_index(first + int(bad[0]), entry.shape))
-        wrong = f"cannot be weights: not finite in float32, {part[bad[0]]} at index {at}"
-        raise TensorError(entry.path, entry.name, f'{wrong}; mend the file, or pass nonfinite="propagate"')
+def check_finite(entry: Entry, first: int, found: np.ndarray) -> None:
+    """That weights ``first`` … of a tensor are finite.
+
+    Raises:
+        TensorError: naming the first that is not, and its index.
+    """
+    for at in range(0, len(found), PIECE):
+        part = found[at : at + PIECE]
+        with np.errstate(all="ignore"):
+            if np.isfinite(part.sum()):  # much faster than to ask each
+                continue
+        bad = np.flatnonzero(~np.isfinite(part))
+        if len(bad):
+            index = tuple(int(i) for i in np.unravel_index(first + at + int(bad[0]), entry.shape))
+            wrong = f"cannot be weights: {part[bad[0]]} in float32 at index {index}"
+            raise TensorError(entry.path, entry.name, f'{wrong}; mend the file, or pass nonfinite="propagate"')
 
 
 def mapped(entry: Entry) -> np.ndarray:
@@ -68,14 +73,18 @@ def mapped(entry: Entry) -> np.ndarray:
     Raises:
         TensorError: for a type whose size is not known.
     """
-    how = entry.storage
-    if how is None:
-        raise TensorError(entry.path, entry.name, f"is stored as {entry.type}, whose size is not known")
+    how = _storage(entry)
     shape = _stored_shape(entry.shape, how)
     if not entry.nbytes:
         return np.empty(shape, how.dtype)
     order = "F" if how.by_columns else "C"
     return np.memmap(entry.path, how.dtype, "r", entry.start, shape, order)
+
+
+def _storage(entry: Entry) -> Storage:
+    if entry.storage is None:
+        raise TensorError(entry.path, entry.name, f"is stored as {entry.type}, whose size is not known")
+    return entry.storage
 
 
 def _stored_shape(shape: tuple[int, ...], how: Storage) -> tuple[int, ...]:
@@ -84,7 +93,4 @@ def _stored_shape(shape: tuple[int, ...], how: Storage) -> tuple[int, ...]:
         return shape
     if shape and shape[-1] % how.block == 0:
         return (*shape[:-1], shape[-1] // how.block * how.nbytes)
-    total = 1
-    for n in shape:
-        total *= n
-    return (total // how.block * how.nbytes,)
+    return (prod(shape) // how.block * how.nbytes,)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from quantsim.checkpoints.elements import INTEGERS, READABLE, Storage
 from quantsim.checkpoints.errors import CheckpointError
@@ -15,7 +16,7 @@ MOST_BYTES_OF_HEADER = 100_000_000
 MOST_TENSORS = 2**20
 MOST_AXES = 8
 MOST_BYTES_OF_NAME = 2**16 - 1
-MOST_WEIGHTS = 2**63 - 1
+MOST_WEIGHTS = 2**58  # of which bytes have numbers of 63 bits
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Entry:
         nbytes: its bytes; of a type of unknown size, all until the next tensor.
         storage: how its numbers lie there, None if that is not known.
         unreadable: None, or why its numbers are not read as weights, as the end of a sentence about it.
-        scaled_by: name of the tensor of scales that its numbers are yet to be multiplied by, or None.
+        scaled_by: None, or the name of the tensor that holds the scales of its codes. ``Checkpoint.weights`` are
+            multiplied by them, ``Checkpoint.stored`` are the codes.
     """
 
     name: str
@@ -50,9 +52,32 @@ class Entry:
         return prod(self.shape)
 
     @property
+    def is_integer(self) -> bool:
+        """Whether its numbers are stored as plain integers."""
+        return self.type in INTEGERS
+
+    @property
     def block(self) -> int:
         """Weights that are stored together: what ``first`` and ``count`` of ``Checkpoint.weights`` are multiples of."""
         return 1 if self.storage is None else self.storage.block
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a file says of itself: metadata, and its tensors in its order."""
+
+    metadata: dict[str, Any]
+    entries: tuple[Entry, ...]
+
+
+def shown(name: str) -> str:
+    r"""A name in a list of names: quoted if it holds what no terminal should be sent, and not without end.
+
+    >>> shown("blk.0.attn_q"), shown("up\x1b[2J")
+    ('blk.0.attn_q', "'up\\x1b[2J'")
+    """
+    text = name if name.isprintable() else repr(name)
+    return text if len(text) <= 80 else f"{text[:80]} …"
 
 
 def why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
@@ -78,7 +103,7 @@ def checked_shape(shape: Iterable[object]) -> tuple[int, ...]:
     if not all(type(n) is int and n >= 0 for n in found):
         raise ValueError(f"has a shape that is none: {_cut(found)}")
     whole = tuple(n for n in found if type(n) is int)
-    if prod(whole) > MOST_WEIGHTS:
+    if prod(n or 1 for n in whole) > MOST_WEIGHTS:  # NumPy cannot make empty arrays of such axes either
         raise ValueError(f"has {prod(whole)} weights, shape {whole}: no file holds them")
     return whole
 

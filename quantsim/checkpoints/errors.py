@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 #: Called with the name of a tensor that cannot be read as weights, and the reason.
 Refused: TypeAlias = Callable[[str, str], None]
 
@@ -24,7 +22,3 @@ class TensorError(CheckpointError):
 
 class PassedOverError(TensorError):
     """A tensor that is no weights by its type, which a reader of all weights may pass over."""
-
-
-#: What a reader yields for each tensor: its name and array, or why it cannot be read.
-Found: TypeAlias = tuple[str, np.ndarray] | TensorError

@@ -52,23 +52,25 @@ class Bytes:
         """
         if start + count > self.size:
             raise self._short(start, count)
-        found = np.empty(count, np.uint8)
-        self.read_into(start, found)
-        return found.tobytes()
+        self._file.seek(start)
+        found = self._file.read(count)
+        if len(found) < count:
+            raise self._short(start, count)
+        return found
 
     def read_into(self, start: int, found: np.ndarray) -> None:
-        """Fill an array with the bytes from ``start`` on.
+        """Fill an array of uint8 with the bytes from ``start`` on.
 
         Raises:
             CheckpointError: if the file ends before.
         """
-        left = memoryview(found).cast("B") if found.size else memoryview(b"")
         self._file.seek(start)
-        while len(left):
-            count = self._file.readinto(left)
+        at = 0
+        while at < found.size:
+            count = self._file.readinto(found.data[at:])
             if not count:
-                raise self._short(start, found.nbytes)
-            left = left[count:]
+                raise self._short(start, found.size)
+            at += count
 
     def _short(self, start: int, count: int) -> CheckpointError:
         where = f"bytes {start} to {start + count} are wanted, the file ends at {self.size}"
@@ -87,28 +89,21 @@ def opened(path: Path, known: Stamp | None = None) -> Iterator[Bytes]:
         CheckpointError: for a missing, changed or unreadable file, a folder, pipe or device.
     """
     try:
-        with FileIO(_descriptor(path)) as file:
+        _check_kind(path, path.stat())  # before it is opened: to open a device can act on it
+        with FileIO(os.open(path, os.O_RDONLY | _NOT_WAITING)) as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path}: {_kind(found.st_mode)}, not a file; name a file with weights")
+            _check_kind(path, found)
             now = Stamp(found.st_size, found.st_mtime_ns)
             if known not in (None, now):
                 raise CheckpointError(f"{path}: has changed since it was opened; open it again when it is whole")
             yield Bytes(path, file, now)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; name an .npy, .safetensors or .gguf file, or a folder") from None
     except OSError as failure:
         raise CheckpointError(f"{path}: {failure.strerror or failure}") from None
 
 
-def _descriptor(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | _NOT_WAITING)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; name an .npy, .safetensors or .gguf file, or a folder") from None
-    except ValueError as failure:  # a NUL in the path
-        raise CheckpointError(f"{str(path)!r}: no path: {failure}; name a file") from None
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+def _check_kind(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, device or socket"
+        raise CheckpointError(f"{path}: {kind}, not a file; name a file with weights")

@@ -1,8 +1,8 @@
 """Which files are a checkpoint: one, the parts that an index or a name tells of, or what a folder holds."""
 
+import os
 import re
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from quantsim.checkpoints import json_text
@@ -17,21 +17,24 @@ _MOST_FILES = 100_000
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-def in_folder(folder: Path) -> Path:
+def in_folder(folder: Path) -> str:
     """The one checkpoint of a folder: a file, an index, or the first part of a file in parts.
+
+    Beside ``model.safetensors`` or an index other ``.safetensors`` files are passed over: shards, variants, adapters.
 
     Raises:
         CheckpointError: if there is none or more than one.
     """
     names = _names(folder)
     usual = [f"{stem}{ending}" for stem in _STANDARD for ending in (".safetensors", INDEX)]
-    others = [n for n in names if n.endswith(".gguf") and not _is_later_part(n)]
-    found = [n for n in usual if n in names] or [n for n in names if n.endswith((".safetensors", INDEX))]
-    if len(indices := [n for n in found if n.endswith(INDEX)]) == 1 and not set(found) & set(usual):
-        found = [*indices, *(n for n in found if n not in {*indices, *shards_of(folder / indices[0]).values()})]
-    found += others
+    found = (
+        [n for n in usual if n in names]
+        or [n for n in names if n.endswith(INDEX)]
+        or [n for n in names if n.endswith(".safetensors")]
+    )
+    found += [n for n in names if n.endswith(".gguf") and not _is_later_part(n)]
     if len(found) == 1:
-        return folder / found[0]
+        return found[0]
     if found:
         held = ", ".join(map(repr, found[:8])) + " …" * (len(found) > 8)
         raise CheckpointError(f"{folder}: holds more than one checkpoint: {held}; name one of them")
@@ -109,18 +112,23 @@ def parts_of(path: Path) -> list[Path]:
     if not 1 <= number <= count:
         raise CheckpointError(f"{path}: part {number} of {count}: there is none; name it as llama-gguf-split does")
     names = [f"{part['stem']}-{n:05d}-of-{part['count']}.gguf" for n in range(1, count + 1)]
-    missing = [name for name in names if not _exists(path.with_name(name))]
+    return beside(path, names)
+
+
+def beside(path: Path, names: Sequence[str]) -> list[Path]:
+    """Files beside another one, by their names.
+
+    Raises:
+        CheckpointError: naming those that are missing, and a link out of the folder.
+    """
+    found = [path.with_name(name) for name in names]
+    missing = [other.name for other in found if not os.path.lexists(other)]
     if missing:
         held = ", ".join(map(repr, missing[:4])) + " …" * (len(missing) > 4)
-        raise CheckpointError(f"{path}: {len(missing)} of {count} parts are missing: {held}; download them, too")
-    return [path.with_name(name) for name in names]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return not stat.S_ISDIR(path.stat().st_mode)
-    except OSError:
-        return False
+        raise CheckpointError(f"{path}: {len(missing)} of {len(names)} files are missing: {held}; download them, too")
+    for other in found:
+        check_inside(other)
+    return found
 
 
 def check_inside(path: Path) -> None:
@@ -134,8 +142,8 @@ def check_inside(path: Path) -> None:
     """
     try:
         folder, target = path.parent.resolve(), path.resolve()
-    except (OSError, RuntimeError) as failure:  # of links in a circle
-        raise CheckpointError(f"{path}: {failure}") from None
+    except (OSError, RuntimeError):  # of links in a circle
+        raise CheckpointError(f"{path}: a link that leads nowhere; put the file itself there") from None
     if not any(target.is_relative_to(root) for root in (folder, *_cache_of(folder))):
         wrong = f"a link to {str(target)!r}, out of its folder, which is not followed"
         raise CheckpointError(f"{path}: {wrong}; put the file itself there, or name it")

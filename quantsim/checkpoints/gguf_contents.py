@@ -10,6 +10,7 @@ from quantsim.checkpoints.entries import (
     MOST_AXES,
     MOST_BYTES_OF_NAME,
     MOST_TENSORS,
+    Contents,
     Entry,
     check_apart,
     checked_name,
@@ -20,7 +21,6 @@ from quantsim.checkpoints.errors import CheckpointError, TensorError
 from quantsim.checkpoints.files import Bytes
 from quantsim.checkpoints.gguf_fields import Fields
 from quantsim.checkpoints.gguf_header import ALIGNMENT, MAGIC, TYPES
-from quantsim.checkpoints.safetensors_header import Contents
 
 _AGAIN = "download it again"
 #: Bytes of a key without a name and a value of one byte, and of a tensor without a name and axes.

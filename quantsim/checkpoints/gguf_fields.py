@@ -9,7 +9,7 @@ from quantsim.checkpoints.entries import MOST_BYTES_OF_HEADER
 from quantsim.checkpoints.files import Bytes
 from quantsim.checkpoints.gguf_header import _ARRAY, _NUMBERS, _STRING
 
-_WINDOW = 2**20
+_WINDOW = 2**16
 #: Values of all metadata together; each can become an object of Python.
 MOST_VALUES = 2**22
 MOST_NESTING = 4
@@ -52,12 +52,12 @@ class Fields:
         kind, count = self.kind(), self.size()
         if depth > MOST_NESTING:
             raise ValueError(f"lists within lists beyond {MOST_NESTING} at byte {self.at}")
+        self.room_for(count, 8 if kind in (_STRING, _ARRAY) else 1)
         self._values += count
         if self._values > MOST_VALUES:
             raise ValueError(f"{count} values at byte {self.at}, at most {MOST_VALUES} are read in all")
         if kind not in (_STRING, _ARRAY):
             return self._numbers(_known(kind, self.at), count)
-        self.room_for(count, 8)
         return [self.value(kind, depth) for _ in range(count)]
 
     def _numbers(self, code: str, count: int) -> list[Any]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from quantsim.checkpoints.arrays import numeric
-from quantsim.checkpoints.errors import CheckpointError, Found, PassedOverError, TensorError
+from quantsim.checkpoints.errors import CheckpointError, PassedOverError, TensorError
 from quantsim.checkpoints.gguf_header import Entry, Header, mapped, read_header
 from quantsim.quantizer.blockformats import gguf
 
@@ -39,7 +38,7 @@ class StoredTensor:
     @property
     def is_quantized(self) -> bool:
         """Whether ``data`` are the bytes of a block format."""
-        return self.type in gguf.TYPES
+        return self.type in gguf.LAYOUTS
 
 
 def dequantized(tensor: StoredTensor) -> np.ndarray:
@@ -65,29 +64,6 @@ def stored_tensors(path: str | Path, header: Header | None = None) -> Iterator[S
         yield found
 
 
-def read_gguf(path: Path, name: str | None) -> Iterator[Found]:
-    """Each floating-point tensor, dequantized, in the file's order, or the named one of any numbers."""
-    header, data = read_header(path), mapped(path)
-    _check_name(header, path, name)
-    for entry in header.tensors:
-        if name not in (None, entry.name):
-            continue
-        if name is None and entry.type in _INTEGERS:
-            yield PassedOverError(path, entry.name, f"is stored as {entry.type}, integers are read by name")
-            continue
-        found = _stored(data, entry, path)
-        yield found if isinstance(found, TensorError) else numeric(dequantized(found), path, entry.name)
-
-
-def _check_name(header: Header, path: Path, name: str | None) -> None:
-    """That there is a tensor of that name, or, without a name, any."""
-    held = ", ".join(f"{e.name} ({e.type})" for e in header.tensors[:8]) + " …" * (len(header.tensors) > 8)
-    if not header.tensors:
-        raise CheckpointError(f"{path}: holds no tensor; name a .gguf file with weights, not only a vocabulary")
-    if name is not None and name not in [e.name for e in header.tensors]:
-        raise CheckpointError(f"{path}: no tensor {name!r}; it holds {held}")
-
-
 def _stored(data: memoryview, entry: Entry, path: str | Path) -> StoredTensor | TensorError:
     """The bytes of a tensor under its type, if the file has them all."""
     if (layout := _layout(entry.type)) is None:
@@ -108,5 +84,4 @@ def _layout(kind: str) -> tuple[int, int, np.dtype] | None:
     """Numbers of a block, its bytes, and as what these are read."""
     if (plain := (_FLOATS | _INTEGERS).get(kind)) is not None:
         return 1, plain.itemsize, plain
-    block = gguf.TYPES.get(kind)
-    return None if block is None else (block.size, block.nbytes, np.dtype(np.uint8))
+    return (*gguf.layout(kind), np.dtype(np.uint8)) if kind in gguf.LAYOUTS else None

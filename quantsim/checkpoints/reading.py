@@ -1,24 +1,23 @@
-"""Weights from files, by the ending of their names."""
+"""Weights from files: every tensor that holds real numbers, one after the other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from quantsim.checkpoints.arrays import read_npy
-from quantsim.checkpoints.errors import CheckpointError, PassedOverError, Refused, TensorError
-from quantsim.checkpoints.gguf_file import read_gguf
-from quantsim.checkpoints.safetensors_file import read_safetensors
-from quantsim.quantizer.face import as_weights
+from quantsim.checkpoints.checkpoint import Checkpoint
+from quantsim.checkpoints.entries import Entry, shown
+from quantsim.checkpoints.errors import CheckpointError, Refused, TensorError
+from quantsim.checkpoints.opening import open_checkpoint
 
 
 def read(
     path: str | Path, name: str | None = None, *, refused: Refused | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and array of each floating-point tensor of a file, one in memory at a time.
+    """Name and array of each floating-point tensor of a checkpoint, one in memory at a time.
 
     Args:
-        path: an ``.npy``, ``.safetensors`` or ``.gguf`` file; quantized tensors of the last come dequantized.
+        path: what ``open_checkpoint`` takes; block formats come dequantized, fp8 with its scales, F4 as float32.
         name: only the tensor of this name.
         refused: called for every tensor that is left out, with the reason: stored as integers, which are read by name,
             or in a way that cannot be read. Without it the former are passed over and a broken tensor raises.
@@ -26,42 +25,72 @@ def read(
     Raises:
         CheckpointError: if the file is missing, truncated, pickled, of another kind, or has no such tensor.
     """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder, not a file" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: {found}; name an .npy, .safetensors or .gguf file")
-    readers = {".npy": read_npy, ".safetensors": read_safetensors, ".gguf": read_gguf}
-    if path.suffix not in readers:
-        raise CheckpointError(
-            f"{path}: cannot read {path.suffix or 'a file without extension'}; pickled formats (.pt, .bin, .pkl) are "
-            "never opened: convert to .safetensors or .npy"
-        )
-    try:
-        for found in readers[path.suffix](path, name):
-            if not isinstance(found, TensorError):
-                yield found
-            elif refused is not None:
-                refused(found.tensor, found.reason)
-            elif not isinstance(found, PassedOverError):
-                raise found
-    except OSError as failure:
-        raise CheckpointError(f"{path}: {failure.strerror or failure}") from None
+    checkpoint = open_checkpoint(path)
+    for entry in _chosen(checkpoint, name, refused):
+        yield entry.name, _array(checkpoint, entry)
 
 
 def weights(
     path: str | Path, name: str | None = None, *, refused: Refused | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and float32 weights of each tensor of a file, as ``read`` finds them; all must be finite.
+    """Name and float32 weights of each tensor of a checkpoint, as ``read`` finds them; all must be finite.
 
     Raises:
         CheckpointError: also for a NaN or infinity, named with its index, unless ``refused`` is called for it.
     """
-    for each, array in read(path, name, refused=refused):
+    checkpoint = open_checkpoint(path)
+    for entry in _chosen(checkpoint, name, refused):
         try:
-            found = np.asarray(as_weights(array))
-        except ValueError as failure:
+            found = _float32(checkpoint, entry)
+        except TensorError as failure:
             if refused is None:
-                raise TensorError(path, each, f"cannot be weights: {failure}") from None
-            refused(each, str(failure))
+                raise
+            refused(entry.name, failure.reason)
             continue
-        yield each, found
+        yield entry.name, found
+
+
+def _chosen(checkpoint: Checkpoint, name: str | None, refused: Refused | None) -> Iterator[Entry]:
+    """Tensors that are read; the others are refused, passed over or raised."""
+    by_name = checkpoint.kind == "safetensors"
+    entries = sorted(checkpoint.entries, key=_name) if by_name else list(checkpoint.entries)
+    _check_any(checkpoint.path, entries, name)
+    for entry in entries:
+        if name not in (None, entry.name):
+            continue
+        if entry.unreadable is None or (name is not None and entry.is_integer and entry.size):
+            yield entry
+        elif refused is not None:
+            refused(entry.name, entry.unreadable)
+        elif not entry.size or name is not None:
+            raise TensorError(entry.path, entry.name, entry.unreadable)
+
+
+def _name(entry: Entry) -> str:
+    return entry.name
+
+
+def _check_any(path: Path, entries: Sequence[Entry], name: str | None) -> None:
+    """That there is a tensor of that name, or, without a name, one that is no integers."""
+    held = ", ".join(f"{shown(e.name)} ({e.type})" for e in entries[:8]) + " …" * (len(entries) > 8)
+    if not entries:
+        raise CheckpointError(f"{path}: holds no tensor; name a .gguf file with weights and not only a vocabulary")
+    if name is not None and name not in {e.name for e in entries}:
+        raise CheckpointError(f"{path}: no tensor {name!r}; it holds {held}")
+    if name is None and all(e.unreadable and e.size for e in entries):
+        if len(entries) == 1 and not entries[0].is_integer:
+            raise TensorError(path, entries[0].name, entries[0].unreadable or "")
+        raise CheckpointError(f"{path}: no tensor of real numbers; it holds {held}; integers are read by name")
+
+
+def _array(checkpoint: Checkpoint, entry: Entry) -> np.ndarray:
+    """Numbers of a plain type as they are stored, mapped; of any other as float32."""
+    if entry.block == 1 and entry.scaled_by is None:
+        return checkpoint.stored(entry).data
+    return checkpoint.weights(entry, nonfinite="propagate").reshape(entry.shape)
+
+
+def _float32(checkpoint: Checkpoint, entry: Entry) -> np.ndarray:
+    if entry.is_integer:
+        return checkpoint.stored(entry).data.astype(np.float32)
+    return checkpoint.weights(entry).reshape(entry.shape)

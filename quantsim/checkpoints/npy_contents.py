@@ -1,5 +1,6 @@
 """What an ``.npy`` file says of itself: a line of Python's literals, never run, at most 10,000 characters of it."""
 
+import re
 from io import BytesIO
 from math import prod
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from quantsim.checkpoints.elements import FLOATS, INTEGERS, OTHERS, Storage
-from quantsim.checkpoints.entries import Entry, checked_shape, why_unreadable
+from quantsim.checkpoints.entries import Contents, Entry, checked_shape, why_unreadable
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.files import Bytes
-from quantsim.checkpoints.safetensors_header import Contents
 
 _MAGIC = b"\x93NUMPY"
 _MOST_CHARACTERS = 10_000
+#: What a parser of Python is given: no operators, and few brackets, so that it never has to go deep.
+_LITERALS = re.compile(rb"[\w\s'\"<>|=,:.(){}\[\]]*", re.ASCII)
+_MOST_BRACKETS = 64
 _NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS | OTHERS).items() if dtype.isbuiltin == 1}
 _AGAIN = "save it again with numpy.save from a numeric array"
 
@@ -40,16 +43,18 @@ def read_contents(file: Bytes) -> Contents:
 def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
     """Shape, whether the first axis runs fastest, type, and where the array begins."""
     head = file.read(0, min(12, file.size))
-    if head[:6] != _MAGIC or len(head) < 12:
+    if head[:6] != _MAGIC or len(head) < 12 or head[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
         raise ValueError("it does not begin as one")
     first = 10 if head[6] == 1 else 12  # the header's length has two bytes, or four
     length = int.from_bytes(head[8:first], "little")
     if length > _MOST_CHARACTERS:
         raise ValueError(f"a header of {length} characters, at most {_MOST_CHARACTERS} are read")
-    whole = BytesIO(file.read(0, first + length))
-    version = np.lib.format.read_magic(whole)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(whole)
+    whole = file.read(0, first + length)
+    text = whole[first:]
+    if not _LITERALS.fullmatch(text) or sum(text.count(bracket) for bracket in (b"(", b"[", b"{")) > _MOST_BRACKETS:
+        raise ValueError("its header is more than the shape and type of numbers")
+    read = np.lib.format.read_array_header_1_0 if head[6] == 1 else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(BytesIO(whole[8:]))
     if dtype.hasobject:
         raise CheckpointError(f"{file.path}: holds pickled objects, which are never loaded; {_AGAIN}")
     return shape, by_columns, dtype, first + length
@@ -58,8 +63,13 @@ def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
 def _entry(file: Bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype, start: int) -> Entry:
     name, kind = file.path.stem, _NAMES.get(dtype.newbyteorder("<"))
     how = Storage(1, dtype.itemsize, dtype, by_columns and len(shape) > 1)
-    reason = _why_foreign(dtype) if kind is None or kind in OTHERS else why_unreadable(kind, shape)
+    reason = _why_foreign(dtype) if kind is None or kind in OTHERS else _why_unreadable(kind, shape)
     return Entry(name, kind or str(dtype), shape, file.path, start, prod(shape) * dtype.itemsize, how, reason)
+
+
+def _why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
+    """Integers are weights here, too: who names the file means its one array."""
+    return why_unreadable("F32" if kind in INTEGERS else kind, shape)
 
 
 def _why_foreign(dtype: np.dtype) -> str:

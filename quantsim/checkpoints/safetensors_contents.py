@@ -4,7 +4,7 @@ The ``safetensors`` package, which tests hold this against, cannot give fp8 to N
 name the last. Source: huggingface/safetensors, README (Format) and ``Metadata::validate``.
 """
 
-from dataclasses import dataclass
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from quantsim.checkpoints.elements import storage
 from quantsim.checkpoints.entries import (
     MOST_BYTES_OF_HEADER,
     MOST_TENSORS,
+    Contents,
     Entry,
     checked_name,
     checked_shape,
@@ -23,16 +24,9 @@ from quantsim.checkpoints.errors import CheckpointError, TensorError
 from quantsim.checkpoints.files import Bytes
 
 _METADATA = "__metadata__"
+_TYPE = re.compile("[A-Z][A-Z0-9_]{0,31}")
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _AGAIN = "download or save it again"
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """Metadata of a file, and its tensors in its order."""
-
-    metadata: dict[str, Any]
-    entries: tuple[Entry, ...]
 
 
 def read_contents(file: Bytes) -> Contents:
@@ -82,8 +76,8 @@ def _entry(path: Path, first: int, name: str, facts: object) -> Entry:
             raise ValueError(f"needs {', '.join(sorted(_FIELDS))} and nothing else")
         kind, shape = facts["dtype"], checked_shape(_list(facts["shape"]))
         begin, end = _offsets(facts["data_offsets"])
-        if not isinstance(kind, str):
-            raise ValueError("has a dtype that is no text")
+        if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
+            raise ValueError(f"has a dtype that is none, {repr(kind)[:40]}")
         _check_bytes(kind, shape, end - begin)
     except ValueError as failure:
         raise TensorError(path, name, f"{failure}: damaged; {_AGAIN}") from None
