@@ -2,6 +2,7 @@
 
 from quantsim.inspection.advice import AS_STORED, Advice, Kept, Uniform
 from quantsim.inspection.budget import Allocation, NoRoomError, Point
+from quantsim.inspection.comparing import Comparison, compare
 from quantsim.inspection.inspecting import FORMATS, Importance, Inspection, Selection, counts_of, emitted, inspect
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "FORMATS",
     "Advice",
     "Allocation",
+    "Comparison",
     "Importance",
     "Inspection",
     "Kept",
@@ -16,6 +18,7 @@ __all__ = [
     "Point",
     "Selection",
     "Uniform",
+    "compare",
     "counts_of",
     "emitted",
     "inspect",

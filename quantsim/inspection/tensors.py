@@ -59,7 +59,7 @@ def rows_of(
         CheckpointError: for a tensor that cannot be read, or holds a NaN or an infinity.
     """
     matrix = matrix_of(entry, role)
-    take = _reader(checkpoint, entry, role)
+    take = reader(checkpoint, entry, role)
     signal = signal_of(take, matrix)
     is_matrix = takes_formats(entry, role) and signal.max_abs > 0
     fitted = fit(signal) if is_matrix else None
@@ -82,7 +82,7 @@ def matrix_of(entry: Entry, role: Role) -> Matrix:
     return Matrix(found.columns, found.rows) if role.transposed and len(entry.shape) == 2 else found
 
 
-def _reader(checkpoint: Checkpoint, entry: Entry, role: Role) -> Take:
+def reader(checkpoint: Checkpoint, entry: Entry, role: Role) -> Take:
     """Reads parts of the flattened matrix; what is small, or stored the other way round, is held as a whole."""
     turned = role.transposed and len(entry.shape) == 2
     if turned and entry.size > MOST_AT_ONCE:
