@@ -11,7 +11,8 @@ from quantsim.rows import Rows
 from ._matrices import SHORT, STATED_SIGMAS
 
 _MOST_WORDS = 24  # layers of a map that still have room for numbers
-_MOST_WIDE = 10  # and types
+_MOST_WIDE = 14  # and types
+_MOST_LEVEL = 10  # types whose names stand side by side
 
 
 def figure_of_given_weights(rows: Rows, spec: str) -> plotting.Figure:
@@ -44,7 +45,7 @@ def type_map(ax: plotting.Axes, rows: Rows, column: str, label: str, *, words: b
         every = range(0, len(grid.ys), -(-len(grid.ys) // 12))
         ax.set_yticks(every, [str(grid.ys[k]) for k in every])
     _name_types(ax, grid.xs)
-    ax.set(xlabel=label, ylabel="layer")
+    ax.set(xlabel=label if words else f"{label}: {low:.1f} … {high:.1f}", ylabel="layer")
 
 
 def extremes(ax: plotting.Axes, rows: Rows, types: Sequence[str]) -> None:
@@ -62,6 +63,6 @@ def extremes(ax: plotting.Axes, rows: Rows, types: Sequence[str]) -> None:
 
 
 def _name_types(ax: plotting.Axes, types: Sequence[Any]) -> None:
-    ax.set_xticks(range(len(types)), [SHORT.get(kind, kind) for kind in types])
-    crowded = len(types) > _MOST_WIDE
+    ax.set_xticks(range(len(types)), [str(SHORT.get(kind, kind)) for kind in types])
+    crowded = len(types) > _MOST_LEVEL
     ax.tick_params(axis="x", labelsize=6.5, labelrotation=60 if crowded else 0)

@@ -175,7 +175,7 @@ def on_the_line(given: Given, tensor: weights.Tensor) -> list[dict[str, Any]]:
     """SQNR, crest factor and codes of a tensor; rows are the units of the standard errors."""
     w, rows = weights.measurable(given, tensor), []
     for spec in MEASURED:
-        q = quantizer(spec)
+        q: Any = quantizer(spec)
         found = weights.squares_of_rows(w, q.roundtrip(w))
         mean_signal, mean_error = found.signal / w.shape[1], found.error / w.shape[1]
         tops = np.square(np.asarray(absmax_of_blocks(w, q.granularity or Tensor()), np.float64)).reshape(-1)
@@ -276,7 +276,7 @@ def draw_given(rows: Rows) -> plotting.Figure:
     return figure
 
 
-SMALL = {"ms": 2.6, "alpha": 0.6, "elinewidth": 0.5}
+SMALL: dict[str, Any] = {"ms": 2.6, "alpha": 0.6, "elinewidth": 0.5}
 
 
 def tensors_among_families(ax: Axes, tensors: Rows, of_families: Rows) -> None:
