@@ -2,6 +2,7 @@
 
 import csv as csv_files
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -13,8 +14,29 @@ from quantsim.cli.terminal import Flag
 from quantsim.inspection import FORMATS, Importance, Inspection, Selection
 from quantsim.rows import Rows, replace_text
 
+
+@dataclass(frozen=True)
+class Output:
+    """What is printed and written.
+
+    Attributes:
+        top: tensors a table shows.
+        json: print every row as JSON.
+        csv: print the rows of errors as CSV.
+        emit: write the mixture for llama-quantize's --tensor-type-file (.txt), as .json, or as a .py dict.
+        figures: draw maps of role and depth, the worst tensors and the frontier into this folder.
+    """
+
+    top: int = 10
+    json: Flag = False
+    csv: Flag = False
+    emit: Path | None = None
+    figures: Path | None = None
+
+
 _EVERYTHING = Selection()
 _PLAIN = Importance()
+_TABLES = Output()
 
 
 def inspect(
@@ -23,11 +45,7 @@ def inspect(
     budget: float | None = None,
     select: tyro.conf.OmitArgPrefixes[Selection] = _EVERYTHING,
     importance: tyro.conf.OmitArgPrefixes[Importance] = _PLAIN,
-    top: int = 10,
-    json: Flag = False,
-    csv: Flag = False,
-    emit: Path | None = None,
-    figures: Path | None = None,
+    output: tyro.conf.OmitArgPrefixes[Output] = _TABLES,
 ) -> None:
     """A checkpoint, tensor by tensor: outliers, the error of each format, the best mixture of formats under a budget.
 
@@ -37,30 +55,26 @@ def inspect(
         budget: bits per weight over the whole model.
         select: which tensors.
         importance: what an error of a weight counts.
-        top: tensors a table shows.
-        json: print every row as JSON.
-        csv: print the rows of errors as CSV.
-        emit: write the mixture for llama-quantize's --tensor-type-file (.txt), as .json, or as a .py dict.
-        figures: draw maps of role and depth, the worst tensors and the frontier into this folder.
+        output: what is printed and written.
     """
-    if json and csv:
+    if output.json and output.csv:
         raise ValueError("--json and --csv are two ways to print: leave one of them out")
-    if emit is not None and budget is None:
+    if output.emit is not None and budget is None:
         raise ValueError("--emit writes the mixture under a budget: give --budget, for example --budget 4.5")
     with terminal.progress() as report:
         given = {"budget": budget, "select": select, "importance": importance, "progress": report}
         found = inspection.inspect(path, formats, **given)
-    if emit is not None:
-        replace_text(emit, inspection.emitted(found, emit))
-        terminal.say(f"quantsim: wrote {emit}")
-    if figures is not None:
-        _draw(found, figures)
-    if json:
+    if output.emit is not None:
+        replace_text(output.emit, inspection.emitted(found, output.emit))
+        terminal.say(f"quantsim: wrote {output.emit}")
+    if output.figures is not None:
+        _draw(found, output.figures)
+    if output.json:
         print(terminal.json_text(list(found.rows())))
-    elif csv:
+    elif output.csv:
         _print_csv(found.errors)
     else:
-        print(text_of(found, top))
+        print(text_of(found, output.top))
 
 
 def _draw(found: Inspection, folder: Path) -> None:

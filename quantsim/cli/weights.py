@@ -55,7 +55,7 @@ def compare(
     if checkpoint_pairs.are_checkpoints(specs):
         if source != _NORMAL or outputs.wanted:
             raise ValueError("two checkpoints are compared as they are: leave out what is for quantizers")
-        checkpoint_pairs.show(*specs, top, json)
+        checkpoint_pairs.show(specs[0], specs[1], top, json)
         return
     quantizers = [parse(s) for s in specs]
     if not quantizers:

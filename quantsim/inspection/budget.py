@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, sparse
 
 _SECONDS = 20.0  # for the integer program; what it has found by then is taken if it beats the multiplier's choice
 _GAP = 1e-6  # relative, between what it has found and what cannot be beaten
@@ -151,6 +150,8 @@ def _allocation(now: Mapping[str, Choice]) -> Allocation:
 
 def _searched(options: Options, budget: float) -> list[Allocation]:
     """What the integer program finds: nothing, or one allocation."""
+    from scipy import optimize, sparse
+
     flat = [(name, choice) for name, choices in options.items() for choice in choices]
     bits = np.array([choice.bits for _, choice in flat])
     damage = np.array([choice.damage for _, choice in flat])

@@ -19,6 +19,7 @@ from quantsim.granularity import Block, Channel
 from quantsim.inspection import programs
 from quantsim.inspection.ahead import in_order
 from quantsim.inspection.pieces import CHUNK, PIECE, Matrix, Take, chunks
+from quantsim.inspection.programs import Given
 from quantsim.inspection.signal import Signal
 from quantsim.measure import statistics, tallies
 from quantsim.measure.statistics import ErrorStats
@@ -231,28 +232,25 @@ def _of_batch(subject: Subject, quantizers: Sequence[AbstractQuantizer], batch: 
 
 
 def _measured(subject: Subject, q: AbstractQuantizer, batch: Batch) -> _Part:
-    w, unit, extremes, importance = batch.weights, subject.unit, None, batch.importance
-    if w.ndim == 1:
+    w, given = batch.weights, Given(importance=batch.importance, columns=subject.columns)
+    if batch.extremes is not None:
         w = w.reshape(-1, max(_run(q) or PIECE, PIECE))
-        importance = None if importance is None else importance.reshape(w.shape)
-        extremes = _extremes(q, subject, batch) if programs.takes_extremes(q) else None
-    given = {"extremes": extremes, "importance": importance}
-    if w.ndim == 2 and batch.weights.ndim == 2:
-        given["columns"] = subject.columns
-    tally, weighed = programs.errors(q, w, unit, **given)
+        extremes = _extremes(q, subject, batch.extremes) if programs.takes_extremes(q) else None
+        importance = None if batch.importance is None else batch.importance.reshape(w.shape)
+        given = Given(extremes, importance)
+    tally, weighed = programs.errors(q, w, subject.unit, given)
     stats = _as_stats(tally, batch.counts)
     if weighed is None:
         return _Part(stats)
-    return _Part(stats, float(np.ldexp(np.asarray(weighed, np.float64).sum(), 2 * int(unit.e))))
+    return _Part(stats, float(np.ldexp(np.asarray(weighed, np.float64).sum(), 2 * int(subject.unit.e))))
 
 
-def _extremes(q: AbstractQuantizer, subject: Subject, batch: Batch) -> np.ndarray:
+def _extremes(q: AbstractQuantizer, subject: Subject, of_rows: np.ndarray) -> np.ndarray:
     """Of the weights that share the scale of each piece: those of its row, or of the tensor."""
-    assert batch.extremes is not None
     if isinstance(q, Quantizer) and q.granularity == Channel():
-        return batch.extremes
+        return of_rows
     of_tensor = np.array([subject.signal.low.min(), subject.signal.high.max()])
-    return np.broadcast_to(of_tensor, batch.extremes.shape)
+    return np.broadcast_to(of_tensor, of_rows.shape)
 
 
 def _as_stats(tally: Tally, counts: np.ndarray) -> ErrorStats:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from quantsim import theory
 from quantsim.inspection.signal import Signal
@@ -63,6 +62,7 @@ def _scaled(
     shape: Population, edges: NDArray[np.float64], counts: NDArray[np.int64], sigma: float
 ) -> tuple[Population, float]:
     """The shape with the scale of largest likelihood, and that likelihood."""
+    from scipy import optimize
 
     def loss(octaves: float) -> float:
         return -_likelihood(with_std(shape, sigma * 2.0**octaves), edges, counts)

@@ -157,13 +157,17 @@ def inspect(
     quantizers = list(dict.fromkeys(parse(f) for f in formats))
     request = _request(quantizers, importance or Importance())
     select = select or Selection()
-    named = roles([entry.name for entry in checkpoint.entries])
+    named = _roles(checkpoint)
     chosen = [(entry, named[entry.name]) for entry in checkpoint.entries if select.has(entry.name)]
     if not chosen:
         held = ", ".join(repr(entry.name) for entry in checkpoint.entries[:4])
         raise CheckpointError(f"{path}: no tensor of that name; it holds {held}, …")
     found = Rows(_each(checkpoint, chosen, request, importance, progress))
     return _advised(checkpoint, found, quantizers, budget, tuple(formats) == FORMATS, request)
+
+
+def _roles(checkpoint: Checkpoint) -> dict[str, Role]:
+    return roles([e.name for e in checkpoint.entries], {e.name: e.shape for e in checkpoint.entries})
 
 
 def _request(quantizers: Sequence[AbstractQuantizer], importance: Importance) -> Request:
@@ -249,7 +253,7 @@ def _advised(
         advice.to_keep(tensors, errors, reference) if reference else [],
         reference,
         _unit(request),
-        roles([entry.name for entry in checkpoint.entries]),
+        _roles(checkpoint),
         any(row["type"] in gguf.TYPES for row in tensors),
     )
 

@@ -32,7 +32,9 @@ def pairs(original: Checkpoint, other: Checkpoint) -> tuple[list[Pair], list[str
     """
     mine, theirs = ({base(e.name): e for e in c.entries} for c in (original, other))
     found = {name: theirs[name] for name in mine if name in theirs}
-    of_mine, of_theirs = (roles([e.name for e in c.entries]) for c in (original, other))
+    of_mine, of_theirs = (
+        roles([e.name for e in c.entries], {e.name: e.shape for e in c.entries}) for c in (original, other)
+    )
     keyed = {key: name for key, name in _unique(theirs, of_theirs) if name not in mine}
     for key, name in _unique(mine, of_mine):
         if name not in found and key in keyed:

@@ -6,7 +6,7 @@ scale from the largest magnitude.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +45,25 @@ def takes_extremes(q: AbstractQuantizer) -> bool:
     return q.granularity in (Tensor(), Channel()) and isinstance(q.calibration, Absmax | Clip | MinMax)
 
 
+class Given(NamedTuple):
+    """What is known of weights beside themselves; each may be None.
+
+    Attributes:
+        extremes: (rows, 2), of the weights that share the scale of each row the smallest, at most 0, and the largest.
+        importance: what an error of each weight counts, in the shape of the weights.
+        columns: importance of each column, for formats that search by an imatrix.
+    """
+
+    extremes: Any = None
+    importance: Any = None
+    columns: Any = None
+
+
+_NOTHING = Given()
+
+
 def errors(
-    q: AbstractQuantizer,
-    w: Float[np.ndarray, "rows size"],
-    unit: Exponents,
-    *,
-    extremes: Float[np.ndarray, "rows 2"] | None = None,
-    importance: Float[np.ndarray, "rows size"] | None = None,
-    columns: Float[np.ndarray, " size"] | None = None,
+    q: AbstractQuantizer, w: Float[np.ndarray, "rows size"], unit: Exponents, given: Given = _NOTHING
 ) -> tuple[Tally, Any]:
     """Tally of weights under a quantizer, and sums of importance e^2 of each tile, e in its unit, if there is any.
 
@@ -60,38 +71,31 @@ def errors(
         q: sees rows of ``w`` as rows of a matrix or, with extremes, as parts of them.
         w: weights; rows that are zero stand for none.
         unit: of the sums.
-        extremes: of the weights that share the scale of each row, the smallest, at most 0, and the largest.
-        importance: what an error of each weight counts.
-        columns: importance of each column, for formats that search by an imatrix.
+        given: extremes and importances.
     """
-    searched = columns if isinstance(q, BlockFormat) and q.takes_imatrix else None
-    return _errors(*parted(q), w, unit, extremes, importance, searched)
+    if not (isinstance(q, BlockFormat) and q.takes_imatrix):
+        given = given._replace(columns=None)
+    return _errors(*parted(q), w, unit, given)
 
 
 @partial(jax.jit, static_argnums=0)
 def _errors(
-    structure: Structure,
-    numbers: Float[Array, " k"],
-    w: Blocks,
-    unit: Exponents,
-    extremes: Any,
-    importance: Any,
-    columns: Any,
+    structure: Structure, numbers: Float[Array, " k"], w: Blocks, unit: Exponents, given: Given
 ) -> tuple[Tally, Any]:
     q = rebuild_quantizer(structure, numbers)
-    w_hat = apart(partial(_quantized, q, w, extremes, columns), w)
+    w_hat = apart(partial(_quantized, q, w, given), w)
     found = tallies.tally(w, w_hat, unit=unit)
-    if importance is None:
+    if given.importance is None:
         return found, None
     e = tallies.error(w, w_hat) * ieee.power_of_two(-unit.e)
-    weighed = (importance * (e * e)).reshape(-1)
+    weighed = (given.importance * (e * e)).reshape(-1)
     return found, tile_sums(jnp.pad(weighed, (0, -weighed.size % TILE)).reshape(-1, TILE))
 
 
-def _quantized(q: Any, w: Blocks, extremes: Any, columns: Any) -> Blocks:
-    if extremes is not None:
-        return _two_level(q, w, extremes) if isinstance(q, Microscaling) else _one_scale(q, w, extremes)
-    return q._approximate(w, None) if columns is None else q._approximate(w, None, columns)
+def _quantized(q: Any, w: Blocks, given: Given) -> Blocks:
+    if given.extremes is not None:
+        return (_two_level if isinstance(q, Microscaling) else _one_scale)(q, w, given.extremes)
+    return q._approximate(w, None) if given.columns is None else q._approximate(w, None, given.columns)
 
 
 def _one_scale(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:

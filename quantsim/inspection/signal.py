@@ -16,7 +16,7 @@ Sums of tiles of 4096 weights are float32, in units of the largest weight of the
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,8 @@ def _seen(w: Float[Array, " chunk"]) -> tuple[Array, Array, Array, Array]:
     return low, high, sums, unit
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """What is seen of a chunk: the fields of ``Signal``, and the row of each of its pieces."""
 
     rows: NDArray[np.int64]

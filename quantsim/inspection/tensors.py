@@ -155,7 +155,7 @@ def _error_rows(
     found = damages(subject, list(dict.fromkeys(used.values())), tick)
     rows = []
     for asked, q in used.items():
-        about = {"kind": "error", "tensor": entry.name, "spec": str(asked), "used": str(q)}
+        about: dict[str, Any] = {"kind": "error", "tensor": entry.name, "spec": str(asked), "used": str(q)}
         damage = found[q]
         if isinstance(damage, CannotMeasureError):
             rows.append(about | {"reason": str(damage)})
