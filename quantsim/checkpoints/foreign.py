@@ -28,5 +28,6 @@ def why_foreign(path: Path) -> str:
     if ending in _OTHERS:
         return f"cannot read {ending}: it {_OTHERS[ending]}"
     what = f"cannot read {path.suffix!r}" if path.suffix else "cannot read a file without extension"
+    what = f"{what}, only .npy, .safetensors and .gguf"
     command = f", where you trust it or nothing is at stake: {_TORCH}{path.name} w.safetensors"
     return f"{what}; {_PICKLED}{command * (ending in _TORCH_ENDINGS)}"

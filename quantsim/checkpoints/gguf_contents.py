@@ -129,7 +129,7 @@ def _placed(entry: Entry, first: int, alignment: int, size: int) -> Entry:
     if entry.size and start + entry.nbytes > size:
         where = f"{entry.name!r} ends at byte {start + entry.nbytes}, the file at {size}"
         raise CheckpointError(f"{entry.path}: damaged or truncated: {where}; {_AGAIN}")
-    return replace(entry, start=start, unreadable=why_unreadable(entry.type, entry.shape))
+    return replace(entry, start=start, unreadable=why_unreadable(entry.type, entry.shape, entry.storage))
 
 
 def _with_extents(entries: tuple[Entry, ...], size: int) -> tuple[Entry, ...]:

@@ -63,13 +63,11 @@ def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
 def _entry(file: Bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype, start: int) -> Entry:
     name, kind = file.path.stem, _NAMES.get(dtype.newbyteorder("<"))
     how = Storage(1, dtype.itemsize, dtype, by_columns and len(shape) > 1)
-    reason = _why_foreign(dtype) if kind is None or kind in OTHERS else _why_unreadable(kind, shape)
-    return Entry(name, kind or str(dtype), shape, file.path, start, prod(shape) * dtype.itemsize, how, reason)
-
-
-def _why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
-    """Integers are weights here, too: who names the file means its one array."""
-    return why_unreadable("F32" if kind in INTEGERS else kind, shape)
+    if kind is None or kind in OTHERS:
+        kind, reason = kind or str(dtype), _why_foreign(dtype)
+    else:  # integers are weights, too: who names the file means its one array
+        reason = why_unreadable("F32" if kind in INTEGERS else kind, shape, how)
+    return Entry(name, kind, shape, file.path, start, prod(shape) * dtype.itemsize, how, reason)
 
 
 def _why_foreign(dtype: np.dtype) -> str:

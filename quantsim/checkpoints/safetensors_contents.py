@@ -81,8 +81,9 @@ def _entry(path: Path, first: int, name: str, facts: object) -> Entry:
         _check_bytes(kind, shape, end - begin)
     except ValueError as failure:
         raise TensorError(path, name, f"{failure}: damaged; {_AGAIN}") from None
-    reason = why_unreadable(kind, shape)
-    return Entry(name, kind, shape, path, first + begin, end - begin, storage(kind), reason)
+    how = storage(kind)
+    reason = why_unreadable(kind, shape, how)
+    return Entry(name, kind, shape, path, first + begin, end - begin, how, reason)
 
 
 def _list(found: object) -> list[Any]:
