@@ -68,6 +68,7 @@ def is_readable(kind: str) -> bool:
     return kind in FLOATS or kind == "F4" or block_of(kind) is not None
 
 
+@lru_cache
 def storage(kind: str) -> Storage | None:
     """How a type of safetensors or ``.npy`` is stored, None if there is no such type.
 
@@ -80,6 +81,7 @@ def storage(kind: str) -> Storage | None:
     return None if dtype is None else Storage(1, dtype.itemsize, dtype)
 
 
+@lru_cache
 def gguf_storage(kind: str) -> Storage | None:
     """How a type of GGUF is stored, None if its blocks are not known."""
     block = block_of(kind)

@@ -28,17 +28,17 @@ class Fields:
 
     def size(self) -> int:
         """A number of 64 bits."""
-        return _SIZE.unpack(self._take(8))[0]
+        return _SIZE.unpack(self.take(8))[0]
 
     def kind(self) -> int:
         """A number of 32 bits."""
-        return _KIND.unpack(self._take(4))[0]
+        return _KIND.unpack(self.take(4))[0]
 
     def text(self, most: int) -> str:
         """A text; bytes that are no UTF-8 become marks of replacement."""
         if (count := self.size()) > most:
             raise ValueError(f"a text of {count} bytes at byte {self.at}, at most {most} are read")
-        return str(self._take(count), "utf-8", "replace")
+        return self.take(count).decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:
         """A value of metadata: a number, a text, or a list of them."""
@@ -62,7 +62,7 @@ class Fields:
 
     def _numbers(self, code: str, count: int) -> list[Any]:
         dtype = np.dtype("?" if code == "?" else f"<{code}")
-        return np.frombuffer(self._take(count * dtype.itemsize), dtype).tolist()
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
 
     def room_for(self, count: int, size: int) -> None:
         """That so many things of that many bytes can follow.
@@ -75,16 +75,13 @@ class Fields:
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
-        return bytes(self._take(count))
-
-    def _take(self, count: int) -> memoryview:
-        self.room_for(count, 1)
         begin = self.at - self._first
         if begin + count > len(self._window):
-            self._window = self._file.read(self.at, min(max(count, _WINDOW), self._file.size - self.at))
+            self.room_for(count, 1)
+            self._window = self._file.read(self.at, min(max(count, _WINDOW), self._end - self.at))
             self._first, begin = self.at, 0
         self.at += count
-        return memoryview(self._window)[begin : begin + count]
+        return self._window[begin : begin + count]
 
 
 def _known(kind: int, at: int) -> str:
