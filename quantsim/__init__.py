@@ -8,6 +8,7 @@
 """
 
 from quantsim import formats, granularity, measure, populations, theory
+from quantsim.inspection import inspect
 from quantsim.measure.statistics import ErrorStats, error_stats
 from quantsim.measure.streaming import weight_error
 from quantsim.outputs import OutputError, QuantizedOutputError, output_error
@@ -30,6 +31,7 @@ __all__ = [
     "formats",
     "gguf",
     "granularity",
+    "inspect",
     "measure",
     "output_error",
     "parse",

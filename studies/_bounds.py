@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeAlias
 from quantsim.measure.ratios import CLEARLY, Estimate
 from quantsim.rows import Rows
 
-from . import _gptq, _timing
-from ._jobs import FULL_STATISTICS, NUMPY_GGUF, SUM_OF_PARTS, generate, generate_and_measure
+from . import _gptq, _timing, _unpacking
+from ._jobs import FULL_STATISTICS, SUM_OF_PARTS, generate, generate_and_measure
+from ._rivals import NUMPY_GGUF
 from ._timing import OURS, Contender, Seconds
 
 MANY = 32  # quantizers of one draw
@@ -60,6 +61,11 @@ class Bound:
         return f"{self.low:g} to {self.high:g}" if self.low else f"≤ {self.high:g}"
 
 
+def _unpacked(kind: str) -> Bound:
+    job = _unpacking.unpack(kind)
+    return Bound(f"{job}: rate / gguf", _unpacking.TIMES, of=(job, OURS), over=(job, NUMPY_GGUF))
+
+
 STATISTICS, NORMAL, SWEEP = (FULL_STATISTICS, OURS), (generate("normal"), OURS), (generate_and_measure(MANY), OURS)
 GPTQ, SMALLER_GPTQ = _gptq.job(LAYER), _gptq.job(SMALLER_LAYER)
 BOUNDS = (
@@ -79,6 +85,8 @@ BOUNDS = (
     Bound(f"{SMALLER_GPTQ}: rate / qwix", 4.0, of=(SMALLER_GPTQ, OURS), over=(SMALLER_GPTQ, _gptq.QWIX)),
     Bound(seconds_of(GPTQ), 0.0, 60.0),
     Bound(peak_of(GPTQ), 0.0, 2.0),
+    *(Bound(_unpacking.rate_of(kind), _unpacking.LEAST) for kind in _unpacking.COMMON),
+    *(_unpacked(kind) for kind in _unpacking.TYPES if kind not in _unpacking.ALONE),
 )
 
 

@@ -20,6 +20,7 @@ from quantsim.quantizer.blockformats import gguf
 from quantsim.sweep import chunks, measure, programs, streams
 
 from . import _rivals
+from ._rivals import NUMPY_GGUF
 from ._served import SHAPE, SPEC
 from ._timing import Contender, by_numpy, by_quantsim, by_torch, finish
 
@@ -62,8 +63,8 @@ SPECS = (
 LAWS = {"normal": "normal", "student-t": "t5", "Laplace": "laplace"}
 
 FULL_STATISTICS, READ, COPY = "full statistics", "read", "copy"
-#: Names of contenders: quantsim's programs one by one, and NumPy with the package of GGUF.
-SUM_OF_PARTS, NUMPY_GGUF = "sum of parts", "NumPy + gguf"
+#: Name of a contender: quantsim's programs one by one.
+SUM_OF_PARTS = "sum of parts"
 FEWER = 8  # times fewer draws, of laws that rivals are slow at
 
 
@@ -187,14 +188,11 @@ def sweeps(weights: int, fewer: int, quantizers: int) -> Iterator[Contender]:
 
 
 def packing(weights: int, types: tuple[str, ...], seed: int) -> Iterator[Contender]:
-    """Bytes of GGUF types, and back, of one array as a user has it."""
+    """Bytes of GGUF types, of one array as a user has it."""
     x = np.random.default_rng(seed).standard_normal((weights // SHAPE[1], SHAPE[1]), dtype=np.float32)
     w = jnp.asarray(x)
     for kind in types:
-        data, pack, unpack = gguf.pack(w, kind), f"pack {kind}", f"unpack {kind}"
+        pack = f"pack {kind}"
         yield by_quantsim(pack, x.size, partial(gguf.pack, w, kind))
-        yield by_quantsim(unpack, x.size, partial(gguf.unpack, data, kind))
-        if _rivals.optional("gguf"):
-            yield by_numpy(unpack, x.size, partial(_rivals.unpacked, kind, np.asarray(data)), NUMPY_GGUF)
-            if _rivals.can_pack(kind):
-                yield by_numpy(pack, x.size, partial(_rivals.packed, kind, x), NUMPY_GGUF)
+        if _rivals.optional("gguf") and _rivals.can_pack(kind):
+            yield by_numpy(pack, x.size, partial(_rivals.packed, kind, x), NUMPY_GGUF)

@@ -18,8 +18,10 @@ from quantsim.formats import FORMATS, levels
 
 F32 = NDArray[np.float32]
 Round = Callable[[F32], Any]
+#: Name of a contender: NumPy with the package of GGUF.
+NUMPY_GGUF = "NumPy + gguf"
 #: Package: what its contenders' names begin with.
-_NEEDED = {"torch": "torch", "gguf": "NumPy + gguf"}
+_NEEDED = {"torch": "torch", "gguf": NUMPY_GGUF}
 _NEEDED_FOR_LAYERS = {"neural-compressor-pt": "neural-compressor", "qwix": "qwix"}
 
 
@@ -60,7 +62,8 @@ def packed(kind: str, w: F32) -> NDArray[np.uint8]:
 def unpacked(kind: str, data: NDArray[np.uint8]) -> F32:
     """Weights of the bytes of a GGUF type."""
     gguf = optional("gguf")
-    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind.upper()])
+    with np.errstate(all="ignore"):  # of scales that are not finite
+        return gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind.upper()])
 
 
 def can_pack(kind: str) -> bool:

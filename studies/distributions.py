@@ -12,6 +12,8 @@ error must not depend on the size of the weights, as the scale follows it; bf16,
 not depend on the crest factor. And the higher the crest, the fewer codes hold nearly all of the weights.
 Refuted if a point leaves the line while the step is below the bulk of the weights, or if rescaling moves the error of
 one scale per tensor. (t3 per tensor: the square of its absmax has no variance, so its intervals mean little.)
+Given weights (``--weights``), the tensors of a checkpoint stand beside the families, of which then theory alone is
+drawn: a sample of tensors, and of the rows of each. Sizes of weights are left out (c): no error depends on them.
 
 Settles A04 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
@@ -31,6 +33,7 @@ from quantsim._types import Matrix, PerBlock
 from quantsim.granularity import Granularity, Tensor, to_blocks
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
+from quantsim.lab.given import Given
 from quantsim.lab.plotting import BLUE, GREEN, PURPLE, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
 from quantsim.measure import error_stats
@@ -41,6 +44,8 @@ from quantsim.populations import Normal, parse, samples
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys, predicted_sqnr_db
+
+from . import _weights as weights
 
 INT8 = ("int8:tensor", "int8:channel", "int8:block32")
 MEASURED = ("bf16", *INT8)
@@ -140,6 +145,50 @@ def line_db(crest: Any) -> Any:
     return 10 * np.log10(ON_THE_LINE / crest**2)
 
 
+# --- given weights --------------------------------------------------------------------------------------------------
+
+
+def measure_weights(config: Config, given: Given) -> Iterator[Cell]:
+    yield "families", partial(families, config)
+    for tensor in weights.sample(given):
+        yield f"tensor {tensor.entry.name}", partial(weights.rows_of, [tensor], partial(on_the_line, given))
+
+
+def families(config: Config) -> list[dict[str, Any]]:
+    """What theory says of the populations."""
+    rows = []
+    for name in config.populations:
+        pop = parse(name)
+        for spec in MEASURED:
+            per_scale = {"int8:channel": config.shape[1], "int8:block32": 32}.get(spec, prod(config.shape))
+            row = {
+                "kind": "family",
+                "population": name,
+                "spec": spec,
+                "predicted_crest": theory.rms_crest(pop, per_scale),
+            }
+            rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(pop, quantizer(spec), config.shape)})
+    return rows
+
+
+def on_the_line(given: Given, tensor: weights.Tensor) -> list[dict[str, Any]]:
+    """SQNR, crest factor and codes of a tensor; rows are the units of the standard errors."""
+    w, rows = weights.measurable(given, tensor), []
+    for spec in MEASURED:
+        q = quantizer(spec)
+        found = weights.squares_of_rows(w, q.roundtrip(w))
+        mean_signal, mean_error = found.signal / w.shape[1], found.error / w.shape[1]
+        tops = np.square(np.asarray(absmax_of_blocks(w, q.granularity or Tensor()), np.float64)).reshape(-1)
+        absmax2 = np.broadcast_to(tops, len(w)) if tops.size == 1 else tops.reshape(len(w), -1).mean(axis=1)
+        row = {"kind": "tensor", "spec": spec, "of": tensor.entry.size, "weights": w.size}
+        row |= columns(crest=root_ratio(absmax2, mean_signal), sqnr_db=found.sqnr_db)
+        if spec in INT8:
+            row |= columns(above_db=decibels(absmax2, ON_THE_LINE * mean_error))
+            row["codes"] = codes_of_most_weights(np.asarray(q.quantize(w).codes))
+        rows.append(row)
+    return rows
+
+
 # --- codes, and sizes of weights ------------------------------------------------------------------------------------
 
 
@@ -200,6 +249,8 @@ STYLES = {
 
 
 def draw(rows: Rows) -> plotting.Figure:
+    if rows.where(kind="family"):
+        return draw_given(rows)
     figure, panels = plotting.mosaic("aab;aac;aad", height=5.5)
     sqnr_against_crest(panels["a"], rows.where(kind="sqnr"))
     above_the_line(panels["b"], rows.where(kind="sqnr"))
@@ -207,6 +258,41 @@ def draw(rows: Rows) -> plotting.Figure:
     codes_of_each_population(panels["d"], rows.where(kind="codes"))
     plotting.letter(panels[name] for name in "abcd")
     return figure
+
+
+def draw_given(rows: Rows) -> plotting.Figure:
+    """Tensors among the families; without the sizes of weights."""
+    figure, panels = plotting.mosaic("aab;aac", height=4.2)
+    tensors = rows.where(kind="tensor")
+    tensors_among_families(panels["a"], tensors, rows.where(kind="family"))
+    for ax, column in ((panels["b"], "above_db"), (panels["c"], "codes")):
+        for spec in INT8:
+            plotting.points(ax, tensors.where(spec=spec), "crest", column, series=STYLES[spec], **SMALL)
+        ax.set(xscale="log", xlim=panels["a"].get_xlim(), xlabel="crest factor")
+    panels["b"].set(ylabel="SQNR above line (dB)")
+    panels["c"].axhline(255 / 2, color="0.25", linestyle=":", lw=0.9)
+    panels["c"].set(ylim=(0, 290), ylabel="codes for 99 % of w")
+    plotting.letter(panels[name] for name in "abc")
+    return figure
+
+
+SMALL = {"ms": 2.6, "alpha": 0.6, "elinewidth": 0.5}
+
+
+def tensors_among_families(ax: Axes, tensors: Rows, of_families: Rows) -> None:
+    crest = np.array([1.55, max([140.0, *tensors.column("crest")])])
+    plotting.prediction(ax, crest, line_db(crest), label="10 log₁₀(12·127²) − 20 log₁₀(crest)")
+    alone = of_families.column("predicted_crest"), of_families.column("predicted_sqnr_db")
+    plotting.prediction(ax, *alone, label="families, theory", linestyle="none", marker="+", ms=7)
+    for spec in MEASURED[::-1]:
+        plotting.points(ax, tensors.where(spec=spec), "crest", "sqnr_db", series=STYLES[spec], **SMALL)
+    for r in of_families.where(spec="int8:tensor"):
+        plotting.note(ax, 1.06 * r["predicted_crest"], r["predicted_sqnr_db"] + 0.8, r["population"])
+    of_bf16 = tensors.where(spec="bf16").column("sqnr_db")
+    words = f"{len(of_bf16)} given tensors, of which\n{np.isnan(of_bf16).sum()} have no error in bf16"
+    plotting.note(ax, 0.97, 0.82, words, transform=ax.transAxes, ha="right")
+    ax.set(xscale="log", xlabel="crest factor: rms over blocks of max |w|, over rms w", ylabel="SQNR (dB)")
+    ax.legend(loc="lower left")
 
 
 def sqnr_against_crest(ax: Axes, rows: Rows) -> None:

@@ -6,6 +6,8 @@ rows whose sizes differ by a lognormal factor of one octave. A row of n weights 
 block of n, so q8_0 should beat per channel at every fan-in above 32. Theory predicts every SQNR.
 Expected. The SQNR falls with each doubling of the block, the more the heavier the tails, and the finer cut wins.
 Refuted if a coarser cut of the same weights has less error.
+Given weights (``--weights``), the tensors of a checkpoint stand beside the families, of which then theory alone is
+drawn: a sample of tensors, and of the rows of each, in blocks no longer than its rows.
 
 Settles A52, A53, A54, A55 and A63 of the ledger, which numbers the statements of two documents (``quantsim claims``).
 """
@@ -26,6 +28,7 @@ from quantsim._types import Shape
 from quantsim.granularity import scale_shape
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, at_least, share, share_of_cases
+from quantsim.lab.given import Given
 from quantsim.lab.plotting import VERMILION, Axes
 from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate, columns, decibels
@@ -35,6 +38,8 @@ from quantsim.quantizer import parse as quantizer
 from quantsim.quantizer.blockformats import BlockFormat
 from quantsim.rows import Rows
 from quantsim.sweep import array_keys, predicted_sqnr_db
+
+from . import _weights as weights
 
 TENSOR, CHANNEL, Q8_0 = "int8:tensor", "int8:channel", "q8_0"
 STATED = {"weights": 32, "code_of_zero": 0, "bytes": 34}  # of a block of q8_0
@@ -127,16 +132,83 @@ def bytes_of_q8_0() -> list[dict[str, Any]]:
     return [{"kind": "format", "weights": q.size, "code_of_zero": code_of_zero, "bytes": stored.size * q.size // 64}]
 
 
+# --- given weights --------------------------------------------------------------------------------------------------
+
+
+def measure_weights(config: Config, given: Given) -> Iterator[Cell]:
+    yield "families", partial(families, config)
+    for tensor in weights.sample(given):
+        yield f"tensor {tensor.entry.name}", partial(weights.rows_of, [tensor], partial(one_tensor, config, given))
+
+
+def families(config: Config) -> list[dict[str, Any]]:
+    """What theory says of the populations."""
+    rows, shape = [], (prod(config.shape) // config.row, config.row)
+    for name in config.populations:
+        pop = parse(name)
+        for q in cuts_of(config, config.row):
+            row = {"kind": "block", "population": name, "spec": str(q), "extra_bits": q.bits_per_weight(shape) - 8}
+            rows.append(row | {"predicted_sqnr_db": predicted_sqnr_db(pop, q, shape)})
+        of_q8_0 = theory.weight_rel_mse(pop, quantizer(Q8_0))
+        for fan_in in config.fan_ins:
+            ratio = of_q8_0 / theory.weight_rel_mse(pop, quantizer(CHANNEL), (prod(config.shape) // fan_in, fan_in))
+            row = {"kind": "fan_in", "population": name, "fan_in": fan_in, "octaves": 0.0, "spec": CHANNEL}
+            rows.append(row | {"predicted_finer_db": 10 * np.log10(ratio)})
+    return rows
+
+
+def cuts_of(config: Config, columns: int) -> list[Any]:
+    """Quantizers from the smallest block to one scale, no block longer than a row."""
+    cuts = [*(f"block{size}" for size in config.blocks if size < columns), "channel", "tensor"]
+    return [quantizer(f"int8:{cut}:absmax:f16") for cut in cuts]
+
+
+def one_tensor(config: Config, given: Given, tensor: weights.Tensor) -> list[dict[str, Any]]:
+    """SQNR of a tensor under every cut, and how much finer than q8_0 a scale for each row is."""
+    w, shape, rows = weights.measurable(given, tensor), tensor.shape, []
+    about = {"of": tensor.entry.size, "weights": w.size, "fan_in": shape[1]}
+    for q in cuts_of(config, shape[1]):
+        row = {"kind": "tensor", "spec": str(q), "per_scale": weights_per_scale(q, shape)} | about
+        row["extra_bits"] = q.bits_per_weight(shape) - 8
+        rows.append(row | columns(sqnr_db=weights.squares_of_rows(w, q.roundtrip(w)).sqnr_db))
+    q8_0 = quantizer(Q8_0)
+    if shape[1] % STATED["weights"] == 0:  # its blocks do not reach over the end of a row
+        of_q8_0, of_rows = (weights.squares_of_rows(w, q.roundtrip(w)).error for q in (q8_0, quantizer(CHANNEL)))
+        rows.append({"kind": "tensor fan_in"} | about | columns(finer_db=decibels(of_q8_0, of_rows)))
+    return rows
+
+
 # --- the figure -----------------------------------------------------------------------------------------------------
 
 
 def draw(rows: Rows) -> plotting.Figure:
     figure, panels = plotting.mosaic("aab", height=3.6)
     styles = plotting.styles(rows.where(kind="block").values("population"))
+    tensors_beside(panels["a"], panels["b"], rows)
     sqnr_against_bits(panels["a"], rows.where(kind="block"), styles)
     finer_against_fan_in(panels["b"], rows.where(kind="fan_in", spec=CHANNEL, octaves=0.0), styles)
+    widen(panels["a"], rows.where(kind="tensor").column("sqnr_db"))
+    widen(panels["b"], rows.where(kind="tensor fan_in").column("finer_db"))
     plotting.letter(panels.values())
     return figure
+
+
+def tensors_beside(by_bits: Axes, by_fan_in: Axes, rows: Rows) -> None:
+    """Given tensors: a thin line each over the cuts, and a point at its fan-in."""
+    look: dict[str, Any] = {"color": "0.3", "lw": 0.5, "alpha": 0.5}
+    tensors = rows.where(kind="tensor").groups("tensor")
+    for number, found in enumerate(tensors.values()):
+        label = f"{len(tensors)} given tensors" if number == 0 else None
+        by_bits.plot(found.column("extra_bits"), found.column("sqnr_db"), label=label, **look)
+    points = rows.where(kind="tensor fan_in")
+    if points:
+        by_fan_in.plot(points.column("fan_in"), points.column("finer_db"), ls="none", marker=".", ms=3, **look)
+
+
+def widen(ax: Axes, values: NDArray[np.float64]) -> None:
+    """Vertical limits that hold these values, too."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(min([low, *(values - 1)]), max([high, *(values + 1)]))
 
 
 def sqnr_against_bits(ax: Axes, rows: Rows, styles: dict[str, plotting.Style]) -> None:

@@ -10,6 +10,9 @@ count more, not less.
 Instead the first layer (its down) and the last count most, and noise in inputs costs 2 to 4 times as much as noise of
 the same relative size in weights: it is another one at each token.
 Refuted if q and k stand out, or the last third errs most: panels a, c and e.
+Given weights (``--weights``) are not run: of every matrix in a layer how far its weights stand out, all of them, and
+the relative error of int4 per channel, of a sample of its rows. Panels b, d and e need predictions or inputs, and are
+left out.
 
 Settles B48, B49, B50, B51, B54, B55, B60, B61, B62, B63, B64, B71 and B78 of the ledger, which numbers the statements
 of two documents (``quantsim claims``).
@@ -23,14 +26,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from quantsim.checkpoints import CheckpointError
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, Rule, at_least, at_most, between, share, share_of_cases, sourced_above, stated
+from quantsim.lab.given import Given
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import Estimate, mean
+from quantsim.measure.ratios import Estimate, columns, mean, root_ratio
 from quantsim.quantizer import parse as quantizer
 from quantsim.rows import Rows
 
 from . import _language as language
+from . import _weights as weights
+from ._given_layers import figure_of_given_weights
 from ._language import MODELS, Subject
 from ._matrices import (
     LAST_THIRD,
@@ -110,13 +117,41 @@ def one_scale_errors(w: Array) -> dict[str, float]:
     return {"max_abs": float(e.max() / std), "mean_abs": float(e.mean() / std)}
 
 
+# --- given weights --------------------------------------------------------------------------------------------------
+
+GIVEN = "int4:channel"
+
+
+def measure_weights(config: Config, given: Given) -> Iterator[Cell]:
+    """A cell for each layer of a checkpoint."""
+    del config
+    layers: dict[int, list[weights.Tensor]] = {}
+    for tensor in weights.tensors(given):
+        if tensor.role.layer is not None:
+            layers.setdefault(tensor.role.layer, []).append(tensor)
+    if not layers:
+        raise CheckpointError(f"{given.path}: no matrix has a layer in its name; other studies take any matrix")
+    for layer in [*layers][: given.tensors]:
+        yield f"layer {layer}", partial(weights.rows_of, layers[layer], partial(one_matrix, given))
+
+
+def one_matrix(given: Given, tensor: weights.Tensor) -> list[dict[str, Any]]:
+    """How far weights stand out, and their relative error where each row has a scale."""
+    w, q = weights.measurable(given, tensor), quantizer(GIVEN)
+    row = {"kind": "matrix", "spec": GIVEN, "of": tensor.entry.size, "weights": w.size} | weights.spread(given, tensor)
+    found = weights.squares_of_rows(w, q.roundtrip(w))
+    return [row | columns(rel_rms=root_ratio(found.error, found.signal))]
+
+
 # --- the figure -----------------------------------------------------------------------------------------------------
 
 STYLES = plotting.styles(MODELS)
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """Maps of type × depth, stated and measured extremes, sensitivities, shares by depth."""
+    """Maps of type × depth, stated and measured extremes, sensitivities, shares by depth; of given weights, two."""
+    if not rows.values("model"):
+        return figure_of_given_weights(rows.where(kind="matrix"), GIVEN)
     fig, axes = plotting.mosaic("aabbcc;dddeee", height=5.0)
     depth_map(axes["a"], rows, "w_max", "max |w| / σ, mean of trainings")
     depth_map(axes["b"], rows, "int8:tensor kl", "log10 KL, int8 alone", log=True)

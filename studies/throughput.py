@@ -1,11 +1,11 @@
-"""How fast are generating, measuring and packing, beside NumPy, torch and what the memory can deliver?
+"""How fast are generating, measuring, packing and unpacking, beside NumPy, torch and what the memory can deliver?
 
 M weights/s. All contenders of a comparison take turns in one process, A B C A B C …, on the same weights where weights
 are given; the first round compiles and is not counted. Rates are those of median times, errors of ratios a bootstrap
 over rounds. quantsim runs on all devices of JAX, torch on a device of that kind with its own threads, NumPy on one
 thread, as it does; what NumPy is slow at it does for fewer weights. Given weights are 2^26, which no cache holds; drawn
 weights come in the chunks of a sweep, buffers that rivals fill too. The limit is one read of 4 bytes a weight, at the
-best rate of any contender. Scaling runs in processes of their own, whose peak of memory has nothing of torch in it;
+best rate of any contender; unpacking, of random bytes of every GGUF type, is held under a copy. Scaling runs in processes of their own, whose peak of memory has nothing of torch in it;
 so does GPTQ of a layer, in a process for each contender (all of them have imported JAX), all under one convention.
 Expected: full statistics are some thirty operations a weight and reach a tenth of the limit, as one fused loop of
 torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
@@ -33,9 +33,10 @@ from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate
 from quantsim.rows import Rows
 
-from . import _bounds, _gptq, _jobs, _rivals, _served, _timing
+from . import _bounds, _gptq, _jobs, _rivals, _served, _timing, _unpacking
 from ._bounds import BOUNDS, EXPONENT, LAYER, MANY, PEAK, SMALLER_LAYER, on_devices
-from ._jobs import COPY, NUMPY_GGUF, READ, SUM_OF_PARTS, generate_and_measure
+from ._jobs import COPY, READ, SUM_OF_PARTS, generate_and_measure
+from ._rivals import NUMPY_GGUF
 from ._timing import OURS, Contender, Seconds
 
 MEASURES_TIME = True
@@ -44,7 +45,7 @@ SCALING, LAYERS = "scaling", "GPTQ"
 
 @dataclass(frozen=True)
 class Config:
-    """Weights: given, drawn, packed, of what NumPy is slow at, on several devices, in scaling; then what is done."""
+    """Weights: given, drawn, packed and unpacked, of what NumPy is slow at, on several devices, in scaling; what is done."""
 
     given: int = 2**26
     drawn: int = 2**24
@@ -54,7 +55,8 @@ class Config:
     scaling: tuple[int, ...] = (10**7, 10**8, 10**9, 10**10)
     quantizers: tuple[int, ...] = (1, 8, MANY)
     laws: tuple[str, ...] = ("normal", "student-t", "Laplace")
-    types: tuple[str, ...] = ("q8_0", "q4_0", "q4_k", "q6_k")
+    types: tuple[str, ...] = _unpacking.COMMON  # that are packed
+    unpacked: tuple[str, ...] = _unpacking.TYPES
     devices: tuple[int, ...] = (1, 2)
     layers: tuple[int, ...] = (SMALLER_LAYER, LAYER)  # for GPTQ: inputs, outputs and tokens
     layers_of_qwix: int = SMALLER_LAYER  # and not larger ones, which take it many minutes
@@ -67,7 +69,8 @@ class Config:
     def small(cls) -> "Config":
         """Fewer of everything, and all in this process: no torch.compile, no scaling."""
         few = cls(given=2**20, drawn=2**19, packed=2**18, fewer=2**18, quantizers=(1, 2), rounds=2)
-        return replace(few, laws=("normal",), types=("q8_0",), scaling=(), devices=(), layers=(256,), compiled=False)
+        few = replace(few, laws=("normal",), types=("q8_0",), unpacked=("q8_0", "q4_k", "iq2_xxs"))
+        return replace(few, scaling=(), devices=(), layers=(256,), compiled=False)
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------
@@ -80,6 +83,7 @@ def measure(config: Config) -> Iterator[Cell]:
     for number in config.quantizers:
         yield f"{number} quantizers", partial(_compared, config, _jobs.sweeps, config.drawn, config.fewer, number)
     yield "packed", partial(_compared, config, _jobs.packing, config.packed, config.types, config.seed)
+    yield "unpacked", partial(_compared, config, _unpacking.unpacking, config.packed, config.unpacked, config.seed)
     yield SCALING, partial(_over_weights, config)
     yield "devices", partial(_over_devices, config)
     yield LAYERS, partial(_of_layers, config)
@@ -93,7 +97,8 @@ def _compared(config: Config, job: Callable[..., Iterable[Contender]], *argument
 def _rows(config: Config, times: dict[Contender, Seconds]) -> list[dict]:
     """A row for each contender, and one for each ratio of those that are here."""
     rows = [_timing.row(contender, seconds, config.seed) for contender, seconds in times.items()]
-    return [*rows, *_bounds.ratio_rows(times, config.seed)]
+    rates = [_bounds.ratio_row(name, rate) for name, rate in _unpacking.rates(rows)]
+    return [*rows, *_bounds.ratio_rows(times, config.seed), *rates]
 
 
 def _over_weights(config: Config) -> list[dict]:
@@ -184,21 +189,22 @@ STYLES_OF_LAYERS = {
 
 
 def draw(rows: Rows) -> plotting.Figure:
-    """Rates of all jobs under the limit; time against weights; against quantizers, and of the parts alone; of GPTQ."""
-    fig, axes = plotting.mosaic("aaabb;aaacc;aaadd", height=6.0)
+    """Rates of jobs under the limit; time against weights; against quantizers, and of the parts; of GPTQ; unpacking."""
+    fig, axes = plotting.mosaic("aaabb;aaacc;aaadd;eeeee", height=8.0)
     timed = rows.where(kind="time")
     rates(axes["a"], timed, limit(rows))
     over_weights(axes["b"], timed.where(job=SCALING))
     over_quantizers(axes["c"], timed)
     of_layers(axes["d"], rows.where(kind=LAYERS))
+    _unpacking.draw(axes["e"], timed, STYLES, max(timed.where(job=COPY).column("rate")))
     fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=6, columnspacing=1.2)
-    plotting.letter(axes[k] for k in "abcd")
+    plotting.letter(axes[k] for k in "abcde")
     return fig
 
 
 def rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
     """A line a job, a marker a contender with its quartiles; at the right, quantsim over the best of the others."""
-    jobs = [job for job in timed.values("job") if job not in (READ, COPY, SCALING)]
+    jobs = [j for j in timed.values("job") if j not in (READ, COPY, SCALING) and not _unpacking.is_unpacking(j)]
     for order, (name, style) in enumerate(STYLES.items()):
         if found := Rows(r for r in timed.where(contender=name) if r["job"] in jobs):
             _rates_of(ax, found, [jobs.index(r["job"]) for r in found], style, zorder=4 - order / 8)

@@ -62,6 +62,21 @@ def dequantize(data, name: str) -> np.ndarray:
         return quants.dequantize(np.asarray(data), Kind[name])
 
 
+def dequantize_by_definition(data, name: str) -> np.ndarray:
+    """Weights of the types that the package cannot dequantize, of blocks of ggml-common.h."""
+    fields = {
+        "Q8_1": np.dtype([("d", "<f2"), ("sum", "<f2"), ("codes", "i1", 32)]),
+        "Q8_K": np.dtype([("d", "<f4"), ("codes", "i1", 256), ("sums", "<i2", 16)]),
+        "Q1_0": np.dtype([("d", "<f2"), ("codes", "u1", 16)]),
+    }
+    blocks = np.ascontiguousarray(data).view(fields[name])
+    codes = blocks["codes"].astype(np.float32)
+    if name == "Q1_0":
+        codes = 2 * np.unpackbits(blocks["codes"], axis=-1, bitorder="little").astype(np.float32) - 1
+    with np.errstate(all="ignore"):
+        return (codes * blocks["d"].astype(np.float32)[..., None]).reshape(len(data), -1)
+
+
 def levels(data, name: str) -> np.ndarray:
     """Every level that each weight could have with the scales as stored, (levels, rows, in), in the order of codes.
 

@@ -27,6 +27,7 @@ FLOORS = {
     "mitigations": (6, 1),
     "tree": (6, 2),
     "sweep": (7, 0),
+    "inspection": (7, 1),
     "lab": (8, 0),
     "cli": (9, 0),
     "__main__": (9, 1),

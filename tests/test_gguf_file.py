@@ -172,10 +172,10 @@ def test_types_that_cannot_be_read_are_passed_over(tmp_path):
     changed = written(tmp_path / "w.gguf", kinds=("Q8_0",), tensors=[("f32", W[:1])]).read_bytes()
     at = changed.index(b"Q8_0.weight") + len(b"Q8_0.weight") + 4 + 16  # behind the number of axes and two of them
     assert changed[at] == GGMLQuantizationType.Q8_0
-    (tmp_path / "w.gguf").write_bytes(changed[:at] + bytes([GGMLQuantizationType.IQ1_S]) + changed[at + 1 :])
+    (tmp_path / "w.gguf").write_bytes(changed[:at] + bytes([200]) + changed[at + 1 :])
     refused = {}
     assert list(dict(read(tmp_path / "w.gguf", refused=refused.__setitem__))) == ["f32"]
-    assert refused == {"Q8_0.weight": "is stored as IQ1_S, which cannot be read; save it as F32"}
+    assert refused == {"Q8_0.weight": "is stored as type 200, which cannot be read; save it as F32"}
 
 
 # --- weights spread within their cells ------------------------------------------------------------------------------

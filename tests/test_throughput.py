@@ -19,7 +19,7 @@ from quantsim.rows import Rows, dumps
 
 throughput = study.module("throughput")
 _jobs, _rivals, _served, _timing = throughput._jobs, throughput._rivals, throughput._served, throughput._timing
-_bounds, _gptq = throughput._bounds, throughput._gptq
+_bounds, _gptq, _unpacking = throughput._bounds, throughput._gptq, throughput._unpacking
 W = np.random.default_rng(3).standard_normal((8, 1024)).astype(np.float32)
 HALF_ULP = 2.0**-24
 
@@ -128,6 +128,20 @@ def test_bytes_are_those_of_the_rival(kind):
 
 def test_what_the_rival_cannot_pack_is_left_out():
     assert [k for k in throughput.Config().types if _rivals.can_pack(k)] == ["q8_0", "q4_0"]
+
+
+def test_every_type_is_unpacked_and_those_that_the_rival_cannot_are_alone():
+    bounds = {b.name for b in throughput.BOUNDS}
+    found = {}
+    for c in _unpacking.unpacking(4096, throughput.Config().unpacked, 0):
+        found.setdefault(c.job.removeprefix("unpack "), []).append(c)
+    assert [kind.upper() for kind in found] == list(_jobs.gguf.LAYOUTS)
+    assert tuple(kind for kind, contenders in found.items() if len(contenders) == 1) == _unpacking.ALONE
+    for kind, contenders in found.items():
+        results = [np.asarray(c.run()) for c in contenders]
+        np.testing.assert_array_equal(results[0], results[-1])
+        assert (f"unpack {kind}: rate / gguf" in bounds) == (len(results) == 2)
+        assert (f"unpack {kind}: M weights/s" in bounds) == (kind in _unpacking.COMMON)
 
 
 # --- timing ---------------------------------------------------------------------------------------------------------
@@ -246,9 +260,11 @@ def test_the_small_study_names_device_and_threads_and_draws(rows, tmp_path):
     assert set(timed.values("device")) == {_timing.processor()}
     assert all(r["threads"] >= 1 and r["seconds_q1"] <= r["seconds"] <= r["seconds_q3"] for r in timed)
     jobs = {"full statistics", "generate normal", "generate + measure, 1", "generate + measure, 2", "pack q8_0"}
+    jobs |= {"unpack q8_0", "unpack q4_k", "unpack iq2_xxs"}
     assert jobs <= set(timed.values("job"))
     assert {"quantsim", "NumPy", "NumPy + gguf", "sum of parts"} <= set(timed.values("contender"))
-    assert "full statistics: rate / NumPy + gguf" in rows.where(kind="ratio").values("name")
+    ratios = {"full statistics: rate / NumPy + gguf", "unpack q4_k: M weights/s", "unpack iq2_xxs: rate / gguf"}
+    assert ratios <= set(rows.where(kind="ratio").values("name"))
     plotting.save(throughput.draw(rows), tmp_path, "throughput")
     assert (tmp_path / "throughput.png").stat().st_size > 10_000
 

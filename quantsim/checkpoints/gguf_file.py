@@ -38,7 +38,7 @@ class StoredTensor:
     @property
     def is_quantized(self) -> bool:
         """Whether ``data`` are the bytes of a block format."""
-        return self.type in gguf.TYPES
+        return self.type in gguf.LAYOUTS
 
 
 def dequantized(tensor: StoredTensor) -> np.ndarray:
@@ -84,5 +84,4 @@ def _layout(kind: str) -> tuple[int, int, np.dtype] | None:
     """Numbers of a block, its bytes, and as what these are read."""
     if (plain := (_FLOATS | _INTEGERS).get(kind)) is not None:
         return 1, plain.itemsize, plain
-    block = gguf.TYPES.get(kind)
-    return None if block is None else (block.size, block.nbytes, np.dtype(np.uint8))
+    return (*gguf.layout(kind), np.dtype(np.uint8)) if kind in gguf.LAYOUTS else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import tyro
 
-from quantsim.cli import doctor, endings, programs, studies, sweeps, terminal, training, weights
+from quantsim.cli import doctor, endings, inspecting, programs, studies, sweeps, terminal, training, weights
 
 #: Every command by its name, in the order of the help.
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "claims": studies.show_claims,
     "matrix": weights.show_matrix,
     "compare": weights.compare,
+    "inspect": inspecting.inspect,
     "sweep": sweeps.run,
     "train": training.train,
     "doctor": doctor.show,

@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 _ticks: Any = None  # in a process of a study, where it tells how far it is
 
 
-def run(names: Sequence[str], folder: Path, jobs: int, report: Report, **options: bool) -> Iterator[Any]:
+def run(names: Sequence[str], folder: Path, jobs: int, report: Report, **options: Any) -> Iterator[Any]:
     """The ``Outcome`` of each study as soon as it is there, so many at a time.
 
     Args:
@@ -69,7 +69,7 @@ def _end_with_the_command() -> None:
     os._exit(1)
 
 
-def _one(name: str, folder: Path, options: dict[str, bool]) -> Any:
+def _one(name: str, folder: Path, options: dict[str, Any]) -> Any:
     from quantsim.lab import runner
 
     return runner.run(name, folder, **options, tick=lambda done, total: _ticks.put((name, done, total)))

@@ -1,6 +1,7 @@
 """Commands on studies: what there is, measuring and drawing, the ledger. Their drawing library is slow to import."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,8 +42,30 @@ def show_studies(out: Path = _OUT, json: Flag = False) -> None:
         print(terminal.table(("study", "rows", "question"), cells))
 
 
+@dataclass(frozen=True)
+class Place:
+    """What is measured, and where the results go.
+
+    Attributes:
+        weights: measure a checkpoint of yours, a file or a folder, in the place of what the studies draw and train: by
+            the studies that take weights, into the folder weights/NAME below the output. Settles nothing.
+        out: folder of the results.
+    """
+
+    weights: Path | None = None
+    out: Path = _OUT
+
+
+_OWN = Place()
+
+
 def run(
-    names: Names = (), small: Flag = False, fresh: Flag = False, real: Flag = False, jobs: int = 1, out: Path = _OUT
+    names: Names = (),
+    small: Flag = False,
+    fresh: Flag = False,
+    real: Flag = False,
+    jobs: int = 1,
+    place: tyro.conf.OmitArgPrefixes[Place] = _OWN,
 ) -> None:
     """Run studies, all by default: rows, provenance, figures and the ledger. What is current is loaded, not redone.
 
@@ -52,22 +75,56 @@ def run(
         fresh: measure and draw in any case, also what could be loaded.
         real: also measure the real model, which the extra `real` installs; without it such rows are only loaded.
         jobs: studies at a time, each in a process of its own; those that measure times come last, one by one.
-        out: folder of the results.
+        place: what is measured, and where the results go.
     """
-    from quantsim.lab import claims, runner, study
+    from quantsim.lab import given, study
 
     if jobs < 1:
         raise ValueError(f"--jobs is a number of studies at a time, at least 1, not {jobs}")
-    wanted, folder = list(names) or study.names(), out / "small" if small else out
+    if place.weights is not None:
+        wanted, folder = _taking_weights(names), _folder_of(place.weights, place.out)
+        of_weights = given.given(place.weights, small=small)
+        _run(wanted, folder / "small" if small else folder, jobs, small=small, fresh=fresh, given=of_weights)
+        return
+    wanted, folder = list(names) or study.names(), place.out / "small" if small else place.out
     if not real:
         wanted = _without_the_real_model(wanted, folder, named=bool(names), measures=small or fresh)
+    _run(wanted, folder, jobs, small=small, fresh=fresh)
+    _write_ledger(folder)
+
+
+def _taking_weights(names: Names) -> list[str]:
+    """The studies that are asked for, or all that take weights.
+
+    Raises:
+        ValueError: for one that takes none.
+    """
+    from quantsim.lab import study
+
+    those = [name for name in study.names() if study.takes_weights(name)]
+    if refused := [name for name in names if not study.takes_weights(name)]:
+        raise ValueError(f"{refused[0]} takes no weights; those that do are {', '.join(those)}")
+    return list(names) or those
+
+
+def _folder_of(weights: Path, out: Path) -> Path:
+    return out / "weights" / weights.resolve().name
+
+
+def _run(wanted: list[str], folder: Path, jobs: int, **options: Any) -> None:
+    """Run studies and tell of each."""
     columns = TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = _Tasks(progress)
-        for found in _outcomes(wanted, folder, jobs, tasks.report, small=small, fresh=fresh):
+        for found in _outcomes(wanted, folder, jobs, tasks.report, **options):
             if found.state == "loaded":
                 tasks.report(found.name, 1, 1)
             _tell(found, folder)
+
+
+def _write_ledger(folder: Path) -> None:
+    from quantsim.lab import claims, runner
+
     entries = claims.ledger(runner.settled(folder))
     replace_text(folder / "claims.json", claims.to_json(entries))
     replace_text(folder / "claims.md", claims.to_markdown(entries))
@@ -105,7 +162,7 @@ class _Tasks:
         self._progress.update(self._of[name], completed=done, total=total)
 
 
-def _outcomes(names: list[str], folder: Path, jobs: int, report: Report, **options: bool) -> Iterator[Any]:
+def _outcomes(names: list[str], folder: Path, jobs: int, report: Report, **options: Any) -> Iterator[Any]:
     from quantsim.lab import runner, study
 
     timed = [name for name in names if study.measures_time(name)]  # LookupError for what is no study, before any runs

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from quantsim import checkpoints, mitigations
-from quantsim.cli import terminal
+from quantsim.cli import checkpoint_pairs, terminal
 from quantsim.cli.terminal import Flag
 from quantsim.lab import comparison, output_comparison
 from quantsim.lab.comparison import Source
@@ -34,19 +34,29 @@ def compare(
     source: tyro.conf.OmitArgPrefixes[Source] = _NORMAL,
     outputs: tyro.conf.OmitArgPrefixes[Outputs] = _WEIGHTS_ONLY,
     json: Flag = False,
+    top: int = 20,
 ) -> None:
-    """Quantizers side by side: true bits per weight and SQNR with its standard error.
+    """Quantizers side by side: true bits per weight and SQNR with its standard error; or two checkpoints.
 
     Synthetic arrays are drawn until every standard error is at most 0.02 dB (at most 4096 arrays). Tensors of a file
     that cannot be measured are named on stderr. With a mitigation, inputs or activations, errors are those of the
     outputs x Wᵀ, on inputs that no mitigation was calibrated on.
 
+    Two paths, of an original and of what was made of it, are compared tensor by tensor: what was lost, where, and
+    whether that is what the formats of the second allow.
+
     Args:
-        specs: quantizers, for example bf16 int8:channel int4:block32:mse.
+        specs: quantizers, for example bf16 int8:channel int4:block32:mse; or original.safetensors made.gguf.
         source: where the weights come from.
         outputs: compare outputs, under these.
         json: print JSON.
+        top: tensors of two checkpoints that are shown, the worst first.
     """
+    if checkpoint_pairs.are_checkpoints(specs):
+        if source != _NORMAL or outputs.wanted:
+            raise ValueError("two checkpoints are compared as they are: leave out what is for quantizers")
+        checkpoint_pairs.show(*specs, top, json)
+        return
     quantizers = [parse(s) for s in specs]
     if not quantizers:
         raise ValueError("name at least one quantizer, for example: quantsim compare int8:channel int4:block32")

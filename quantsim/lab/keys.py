@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from quantsim.lab import study
+from quantsim.lab.given import OnWeights
 from quantsim.lab.reach import House
 from quantsim.rows import plain
 
 #: What a study is asked for.
-_ASKED = ("Config", "measure", "draw", "CLAIMS", "summary")
+_ASKED = ("Config", "measure", "measure_weights", "draw", "CLAIMS", "summary")
 #: Libraries that a figure's bytes depend on.
 _DRAWN_WITH = ("matplotlib", "numpy", "scipy", "jax")
 
@@ -33,15 +34,24 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def measuring_code(name: str) -> dict[str, str]:
-    """Digest of what a study's measurement reaches, by module: ``rounding``, ``studies.outliers``, …."""
-    reached = house(study.PACKAGE, study.folder()).reached(f"quantsim.studies.{name}", ("measure", "Config"))
+def measuring_code(name: str, *, on_weights: bool = False) -> dict[str, str]:
+    """Digest of what a study's measurement reaches, by module: ``rounding``, ``studies.outliers``, ….
+
+    Args:
+        name: study.
+        on_weights: of its measurement of given weights.
+    """
+    asked = ("measure_weights" if on_weights else "measure", "Config")
+    reached = house(study.PACKAGE, study.folder()).reached(f"quantsim.studies.{name}", asked)
     return {module.removeprefix("quantsim."): _digest(text) for module, text in sorted(reached.items())}
 
 
 def of_rows(name: str, config: Any) -> str:
-    """Identity of a study's rows: its config and the code that measures them."""
-    return _digest(json.dumps([plain(asdict(config)), measuring_code(name)], sort_keys=True))
+    """Identity of a study's rows: its config, the content of given weights, and the code that measures them."""
+    settings, on_weights = plain(asdict(config)), isinstance(config, OnWeights)
+    if on_weights:
+        del settings["given"]["path"]  # a file that was moved holds what it held
+    return _digest(json.dumps([settings, measuring_code(name, on_weights=on_weights)], sort_keys=True))
 
 
 def of_figure(name: str, rows: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 
 from quantsim.lab import keys, plotting, study
+from quantsim.lab.given import OnWeights
 from quantsim.rows import plain, replace_text
 
 
@@ -62,7 +63,7 @@ def state_of(out: Path, name: str, config: Any) -> State:
 
 def _difference(name: str, config: Any, about: dict[str, Any]) -> str:
     """What of config and code differs from what is stored."""
-    before, now = about.get("code") or {}, keys.measuring_code(name)
+    before, now = about.get("code") or {}, keys.measuring_code(name, on_weights=isinstance(config, OnWeights))
     others = sorted(module for module in before.keys() | now.keys() if before.get(module) != now.get(module))
     if about.get("config") != plain(asdict(config)):
         return "the rows were measured with another config"
@@ -72,12 +73,18 @@ def _difference(name: str, config: Any, about: dict[str, Any]) -> str:
     return f"the rows were measured by other code: {', '.join(others[:4])}{more} changed since"
 
 
+def weights_of(out: Path, name: str) -> str | None:
+    """The file of weights that the rows in a folder were measured on, None of a study's own."""
+    return stored(out, name).get("weights_of")
+
+
 def measured(name: str, config: Any, rows: Path, seconds: float) -> dict[str, Any]:
     """Provenance of rows that were just measured and saved."""
-    device = jax.devices()[0]
+    device, given = jax.devices()[0], config.given if isinstance(config, OnWeights) else None
     return {
         "study": name,
         "question": study.question(name),
+        **({} if given is None else {"weights_of": given.path}),
         "key": keys.of_rows(name, config),
         "rows": keys.of_text(rows),
         "config": plain(asdict(config)),
@@ -86,7 +93,7 @@ def measured(name: str, config: Any, rows: Path, seconds: float) -> dict[str, An
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
         "seconds": seconds,
-        "code": keys.measuring_code(name),
+        "code": keys.measuring_code(name, on_weights=given is not None),
     }
 
 

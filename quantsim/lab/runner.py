@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from quantsim.lab import claims, keys, memory, plotting, provenance, study
+from quantsim.lab.given import Given
 from quantsim.rows import Rows, dumps, load, plain, save
 
 #: Bytes of memory beyond which a run hands back what a cell has freed, and drops the programs of a study when it ends.
@@ -31,7 +32,15 @@ class Outcome:
     rows: Rows
 
 
-def run(name: str, out: Path, *, small: bool = False, fresh: bool = False, tick: Tick | None = None) -> Outcome:
+def run(
+    name: str,
+    out: Path,
+    *,
+    small: bool = False,
+    fresh: bool = False,
+    given: Given | None = None,
+    tick: Tick | None = None,
+) -> Outcome:
     """Measure the rows of a study, or load them if they are current; draw its figure, unless that is current too.
 
     Finished cells are kept in ``<name>.partial.jsonl``, so an interrupted run goes on where it stopped.
@@ -41,13 +50,15 @@ def run(name: str, out: Path, *, small: bool = False, fresh: bool = False, tick:
         out: folder for rows, provenance and figures.
         small: the small config, for a smoke test.
         fresh: measure and draw in any case.
+        given: weights that are measured in the place of what the study draws itself.
         tick: called with (cells done, cells in all).
 
     Raises:
         OSError: if the folder cannot be written to.
+        ValueError: for weights given to a study that takes none.
     """
+    config, started = study.config_of(name, small, given), time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    config, started = study.config_of(name, small), time.perf_counter()
     if not fresh and provenance.state_of(out, name, config).word == "current":
         how, rows = "loaded", load(out / f"{name}.jsonl")
     else:
@@ -67,7 +78,7 @@ def run(name: str, out: Path, *, small: bool = False, fresh: bool = False, tick:
 def _measured(name: str, config: Any, out: Path, tick: Tick | None) -> tuple[str, Rows]:
     """Rows of all cells, those that an interrupted run has finished taken from where it kept them."""
     partial, identity = out / f"{name}.partial.jsonl", keys.of_rows(name, config)
-    cells: list[study.Cell] = list(study.module(name).measure(config))
+    cells = study.cells(name, config)
     if len({cell for cell, _ in cells}) < len(cells):
         raise ValueError(f"study {name} gives two of its cells one name")
     done = dict(finished(partial, identity))
@@ -105,7 +116,13 @@ def finished(partial: Path, identity: str) -> Iterator[tuple[str, list[dict[str,
 
 
 def settled(out: Path, wanted: list[str] | None = None) -> Iterator[tuple[str, tuple[claims.Claim, ...], Rows]]:
-    """Study, claims and rows of every study whose rows lie in ``out``."""
+    """Study, claims and rows of every study whose rows lie in ``out``.
+
+    Raises:
+        ValueError: for rows of given weights: statements are about what studies draw and train themselves.
+    """
     for name in wanted or study.names():
         if (out / f"{name}.jsonl").is_file():
+            if (path := provenance.weights_of(out, name)) is not None:
+                raise ValueError(f"rows of {name} in {out} are of {path} and settle nothing: name another --out")
             yield name, study.module(name).CLAIMS, load(out / f"{name}.jsonl")

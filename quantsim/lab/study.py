@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from quantsim.lab.given import Given, OnWeights
 from quantsim.rows import Rows
 
 #: A cell of a study: its name, and the function that measures its rows.
@@ -65,10 +66,31 @@ def needs_real_model(name: str) -> bool:
     return getattr(module(name), "NEEDS_REAL_MODEL", False)
 
 
-def config_of(name: str, small: bool) -> Any:
-    """The study's full or small config."""
-    config = module(name).Config
-    return config.small() if small else config()
+def takes_weights(name: str) -> bool:
+    """Whether a study also measures weights that a person gives: it has a ``measure_weights(config, given)``."""
+    return hasattr(module(name), "measure_weights")
+
+
+def config_of(name: str, small: bool, given: Given | None = None) -> Any:
+    """The study's full or small config, for what it draws itself or for given weights.
+
+    Raises:
+        ValueError: for weights given to a study that takes none.
+    """
+    config = module(name).Config.small() if small else module(name).Config()
+    if given is None:
+        return config
+    if not takes_weights(name):
+        those = ", ".join(other for other in names() if takes_weights(other))
+        raise ValueError(f"{name} takes no weights; those that do are {those}")
+    return OnWeights(config, given)
+
+
+def cells(name: str, config: Any) -> list[Cell]:
+    """What a study measures, cell by cell."""
+    if isinstance(config, OnWeights):
+        return list(module(name).measure_weights(config.config, config.given))
+    return list(module(name).measure(config))
 
 
 def summary(name: str, rows: Rows) -> str | None:

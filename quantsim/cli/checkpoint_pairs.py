@@ -1,0 +1,98 @@
+"""Two checkpoints side by side, as ``quantsim compare a b`` prints them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quantsim import inspection
+from quantsim.cli import terminal
+from quantsim.inspection import Comparison
+from quantsim.inspection.comparing import EXACT, PLACES, WORSE, rows_in_order
+from quantsim.rows import Rows
+
+_HEADER = ("tensor", "from", "to", "bits", "SQNR dB", "‖e‖/‖w‖", "allowed", "ratio", "verdict")
+_ENDINGS = (".safetensors", ".gguf", ".npy")
+_LEFT_SHOWN = 5
+_NAME = 40
+
+
+def are_checkpoints(names: Sequence[str]) -> bool:
+    """Whether what was named to compare are two checkpoints, and not specs of quantizers."""
+    return len(names) == 2 and all(name.endswith(_ENDINGS) or Path(name).exists() for name in names)
+
+
+def show(original: str, other: str, top: int, json: bool) -> None:
+    """Compare two checkpoints and print what was lost.
+
+    Args:
+        original: path of what was quantized.
+        other: path of what was made of it.
+        top: tensors that the table shows, the worst first.
+        json: print JSON.
+    """
+    with terminal.progress() as report:
+        found = inspection.compare(original, other, progress=report)
+    print(terminal.json_text(_as_json(found)) if json else text_of(found, top))
+
+
+def _as_json(found: Comparison) -> dict[str, Any]:
+    return {
+        "as_allowed": found.is_as_allowed,
+        "tensors": list(found.rows),
+        "left_out": list(found.left_out),
+        "only_original": found.only_original,
+        "only_other": found.only_other,
+    }
+
+
+def text_of(found: Comparison, top: int) -> str:
+    """The table of the worst tensors, what is to be said of them all, and what could not be compared."""
+    rows = list(rows_in_order(found))
+    table = terminal.table(_HEADER, [_cells(row) for row in rows[:top]])
+    more = f"\n… and {len(rows) - top} more; --top {len(rows)} shows all" if len(rows) > top else ""
+    parts = [table + more, summary(found)]
+    for what, names in (("only in the first", found.only_original), ("only in the second", found.only_other)):
+        if names:
+            shown = ", ".join(_short(name) for name in names[:_LEFT_SHOWN])
+            parts.append(f"{what}: {len(names)} tensors: {shown}{', …' * (len(names) > _LEFT_SHOWN)}")
+    if found.left_out:
+        lines = [f"  {_short(row['tensor'])} {row['reason']}" for row in found.left_out[:_LEFT_SHOWN]]
+        parts.append("\n".join([f"not compared: {len(found.left_out)} tensors", *lines]))
+    return "\n\n".join(parts)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    exact = row["verdict"] == EXACT
+    allowed = "" if row["allowed_rel_rms"] is None else f"{row['allowed_rel_rms']:.4%}"
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+    about = (_short(row["tensor"]), row["type"], row["other_type"], f"{row['other_bits']:.3f}")
+    errors = ("exact" if exact else f"{row['sqnr_db']:.2f}", f"{row['rel_rms']:.4%}", allowed, ratio)
+    return (*about, *errors, _verdict(row))
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    text = row["verdict"]
+    if row["verdict"] == PLACES:
+        where = ",".join(map(str, row["worse_at"]))
+        text += f": {row['worse_blocks']} of {row['blocks']} blocks, the first at [{where}]"
+    return f"{text} ({row['note']})" if row["note"] else text
+
+
+def summary(found: Comparison) -> str:
+    """How much smaller, how much worse, and whether that is what the formats allow."""
+    weights = found.rows.column("weights")
+    before, after = (
+        float((weights * found.rows.column(name)).sum() / weights.sum()) for name in ("bits", "other_bits")
+    )
+    text = f"{len(found.rows)} tensors, {before:.3f} to {after:.3f} bits per weight. "
+    wrong = Rows(row for row in found.rows if row["verdict"] in (WORSE, PLACES))
+    if not wrong:
+        return text + "No tensor is worse than its format allows."
+    named = ", ".join(_short(row["tensor"]) for row in wrong[:_LEFT_SHOWN]) + ", …" * (len(wrong) > _LEFT_SHOWN)
+    advice = "made wrongly, or from other weights; make them again from these"
+    return f"{text}{len(wrong)} worse than their format allows: {named}: {advice}"
+
+
+def _short(name: str) -> str:
+    text = terminal.printable(name)
+    return text if len(text) <= _NAME else f"{text[: _NAME // 2 - 1]}…{text[-_NAME // 2 :]}"

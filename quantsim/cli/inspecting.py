@@ -1,0 +1,77 @@
+"""The command ``inspect``: a checkpoint, tensor by tensor."""
+
+import csv as csv_files
+import sys
+from pathlib import Path
+
+import tyro
+
+from quantsim import inspection
+from quantsim.cli import terminal
+from quantsim.cli.inspection_text import text_of
+from quantsim.cli.terminal import Flag
+from quantsim.inspection import FORMATS, Importance, Inspection, Selection
+from quantsim.rows import Rows, replace_text
+
+_EVERYTHING = Selection()
+_PLAIN = Importance()
+
+
+def inspect(
+    path: tyro.conf.Positional[Path],
+    formats: tuple[str, ...] = FORMATS,
+    budget: float | None = None,
+    select: tyro.conf.OmitArgPrefixes[Selection] = _EVERYTHING,
+    importance: tyro.conf.OmitArgPrefixes[Importance] = _PLAIN,
+    top: int = 10,
+    json: Flag = False,
+    csv: Flag = False,
+    emit: Path | None = None,
+    figures: Path | None = None,
+) -> None:
+    """A checkpoint, tensor by tensor: outliers, the error of each format, the best mixture of formats under a budget.
+
+    Args:
+        path: .safetensors, .gguf (any part of a file in parts) or .npy, or a folder of one model.
+        formats: quantizers that are tried.
+        budget: bits per weight over the whole model.
+        select: which tensors.
+        importance: what an error of a weight counts.
+        top: tensors a table shows.
+        json: print every row as JSON.
+        csv: print the rows of errors as CSV.
+        emit: write the mixture for llama-quantize's --tensor-type-file (.txt), as .json, or as a .py dict.
+        figures: draw maps of role and depth, the worst tensors and the frontier into this folder.
+    """
+    if json and csv:
+        raise ValueError("--json and --csv are two ways to print: leave one of them out")
+    if emit is not None and budget is None:
+        raise ValueError("--emit writes the mixture under a budget: give --budget, for example --budget 4.5")
+    with terminal.progress() as report:
+        given = {"budget": budget, "select": select, "importance": importance, "progress": report}
+        found = inspection.inspect(path, formats, **given)
+    if emit is not None:
+        replace_text(emit, inspection.emitted(found, emit))
+        terminal.say(f"quantsim: wrote {emit}")
+    if figures is not None:
+        _draw(found, figures)
+    if json:
+        print(terminal.json_text(list(found.rows())))
+    elif csv:
+        _print_csv(found.errors)
+    else:
+        print(text_of(found, top))
+
+
+def _draw(found: Inspection, folder: Path) -> None:
+    from quantsim.lab import inspection_figures
+
+    for written in inspection_figures.write(found, folder):
+        terminal.say(f"quantsim: wrote {written}")
+
+
+def _print_csv(rows: Rows) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    out = csv_files.DictWriter(sys.stdout, columns)
+    out.writeheader()
+    out.writerows(rows)

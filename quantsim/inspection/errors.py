@@ -1,0 +1,276 @@
+"""What formats do to a tensor: the second of two passes.
+
+How the scales of a quantizer are shared decides how it sees a tensor: in chunks of fixed shape, whose scales lie within
+them or follow from extremes of the first pass, so that one compiled program serves tensors of all shapes; or as rows,
+as many as fit a chunk; or at once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import frexp
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from quantsim.calibration import Absmax, Clip, MinMax
+from quantsim.granularity import Block, Channel
+from quantsim.inspection import programs
+from quantsim.inspection.ahead import in_order
+from quantsim.inspection.pieces import CHUNK, PIECE, Matrix, Take, chunks
+from quantsim.inspection.signal import Signal
+from quantsim.measure import statistics, tallies
+from quantsim.measure.statistics import ErrorStats
+from quantsim.measure.tallies import SUMS, Exponents, Tally
+from quantsim.numerics.tiles import TILE
+from quantsim.quantizer.blockformats.base import BlockFormat
+from quantsim.quantizer.blockformats.microscaling import Microscaling
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.scaled import Quantizer
+
+#: How a quantizer sees a tensor.
+Way: TypeAlias = Literal["chunks", "rows", "whole"]
+#: Weights that are taken at once, by quantizers that must see all of them.
+MOST_AT_ONCE = 2**26
+
+
+class CannotMeasureError(ValueError):
+    """A tensor that a quantizer does not take, or not in bounded memory; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A tensor that formats are tried on.
+
+    Attributes:
+        take: reads its weights.
+        matrix: its shape in products.
+        signal: what the first pass saw.
+        importance: reads what an error of each weight counts, or None.
+        columns: importance of each column, which formats that take an imatrix search by, or None.
+    """
+
+    take: Take
+    matrix: Matrix
+    signal: Signal
+    importance: Take | None = None
+    columns: Float[np.ndarray, " columns"] | None = None
+
+    @property
+    def unit(self) -> Exponents:
+        """Of sums: the power of two below the largest weight."""
+        exponent = np.int32(np.clip(frexp(self.signal.max_abs)[1] - 1, -126, 126))
+        return Exponents(exponent, exponent)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Errors of a tensor under a quantizer.
+
+    Attributes:
+        stats: of all weights.
+        noise: sum of importance e^2, 0 without importances.
+        power: sum of importance w^2.
+    """
+
+    stats: ErrorStats
+    noise: float = 0.0
+    power: float = 0.0
+
+
+# --- how a quantizer sees a tensor ----------------------------------------------------------------------------------
+
+
+def way(q: AbstractQuantizer, matrix: Matrix, *, by_column: bool = False) -> Way:
+    """How a quantizer sees a matrix; ``by_column`` if there are importances of columns to search by.
+
+    Raises:
+        CannotMeasureError: for rows that its blocks do not fill, and for too many weights to be taken at once.
+
+    >>> from quantsim.quantizer import parse
+    >>> specs = ("q4_k", "int4:block32", "int8:channel", "int8:channel:mse", "int8:tensor:p99.9")
+    >>> [way(parse(spec), Matrix(64, 1024)) for spec in specs]
+    ['chunks', 'chunks', 'chunks', 'rows', 'whole']
+    """
+    try:
+        q.bits_per_weight((matrix.rows, matrix.columns))
+    except ValueError as reason:
+        raise CannotMeasureError(str(reason)) from None
+    searched = by_column and isinstance(q, BlockFormat) and q.takes_imatrix
+    if programs.takes_extremes(q) or (_fits_chunks(q, matrix) and not searched):
+        return "chunks"
+    is_one = q._span((2, 2 * CHUNK)) is None  # no part of a tensor can be quantized apart from the rest
+    if not is_one and matrix.columns <= CHUNK:
+        return "rows"
+    if matrix.size > MOST_AT_ONCE:
+        raise CannotMeasureError(
+            f"{q} must see all {matrix.size} weights at once, at most {MOST_AT_ONCE} are held; try :channel or blocks"
+        )
+    return "whole"
+
+
+def _fits_chunks(q: AbstractQuantizer, matrix: Matrix) -> bool:
+    run = _run(q)
+    if run is None or CHUNK % run:
+        return False
+    return matrix.columns % run == 0 or (PIECE % run == 0 and _ends_in_zeros(q))
+
+
+def _run(q: AbstractQuantizer) -> int | None:
+    """Consecutive weights of a row that share a scale with no others; None where it is all of the row, or more."""
+    if isinstance(q, BlockFormat | Microscaling):
+        return q.size
+    if not isinstance(q, Quantizer) or q.rounding == "stochastic":
+        return None
+    if q.granularity is None:
+        return 1
+    block = q.granularity
+    return block.size if isinstance(block, Block) and block.axis in (-1, 1) and not block.onward else None
+
+
+def _ends_in_zeros(q: AbstractQuantizer) -> bool:
+    """Whether zeros behind a row change nothing: a short block then has the extremes that its scale is made of."""
+    if isinstance(q, Microscaling):
+        return True
+    return isinstance(q, Quantizer) and isinstance(q.calibration, Absmax | Clip | MinMax)
+
+
+# --- the pass -------------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """What programs see of a tensor at a time.
+
+    Attributes:
+        weights: flat for chunks, (rows, columns) otherwise.
+        counts: how many weights each tile of 4096 holds.
+        extremes: of the row of each piece, its smallest and largest weight; of chunks.
+        importance: of each weight, in the shape of the weights, or None.
+    """
+
+    weights: np.ndarray
+    counts: np.ndarray
+    extremes: np.ndarray | None
+    importance: np.ndarray | None
+
+
+def damages(
+    subject: Subject,
+    quantizers: Sequence[AbstractQuantizer],
+    tick: Callable[[int], Any] = int,
+) -> dict[AbstractQuantizer, Damage | CannotMeasureError]:
+    """Errors of a tensor under each quantizer, or why it does not take the tensor.
+
+    Args:
+        subject: the tensor.
+        quantizers: each is tried.
+        tick: told how many weights, times quantizers, have been seen since it was last called.
+    """
+    found: dict[AbstractQuantizer, Damage | CannotMeasureError] = {}
+    by_way: dict[Way, list[AbstractQuantizer]] = {}
+    for q in quantizers:
+        try:
+            by_way.setdefault(way(q, subject.matrix, by_column=subject.columns is not None), []).append(q)
+        except CannotMeasureError as reason:
+            found[q] = reason
+    for seen, some in by_way.items():
+        totals = {q: _Total() for q in some}
+        for parts in in_order(partial(_of_batch, subject, some), batches(subject, seen)):
+            for q, part in zip(some, parts, strict=True):
+                totals[q].add(part)
+            tick(parts[0].stats.count * len(some))
+        found |= {q: total.damage() for q, total in totals.items()}
+    return {q: found[q] for q in quantizers}
+
+
+def batches(subject: Subject, seen: Way) -> Iterator[Batch]:
+    """A tensor in parts, as quantizers see it."""
+    if seen == "chunks":
+        yield from _chunk_batches(subject)
+        return
+    matrix = subject.matrix
+    at_once = matrix.rows if seen == "whole" else max(1, CHUNK // matrix.columns)
+    for first in range(0, matrix.rows, at_once):
+        rows = min(at_once, matrix.rows - first)
+
+        def padded(take: Take, first: int = first, rows: int = rows) -> np.ndarray:
+            found = take(first * matrix.columns, rows * matrix.columns).reshape(rows, matrix.columns)
+            return np.pad(found, ((0, at_once - rows), (0, 0)))
+
+        tiles = -(-at_once * matrix.columns // TILE)
+        counts = np.clip(rows * matrix.columns - np.arange(tiles) * TILE, 0, TILE)
+        importance = None if subject.importance is None else padded(subject.importance)
+        yield Batch(padded(subject.take), counts, None, importance)
+
+
+def _chunk_batches(subject: Subject) -> Iterator[Batch]:
+    matrix, signal = subject.matrix, subject.signal
+    weighed = None if subject.importance is None else chunks(subject.importance, matrix)
+    for chunk in chunks(subject.take, matrix):
+        rows = chunk.rows(matrix)
+        extremes = np.stack([signal.low[rows], signal.high[rows]], axis=1)
+        counts = chunk.counts(matrix).reshape(-1, TILE // PIECE).sum(axis=1)
+        yield Batch(chunk.weights, counts, extremes, None if weighed is None else next(weighed).weights)
+
+
+class _Part(NamedTuple):
+    """Of a batch: statistics, and sums of importance e^2 and importance w^2, where there are importances."""
+
+    stats: ErrorStats
+    noise: float = 0.0
+    power: float = 0.0
+
+
+def _of_batch(subject: Subject, quantizers: Sequence[AbstractQuantizer], batch: Batch) -> list[_Part]:
+    power = 0.0
+    if batch.importance is not None:
+        w = batch.weights.astype(np.float64)
+        power = float((w * w * batch.importance).sum())
+    return [_measured(subject, q, batch)._replace(power=power) for q in quantizers]
+
+
+def _measured(subject: Subject, q: AbstractQuantizer, batch: Batch) -> _Part:
+    w, unit, extremes, importance = batch.weights, subject.unit, None, batch.importance
+    if w.ndim == 1:
+        w = w.reshape(-1, max(_run(q) or PIECE, PIECE))
+        importance = None if importance is None else importance.reshape(w.shape)
+        extremes = _extremes(q, subject, batch) if programs.takes_extremes(q) else None
+    given = {"extremes": extremes, "importance": importance}
+    if w.ndim == 2 and batch.weights.ndim == 2:
+        given["columns"] = subject.columns
+    tally, weighed = programs.errors(q, w, unit, **given)
+    stats = _as_stats(tally, batch.counts)
+    if weighed is None:
+        return _Part(stats)
+    return _Part(stats, float(np.ldexp(np.asarray(weighed, np.float64).sum(), 2 * int(unit.e))))
+
+
+def _extremes(q: AbstractQuantizer, subject: Subject, batch: Batch) -> np.ndarray:
+    """Of the weights that share the scale of each piece: those of its row, or of the tensor."""
+    assert batch.extremes is not None
+    if isinstance(q, Quantizer) and q.granularity == Channel():
+        return batch.extremes
+    of_tensor = np.array([subject.signal.low.min(), subject.signal.high.max()])
+    return np.broadcast_to(of_tensor, batch.extremes.shape)
+
+
+def _as_stats(tally: Tally, counts: np.ndarray) -> ErrorStats:
+    """Statistics of the weights that there are; tiles of nothing but filling zeros are left out."""
+    on_host, held = tallies.on_host(tally), counts > 0
+    sums = {name: getattr(on_host, name)[held] for name in SUMS} | {"count": counts[held].astype(np.float64)}
+    return statistics.fold(statistics.init(), replace(on_host, **sums))
+
+
+class _Total:
+    """Sums over the parts of a tensor."""
+
+    def __init__(self) -> None:
+        self.stats, self.noise, self.power = statistics.init(), 0.0, 0.0
+
+    def add(self, part: _Part) -> None:
+        self.stats = statistics.merge(self.stats, part.stats)
+        self.noise, self.power = self.noise + part.noise, self.power + part.power
+
+    def damage(self) -> Damage:
+        return Damage(self.stats, self.noise, self.power)

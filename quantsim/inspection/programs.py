@@ -1,0 +1,109 @@
+"""The compiled programs of the second pass: errors of a chunk under a quantizer, whatever tensor it belongs to.
+
+Where scales reach beyond a chunk, those of a row or of the tensor, they follow from extremes that were seen before: the
+scale of absmax, of a clip ratio and of minmax from the smallest and the largest weight that share it, NVFP4's tensor
+scale from the largest magnitude.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from quantsim._types import Blocks
+from quantsim.calibration import Absmax, Clip, MinMax
+from quantsim.granularity import Channel, Tensor
+from quantsim.measure import tallies
+from quantsim.measure.tallies import Exponents, Tally
+from quantsim.numerics import ieee
+from quantsim.numerics.fusion import apart
+from quantsim.numerics.tiles import TILE, tile_sums
+from quantsim.populations.structure import Structure
+from quantsim.quantizer.blockformats.base import BlockFormat
+from quantsim.quantizer.blockformats.microscaling import Microscaling
+from quantsim.quantizer.blockformats.shared_scales import E4M3, Scales
+from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.scaled import Quantizer, calibrated, nearest
+from quantsim.quantizer.structure import parted, rebuild_quantizer
+from quantsim.rounding import snap
+
+
+def takes_extremes(q: AbstractQuantizer) -> bool:
+    """Whether extremes are all that the scales of ``q`` follow from: one for each row, or for the tensor.
+
+    >>> from quantsim.quantizer import parse
+    >>> [takes_extremes(parse(spec)) for spec in ("int8:channel", "int8:tensor:mse", "nvfp4", "q8_0")]
+    [True, False, True, False]
+    """
+    if isinstance(q, Microscaling):
+        return q.scaling == E4M3(two_level=True)
+    if not isinstance(q, Quantizer) or q.rounding == "stochastic":
+        return False
+    return q.granularity in (Tensor(), Channel()) and isinstance(q.calibration, Absmax | Clip | MinMax)
+
+
+def errors(
+    q: AbstractQuantizer,
+    w: Float[np.ndarray, "rows size"],
+    unit: Exponents,
+    *,
+    extremes: Float[np.ndarray, "rows 2"] | None = None,
+    importance: Float[np.ndarray, "rows size"] | None = None,
+    columns: Float[np.ndarray, " size"] | None = None,
+) -> tuple[Tally, Any]:
+    """Tally of weights under a quantizer, and sums of importance e^2 of each tile, e in its unit, if there is any.
+
+    Args:
+        q: sees rows of ``w`` as rows of a matrix or, with extremes, as parts of them.
+        w: weights; rows that are zero stand for none.
+        unit: of the sums.
+        extremes: of the weights that share the scale of each row, the smallest, at most 0, and the largest.
+        importance: what an error of each weight counts.
+        columns: importance of each column, for formats that search by an imatrix.
+    """
+    searched = columns if isinstance(q, BlockFormat) and q.takes_imatrix else None
+    return _errors(*parted(q), w, unit, extremes, importance, searched)
+
+
+@partial(jax.jit, static_argnums=0)
+def _errors(
+    structure: Structure,
+    numbers: Float[Array, " k"],
+    w: Blocks,
+    unit: Exponents,
+    extremes: Any,
+    importance: Any,
+    columns: Any,
+) -> tuple[Tally, Any]:
+    q = rebuild_quantizer(structure, numbers)
+    w_hat = apart(partial(_quantized, q, w, extremes, columns), w)
+    found = tallies.tally(w, w_hat, unit=unit)
+    if importance is None:
+        return found, None
+    e = tallies.error(w, w_hat) * ieee.power_of_two(-unit.e)
+    weighed = (importance * (e * e)).reshape(-1)
+    return found, tile_sums(jnp.pad(weighed, (0, -weighed.size % TILE)).reshape(-1, TILE))
+
+
+def _quantized(q: Any, w: Blocks, extremes: Any, columns: Any) -> Blocks:
+    if extremes is not None:
+        return _two_level(q, w, extremes) if isinstance(q, Microscaling) else _one_scale(q, w, extremes)
+    return q._approximate(w, None) if columns is None else q._approximate(w, None, columns)
+
+
+def _one_scale(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:
+    scale, zero = calibrated(q, extremes, np.full(len(w), 2))
+    return nearest(q, w, scale, zero)
+
+
+def _two_level(q: Microscaling, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:
+    """The tensor's extreme joins the blocks as one more of them, whose own code nobody reads."""
+    blocks = w.reshape(-1, q.size)
+    tops = jnp.concatenate([ieee.absmax(blocks), jnp.max(jnp.abs(extremes)).reshape(1, 1)])
+    found = q.scaling.scales(tops, q.element)
+    scales = Scales(found.codes[:-1], found.tensor)
+    levels = snap(q.scaling.units(blocks, scales, q.element), q.element)
+    return q.scaling.weights(levels, scales, q.element).reshape(w.shape)
