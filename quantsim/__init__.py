@@ -7,8 +7,9 @@
 (8.03125, 42.1)
 """
 
+from typing import Any
+
 from quantsim import formats, granularity, measure, populations, theory
-from quantsim.inspection import inspect
 from quantsim.measure.statistics import ErrorStats, error_stats
 from quantsim.measure.streaming import weight_error
 from quantsim.outputs import OutputError, QuantizedOutputError, output_error
@@ -41,3 +42,12 @@ __all__ = [
     "theory",
     "weight_error",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``inspect``, with what it needs, when it is asked for: other uses start without."""
+    if name == "inspect":
+        from quantsim.inspection import inspect
+
+        return inspect
+    raise AttributeError(f"module 'quantsim' has no attribute {name!r}")

@@ -3,7 +3,9 @@
 Method. The real half of `layers`. Of the weights of every matrix, spread within the cells of the file's codes: how far
 the largest stands out (max |w| / σ, σ the rms), kurtosis, shares beyond 3σ and 10σ, and the same of the inputs of the
 matrix on passages of Python's documentation. Each matrix is quantized alone, int4 with a scale per
-channel, and the KL of the predictions says what that costs. The documents' ranking of types stands beside it.
+channel, and the KL of the predictions says what that costs. The documents' ranking of types stands beside it. Four
+numbers that need no trial are ranked against that KL: the relative error of the weights, that weighed by the inputs'
+mean squares (an imatrix), that of the outputs, and sum F e^2 / 2 with squared gradients F of other passages.
 Expected. Outliers in few channels of the inputs (arXiv:2208.07339, arXiv:2211.10438), weights near to normal; matrices
 whose error passes through many layers cost more than the last ones.
 Refuted if weights stand out as far as inputs, types rank as the documents say (Spearman's correlation at least 0.8), or
@@ -20,9 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from quantsim import populations
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim
 from quantsim.lab.study import Cell
+from quantsim.models import gemma
+from quantsim.models.squared_gradients import squared_gradients
 from quantsim.rows import Rows
 
 from . import _real as real
@@ -52,11 +57,12 @@ class Config:
     reference: str = SPREAD
     layers: tuple[int, ...] = tuple(range(18))
     reading: Reading = Reading(2, 65)
+    calibration: Reading = Reading(2, 65, shift=0.5)
 
     @classmethod
     def small(cls) -> "Config":
         """Two layers, little text."""
-        return cls(layers=(0, 17), reading=Reading(2, 17))
+        return cls(layers=(0, 17), reading=Reading(2, 17), calibration=Reading(1, 17, shift=0.5))
 
 
 def measure(config: Config) -> Iterator[Cell]:
@@ -74,8 +80,39 @@ def one_layer(config: Config, layer: int) -> list[dict[str, Any]]:
         about |= spread("w", of.params[name]) | spread("x", inputs(config)[name])
         changed = real.quantized(of, {name: ALONE}).params
         about["rel_rms"] = real.relative_error(of.params, changed)
+        about |= foretold(config, name, of.params[name], changed[name])
         rows.append(about | real.columns_of(real.damage(of, changed)))
     return rows
+
+
+def foretold(config: Config, name: str, w: Array, w_hat: Array) -> dict[str, float]:
+    """What can be said of the damage without trying it: squared errors of columns and outputs, and by gradients."""
+    x = np.asarray(calibration_inputs(config)[name], np.float64)
+    weights, e = np.asarray(w, np.float64), np.asarray(w_hat, np.float64) - np.asarray(w, np.float64)
+    power = (x * x).mean(axis=0)
+    return {
+        "imatrix_error": float((e * e * power).sum() / (weights * weights * power).sum()),
+        "output_error": float(np.square(x @ e.T).sum() / np.square(x @ weights.T).sum()),
+        "predicted_kl": float((e * e * gradients(config)[name]).sum() / 2),
+    }
+
+
+@cache
+def calibration_inputs(config: Config) -> dict[str, Array]:
+    """Inputs of every matrix on other passages."""
+    return real.site_inputs(config.reference, config.calibration)
+
+
+@cache
+def gradients(config: Config) -> dict[str, np.ndarray]:
+    """Squared gradients of the log-likelihood, per token, on other passages."""
+    model = real.model(config.reference)
+    matrices, tokens = real.matrices(model.params), real.passages(model, config.calibration)
+
+    def forward(changed: dict[str, Array], tokens: Array) -> Array:
+        return gemma.forward({**model.params, **changed}, tokens, model.config)
+
+    return squared_gradients(forward, matrices, tokens, populations.key(0))
 
 
 @cache
@@ -86,6 +123,12 @@ def inputs(config: Config) -> dict[str, Array]:
 
 # --- what the rows say ----------------------------------------------------------------------------------------------
 
+FORETOLD = {
+    "rel_rms": "weights' error",
+    "imatrix_error": "by imatrix",
+    "output_error": "outputs' error",
+    "predicted_kl": "by gradients",
+}
 MEASURES = {"w_max": "max |w| / σ", "w_kurtosis": "kurtosis", "x_max": "max |x| / σ", "kl": "KL alone"}
 
 
@@ -109,13 +152,16 @@ def largest(rows: Rows, column: str) -> str:
 def summary(rows: Rows) -> str:
     """One sentence: largest weights and inputs, agreement with the documents' ranking, what the last third costs."""
     ranks = ", ".join(f"{agreement(rows, column):.2f} by {name}" for column, name in MEASURES.items())
-    errors = rank_correlation(rows.column("rel_rms"), rows.column("kl"))
+    told = ", ".join(
+        f"{rank_correlation(rows.column(c), rows.column('kl')):.2f} {name}" for c, name in FORETOLD.items()
+    )
+    ratio = float(rows.column("predicted_kl").sum() / rows.column("kl").sum())
     return (
         f"Gemma 3 270M: the largest |w| / σ of a matrix is {np.median(rows.column('w_max')):.1f} in the median and "
         f"{largest(rows, 'w_max')} at most, the largest |x| / σ {np.median(rows.column('x_max')):.1f} and "
         f"{largest(rows, 'x_max')}; correlation with the documents' ranking of types: {ranks}; of the KL of {ALONE} in "
         f"each matrix alone, the last third of the layers gives {part_from(per_layer(rows, 'kl'), LAST_THIRD):.2f}; "
-        f"correlation of weight error with that KL over {len(rows)} matrices: {errors:.2f}."
+        f"correlation with that KL over {len(rows)} matrices: {told}; sum of predicted over measured KLs: {ratio:.2f}."
     )
 
 
@@ -131,7 +177,7 @@ def draw(rows: Rows) -> plotting.Figure:
     depth_map(axes[0, 1], rows, "x_max", "max |x| / σ, inputs")
     depth_map(axes[0, 2], rows, "kl", f"log10 KL, {ALONE} alone", log=True)
     extremes(axes[1, 0], rows)
-    error_and_kl(axes[1, 1], rows)
+    predicted_and_kl(axes[1, 1], rows)
     by_depth(axes[1, 2], rows)
     plotting.letter(axes.ravel())
     return fig
@@ -152,15 +198,20 @@ def extremes(ax: plotting.Axes, rows: Rows) -> None:
     ax.legend(loc="lower left")
 
 
-def error_and_kl(ax: plotting.Axes, rows: Rows) -> None:
-    """KL of each matrix alone against its weight error."""
+def predicted_and_kl(ax: plotting.Axes, rows: Rows) -> None:
+    """KL of each matrix alone against the one that squared gradients predict; how well four numbers rank it."""
     for kind, style in plotting.styles(TYPES).items():
         found = rows.where(type=kind)
         look = {"ls": "none", "marker": style.marker, "color": style.color, "ms": 3, "label": short(kind)}
-        ax.plot(found.column("rel_rms"), found.column("kl"), **look)
-    ax.set(yscale="log", xlabel=f"||e|| / ||w||, {ALONE}", ylabel="KL, matrix alone (nats)")
-    ax.set_ylim(bottom=rows.column("kl").min() / 8)
+        ax.plot(found.column("predicted_kl"), found.column("kl"), **look)
+    ends = np.array([rows.column("kl").min() / 2, rows.column("kl").max() * 2])
+    ax.plot(ends, ends, color="0.4", lw=0.8, zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel="sum F e² / 2, other text (nats)", ylabel="KL, matrix alone (nats)")
+    ax.set_ylim(bottom=ends[0] / 8)
     ax.legend(loc="lower right", ncols=4, columnspacing=0.8, handletextpad=0.2)
+    ranks = [f"{rank_correlation(rows.column(c), rows.column('kl')):.2f} {name}" for c, name in FORETOLD.items()]
+    words = "\n".join(["rank correlation", *ranks])
+    plotting.note(ax, 0.03, 0.97, words, transform=ax.transAxes, ha="left", va="top", fontsize=5.5)
 
 
 def by_depth(ax: plotting.Axes, rows: Rows) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import tyro
 
-from quantsim.cli import doctor, endings, inspecting, programs, studies, sweeps, terminal, training, weights
+from quantsim.cli import doctor, endings, gradients, inspecting, programs, studies, sweeps, terminal, training, weights
 
 #: Every command by its name, in the order of the help.
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "matrix": weights.show_matrix,
     "compare": weights.compare,
     "inspect": inspecting.inspect,
+    "gradients": gradients.write,
     "sweep": sweeps.run,
     "train": training.train,
     "doctor": doctor.show,
