@@ -213,8 +213,9 @@ def outcome(path):
 
 def compiled():
     """The programs that unpack blocks: to compile one takes longer and more than a file may."""
-    for kind, q in gguf.TYPES.items():
-        decode(kind, np.zeros(64 * q.nbytes, np.uint8), np.empty(64 * q.size, np.float32))
+    for kind in gguf.LAYOUTS:
+        weights, nbytes = gguf.layout(kind)
+        decode(kind, np.zeros(nbytes, np.uint8), np.empty(weights, np.float32))
 
 
 def bound_memory():

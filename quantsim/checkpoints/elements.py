@@ -55,8 +55,7 @@ def block_of(kind: str) -> tuple[int, int] | None:
     >>> block_of("Q4_K"), block_of("F32")
     ((256, 144), None)
     """
-    found = gguf.TYPES.get(kind)
-    return None if found is None else (found.size, found.nbytes)
+    return gguf.layout(kind) if kind in gguf.LAYOUTS else None
 
 
 def is_readable(kind: str) -> bool:
@@ -97,7 +96,7 @@ def decode(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
         out: float32 (weights,), where they go.
     """
     if (block := block_of(kind)) is not None:
-        _unpack(kind, raw.reshape(-1, block[1]), out)
+        out[...] = np.asarray(gguf.unpack(raw.reshape(-1, block[1]), kind)).reshape(-1)
     elif kind == "F4":
         np.take(_fp4_of_byte(), raw, out=out.view(np.uint64), mode="clip")
     elif kind.startswith("F8_"):
@@ -143,10 +142,3 @@ def _widen(raw: np.ndarray, out: np.ndarray) -> None:
     out *= np.float32(2.0**112)
     if out.max(initial=0) > 65504 or out.min(initial=0) < -65504:
         np.copyto(out, raw)
-
-
-def _unpack(kind: str, blocks: np.ndarray, out: np.ndarray) -> None:
-    """Blocks of GGUF, filled up to a power of two of them, so that few programs are compiled."""
-    padded = np.zeros((max(64, 1 << (len(blocks) - 1).bit_length()), blocks.shape[1]), np.uint8)
-    padded[: len(blocks)] = blocks
-    out[...] = np.asarray(gguf.unpack(padded, kind)).reshape(-1)[: out.size]
