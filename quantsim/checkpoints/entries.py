@@ -62,11 +62,11 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    """What a file says of itself: metadata, and its tensors in its order."""
+class Header:
+    """What a file says of itself: metadata by key, and every tensor in its order."""
 
     metadata: dict[str, Any]
-    entries: tuple[Entry, ...]
+    tensors: tuple[Entry, ...]
 
 
 def shown(name: str) -> str:

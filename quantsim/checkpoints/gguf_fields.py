@@ -7,7 +7,7 @@ import numpy as np
 
 from quantsim.checkpoints.entries import MOST_BYTES_OF_HEADER
 from quantsim.checkpoints.files import Bytes
-from quantsim.checkpoints.gguf_header import _ARRAY, _NUMBERS, _STRING
+from quantsim.checkpoints.gguf_types import ARRAY, NUMBERS, STRING
 
 _WINDOW = 2**16
 #: Values of all metadata together; each can become an object of Python.
@@ -42,9 +42,9 @@ class Fields:
 
     def value(self, kind: int, depth: int = 0) -> Any:
         """A value of metadata: a number, a text, or a list of them."""
-        if kind == _STRING:
+        if kind == STRING:
             return self.text(self._end)
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(depth + 1)
         return self._numbers(_known(kind, self.at), 1)[0]
 
@@ -52,11 +52,11 @@ class Fields:
         kind, count = self.kind(), self.size()
         if depth > MOST_NESTING:
             raise ValueError(f"lists within lists beyond {MOST_NESTING} at byte {self.at}")
-        self.room_for(count, 8 if kind in (_STRING, _ARRAY) else 1)
+        self.room_for(count, 8 if kind in (STRING, ARRAY) else 1)
         self._values += count
         if self._values > MOST_VALUES:
             raise ValueError(f"{count} values at byte {self.at}, at most {MOST_VALUES} are read in all")
-        if kind not in (_STRING, _ARRAY):
+        if kind not in (STRING, ARRAY):
             return self._numbers(_known(kind, self.at), count)
         return [self.value(kind, depth) for _ in range(count)]
 
@@ -85,6 +85,6 @@ class Fields:
 
 
 def _known(kind: int, at: int) -> str:
-    if kind not in _NUMBERS:
+    if kind not in NUMBERS:
         raise ValueError(f"a value of the unknown type {kind} at byte {at}")
-    return _NUMBERS[kind]
+    return NUMBERS[kind]

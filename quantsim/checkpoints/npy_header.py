@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quantsim.checkpoints.elements import FLOATS, INTEGERS, OTHERS, Storage
-from quantsim.checkpoints.entries import Contents, Entry, checked_shape, why_unreadable
+from quantsim.checkpoints.entries import Entry, Header, checked_shape, why_unreadable
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.files import Bytes
 
@@ -21,7 +21,7 @@ _NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS | OTHERS).items() if
 _AGAIN = "save it again with numpy.save from a numeric array"
 
 
-def read_contents(file: Bytes) -> Contents:
+def header_of(file: Bytes) -> Header:
     """The array of a file, called as the file is.
 
     Raises:
@@ -37,7 +37,7 @@ def read_contents(file: Bytes) -> Contents:
     except Exception as failure:  # NumPy's parser raises all kinds
         wrong = f"damaged, or no .npy file: {str(failure)[:200]}"
         raise CheckpointError(f"{file.path}: {wrong}; {_AGAIN}") from None
-    return Contents({}, (_entry(file, whole, by_columns, dtype, start),))
+    return Header({}, (_entry(file, whole, by_columns, dtype, start),))
 
 
 def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
