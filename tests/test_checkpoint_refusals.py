@@ -281,7 +281,7 @@ FOLDERS = {
 FOREIGN = {
     "w.pt": "are never opened: convert to .safetensors or .npy, where .*torch.load.*weights_only=True.* w.pt w.saf",
     "pytorch_model.bin": "can run code.*weights_only=True",
-    "w.ckpt": "can run code.*weights_only=True",
+    "w;id.ckpt": r"can run code.*weights_only=True.* 'w;id\.ckpt' w.safetensors",
     "w.PTH": "can run code.*weights_only=True",
     "w.pkl": "can run code and are never opened: convert to .safetensors",
     "w.npz": "is a zip of arrays, which may be pickled; save each with numpy.save",

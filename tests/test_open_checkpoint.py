@@ -9,12 +9,13 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf import quants as package
 
-import quantsim
+import quantsim as qs
 from quantsim.checkpoints import TensorError, dequantized, open_checkpoint, read, stored_tensors, weights
+from quantsim.checkpoints.gguf_types import TYPES
 from tests import checkpoint_files as made
 from tests import oracle_gguf
 
-TRAINED = Path(quantsim.__file__).parent / "models" / "trained" / "lm-w64-s0.safetensors"
+TRAINED = Path(qs.__file__).parent / "models" / "trained" / "lm-w64-s0.safetensors"
 BLOCKS = oracle_gguf.reference("ggml")
 KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
@@ -142,6 +143,20 @@ def test_blocks_are_unpacked_as_the_package_does(gguf_file, kind):
     expected = package.dequantize(BLOCKS[kind][:8], GGMLQuantizationType[kind])
     assert entry.shape == expected.shape
     np.testing.assert_array_equal(checkpoint.weights(entry), expected.ravel(), strict=True)
+
+
+@pytest.mark.parametrize("kind", qs.gguf.LAYOUTS)
+def test_every_type_that_can_be_unpacked_is_read(tmp_path, kind):
+    number = next(n for n, name in TYPES.items() if name == kind)
+    size, nbytes = qs.gguf.layout(kind)
+    data = np.random.default_rng(4).integers(0, 256, (3, 2 * nbytes), np.uint8)
+    (tmp_path / "w.gguf").write_bytes(made.gguf([made.Tensor("w", (3, 2 * size), number, data.tobytes())]))
+    checkpoint = open_checkpoint(tmp_path / "w.gguf")
+    (entry,) = checkpoint.entries
+    assert (entry.type, entry.block, entry.nbytes, entry.unreadable) == (kind, size, data.size, None)
+    expected = np.asarray(qs.gguf.unpack(data, kind))
+    np.testing.assert_array_equal(checkpoint.weights(entry, nonfinite="propagate"), expected.ravel(), strict=True)
+    np.testing.assert_array_equal(checkpoint.stored(entry).data, data, strict=False)
 
 
 # --- what is said of tensors ----------------------------------------------------------------------------------------
