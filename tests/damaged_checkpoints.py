@@ -179,13 +179,13 @@ DAMAGE = (flipped, cut, cut_out, put_in, doubled, renumbered, nudged, reworded, 
 
 
 def damaged(files, rng):
-    """The files of a checkpoint, one of them changed once or twice."""
+    """One of the files of a checkpoint, changed once or twice: its name and bytes."""
     name = list(files)[rng.integers(len(files))]
     data = bytearray(files[name])
     for _ in range(rng.integers(1, 3)):
         if len(data) > 16:
             data = bytearray(DAMAGE[rng.integers(len(DAMAGE))](data, rng))
-    return {**files, name: bytes(data)}
+    return name, bytes(data)
 
 
 # --- what becomes of it ---------------------------------------------------------------------------------------------
@@ -213,8 +213,9 @@ def outcome(path):
 
 def compiled():
     """The programs that unpack blocks: to compile one takes longer and more than a file may."""
-    for kind, q in gguf.TYPES.items():
-        decode(kind, np.zeros(64 * q.nbytes, np.uint8), np.empty(64 * q.size, np.float32))
+    for kind in gguf.LAYOUTS:
+        weights, nbytes = gguf.layout(kind)
+        decode(kind, np.zeros(nbytes, np.uint8), np.empty(weights, np.float32))
 
 
 def bound_memory():
@@ -234,10 +235,12 @@ def run(folder, kind, count):
     path = made.filled(folder, files) if len(files) > 1 else made.filled(folder, files) / next(iter(files))
     tensors, refusals, slowest, before = read_all(path), [], 0.0, peak()
     for _ in range(count):
-        made.filled(folder, damaged(files, rng))
+        name, data = damaged(files, rng)
+        (folder / name).write_bytes(data)
         start = time.perf_counter()
         said = outcome(path)
         slowest = max(slowest, time.perf_counter() - start)
+        (folder / name).write_bytes(files[name])
         if said:
             refusals.append(said)
     unnamed = [said for said in refusals if not (said.startswith(str(folder)) and said.isprintable())]

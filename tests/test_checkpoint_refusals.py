@@ -269,14 +269,19 @@ FOLDERS = {
         {part_name(0, 2): part(0, 2, [floats()], 2), part_name(1, 2): part(1, 2, [floats()], 2)},
         "w-00002-of-00002.gguf: 'w' is in 'w-00001-of-00002.gguf', too",
     ),
-    "a part of no such number": ({"w-00000-of-00002.gguf": b""}, "no checkpoint in this folder"),
+    "a part of no such number": ({"w-00000-of-00002.gguf": b""}, "part 0 of 2: there is none; name it as llama-gguf"),
+    "only a later part": ({part_name(2, 3): b""}, "2 of 3 files are missing: 'w-00001-of-00003.gguf', 'w-00002-of"),
+    "a name that is an escape": (
+        sharded({"w": "\x1b[2J.safetensors"}),
+        r"'\\x1b\[2J.safetensors' is no .safetensors file",
+    ),
 }
 
 #: Endings of files that are never opened, and what is said instead.
 FOREIGN = {
     "w.pt": "are never opened: convert to .safetensors or .npy, where .*torch.load.*weights_only=True.* w.pt w.saf",
     "pytorch_model.bin": "can run code.*weights_only=True",
-    "w.ckpt": "can run code.*weights_only=True",
+    "w;id.ckpt": r"can run code.*weights_only=True.* 'w;id\.ckpt' w.safetensors",
     "w.PTH": "can run code.*weights_only=True",
     "w.pkl": "can run code and are never opened: convert to .safetensors",
     "w.npz": "is a zip of arrays, which may be pickled; save each with numpy.save",

@@ -12,7 +12,7 @@ from gguf import quants as package
 
 from quantsim import checkpoints, populations
 from quantsim.checkpoints import CheckpointError, dequantized, read, read_header, spread, steps, stored_tensors, weights
-from quantsim.checkpoints.gguf_header import TYPES
+from quantsim.checkpoints.gguf_types import TYPES
 from tests import oracle_gguf
 
 SPREAD = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")

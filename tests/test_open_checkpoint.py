@@ -9,12 +9,13 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf import quants as package
 
-import quantsim
+import quantsim as qs
 from quantsim.checkpoints import TensorError, dequantized, open_checkpoint, read, stored_tensors, weights
+from quantsim.checkpoints.gguf_types import TYPES
 from tests import checkpoint_files as made
 from tests import oracle_gguf
 
-TRAINED = Path(quantsim.__file__).parent / "models" / "trained" / "lm-w64-s0.safetensors"
+TRAINED = Path(qs.__file__).parent / "models" / "trained" / "lm-w64-s0.safetensors"
 BLOCKS = oracle_gguf.reference("ggml")
 KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
@@ -144,6 +145,20 @@ def test_blocks_are_unpacked_as_the_package_does(gguf_file, kind):
     np.testing.assert_array_equal(checkpoint.weights(entry), expected.ravel(), strict=True)
 
 
+@pytest.mark.parametrize("kind", qs.gguf.LAYOUTS)
+def test_every_type_that_can_be_unpacked_is_read(tmp_path, kind):
+    number = next(n for n, name in TYPES.items() if name == kind)
+    size, nbytes = qs.gguf.layout(kind)
+    data = np.random.default_rng(4).integers(0, 256, (3, 2 * nbytes), np.uint8)
+    (tmp_path / "w.gguf").write_bytes(made.gguf([made.Tensor("w", (3, 2 * size), number, data.tobytes())]))
+    checkpoint = open_checkpoint(tmp_path / "w.gguf")
+    (entry,) = checkpoint.entries
+    assert (entry.type, entry.block, entry.nbytes, entry.unreadable) == (kind, size, data.size, None)
+    expected = np.asarray(qs.gguf.unpack(data, kind))
+    np.testing.assert_array_equal(checkpoint.weights(entry, nonfinite="propagate"), expected.ravel(), strict=True)
+    np.testing.assert_array_equal(checkpoint.stored(entry).data, data, strict=False)
+
+
 # --- what is said of tensors ----------------------------------------------------------------------------------------
 
 
@@ -216,6 +231,7 @@ UNREADABLE = {
     "complex": ("C64", (1,), 8, "is stored as C64, which cannot be read; save it as F32"),
     "six bits": ("F6_E2M3", (4, 4), 12, "is stored as F6_E2M3, which cannot be read; save it as F32"),
     "a type to come": ("F2_E1M0", (32,), 8, "is stored as F2_E1M0, which cannot be read; save it as F32"),
+    "a type of another format": ("Q4_0", (32,), 18, "is stored as Q4_0, which cannot be read; save it as F32"),
     "nothing": ("F32", (0, 3), 0, r"is empty, shape (0, 3); there is nothing to measure"),
 }
 
@@ -378,6 +394,32 @@ def test_codes_are_multiplied_by_their_scales(tmp_path, what):
     found = dict(read(entry.path))["l.weight"]
     np.testing.assert_array_equal(found, expected.reshape(shape))
     np.testing.assert_array_equal(dict(weights(entry.path))["l.weight"], found)
+
+
+@pytest.mark.parametrize("name", ["l.weight_scale_inv", "l.weight_scale", "l.scale", "l.scale_weight"])
+@pytest.mark.parametrize("dtype", ["F8_E5M2", "F4"])
+def test_scales_are_found_by_their_names(tmp_path, name, dtype):
+    codes = bytes(range(24))
+    path, shape = tmp_path / "scaled.safetensors", (2, 24 if dtype == "F4" else 12)
+    path.write_bytes(made.safetensors({"l.weight": (dtype, shape, codes), name: made.f32(0.5)}))
+    checkpoint = open_checkpoint(path)
+    found, half = (next(e for e in checkpoint.entries if e.name == n) for n in ("l.weight", name))
+    assert (found.scaled_by, half.scaled_by) == (name, None)
+    np.testing.assert_array_equal(checkpoint.weights(found), all_numbers(tmp_path, dtype, shape, codes) / 2)
+
+
+def test_a_second_level_of_scales_is_not_understood(tmp_path):
+    tensors = {"w": ("F4", (2, 32), bytes(32)), "w_scale": made.f32(np.ones((2, 2))), "w_scale_2": made.f32(0.5)}
+    (tmp_path / "w.safetensors").write_bytes(made.safetensors(tensors))
+    assert "has scales 'w_scale'" in str(open_checkpoint(tmp_path / "w.safetensors").entries[0].unreadable)
+
+
+def test_an_entry_of_another_checkpoint_is_refused(tmp_path, gguf_file):
+    checkpoint, _ = opened(tmp_path, "F32", (1,), bytes(4))
+    other = open_checkpoint(gguf_file).entries[0]
+    for call in (checkpoint.weights, checkpoint.stored):
+        with pytest.raises(ValueError, match=r"'Q4_0.weight' is of .*w.gguf, not of .*w.safetensors: take one of its"):
+            call(other)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ class Checkpoint:
         ...     checkpoint.weights(checkpoint.entries[0], 2, 3).tolist()
         [2.0, 3.0, 4.0]
         """
+        self._check_own(entry)
         if nonfinite not in ("raise", "propagate"):
             raise ValueError(f"nonfinite is 'raise' or 'propagate', not {nonfinite!r}")
         if entry.unreadable is not None:
@@ -89,8 +90,13 @@ class Checkpoint:
             TensorError: for a type whose size is not known.
             CheckpointError: if the file has changed since it was opened.
         """
+        self._check_own(entry)
         with opened(entry.path, self.stamps[entry.path]):
             return StoredTensor(entry.name, entry.type, decoding.mapped(entry))
+
+    def _check_own(self, entry: Entry) -> None:
+        if entry.path not in self.stamps:
+            raise ValueError(f"{entry.name!r} is of {entry.path}, not of {self.path}: take one of its entries")
 
 
 def _check_range(entry: Entry, first: int, count: int) -> None:

@@ -4,13 +4,15 @@ from math import prod
 
 import numpy as np
 
-from quantsim.checkpoints.elements import FLOATS, Storage, decode
+from quantsim.checkpoints.elements import FLOATS, Storage, block_of, decode
 from quantsim.checkpoints.entries import Entry
 from quantsim.checkpoints.errors import TensorError
 from quantsim.checkpoints.files import Bytes
 
 #: Bytes that are read and decoded at a time: they stay in the cache of a core, and memory beyond the result is theirs.
 PIECE = 2**20
+#: Weights of block formats that are unpacked at a time: whole chunks of the programs that do it.
+BLOCKS_OF_WEIGHTS = 2**21
 
 
 def weights(file: Bytes, entry: Entry, first: int, count: int) -> np.ndarray:
@@ -34,7 +36,7 @@ def weights(file: Bytes, entry: Entry, first: int, count: int) -> np.ndarray:
 
 
 def _decode_pieces(file: Bytes, start: int, kind: str, how: Storage, found: np.ndarray) -> None:
-    step = max(PIECE // how.nbytes, 1)
+    step = BLOCKS_OF_WEIGHTS // how.block if block_of(kind) else max(PIECE // how.nbytes, 1)
     buffer = np.empty(min(step, len(found) // how.block) * how.nbytes, np.uint8)
     for at in range(0, len(found), step * how.block):
         part = found[at : at + step * how.block]
@@ -56,14 +58,11 @@ def check_finite(entry: Entry, first: int, found: np.ndarray) -> None:
         TensorError: naming the first that is not, and its index.
     """
     for at in range(0, len(found), PIECE):
-        part = found[at : at + PIECE]
-        with np.errstate(all="ignore"):
-            if np.isfinite(part.sum()):  # much faster than to ask each
-                continue
-        bad = np.flatnonzero(~np.isfinite(part))
-        if len(bad):
-            index = tuple(int(i) for i in np.unravel_index(first + at + int(bad[0]), entry.shape))
-            wrong = f"cannot be weights: {part[bad[0]]} in float32 at index {index}"
+        finite = np.isfinite(found[at : at + PIECE])
+        if not finite.all():
+            bad = at + int(finite.argmin())
+            index = tuple(int(i) for i in np.unravel_index(first + bad, entry.shape))
+            wrong = f"cannot be weights: {found[bad]} in float32 at index {index}"
             raise TensorError(entry.path, entry.name, f'{wrong}; mend the file, or pass nonfinite="propagate"')
 
 

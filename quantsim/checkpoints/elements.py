@@ -30,7 +30,6 @@ INTEGERS = {f"{sign}{bits}": np.dtype(f"<{sign.lower()}{bits // 8}") for sign in
 OTHERS = {"BOOL": np.dtype("?"), "C64": np.dtype("<c8")}
 #: Numbers and bytes of a block of the packed types of safetensors.
 PACKED = {"F4": (2, 1), "F6_E2M3": (4, 3), "F6_E3M2": (4, 3)}
-READABLE = (*FLOATS, "F4")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,25 @@ class Storage:
     by_columns: bool = False
 
 
+def block_of(kind: str) -> tuple[int, int] | None:
+    """Weights and bytes of a block of a GGUF type, None of one that cannot be unpacked.
+
+    >>> block_of("Q4_K"), block_of("F32")
+    ((256, 144), None)
+    """
+    return gguf.layout(kind) if kind in gguf.LAYOUTS else None
+
+
+def is_readable(kind: str) -> bool:
+    """Whether numbers of a type can be made float32.
+
+    >>> is_readable("F8_E4M3"), is_readable("Q4_K"), is_readable("F6_E2M3")
+    (True, True, False)
+    """
+    return kind in FLOATS or kind == "F4" or block_of(kind) is not None
+
+
+@lru_cache
 def storage(kind: str) -> Storage | None:
     """How a type of safetensors or ``.npy`` is stored, None if there is no such type.
 
@@ -62,11 +80,11 @@ def storage(kind: str) -> Storage | None:
     return None if dtype is None else Storage(1, dtype.itemsize, dtype)
 
 
+@lru_cache
 def gguf_storage(kind: str) -> Storage | None:
     """How a type of GGUF is stored, None if its blocks are not known."""
-    if (block := gguf.TYPES.get(kind)) is not None:
-        return Storage(block.size, block.nbytes, np.dtype(np.uint8))
-    return storage(kind)
+    block = block_of(kind)
+    return storage(kind) if block is None else Storage(*block, np.dtype(np.uint8))
 
 
 def decode(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
@@ -77,8 +95,8 @@ def decode(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
         raw: uint8, or the bytes as the type of numbers that they are.
         out: float32 (weights,), where they go.
     """
-    if kind in gguf.TYPES:
-        _unpack(kind, raw, out)
+    if (block := block_of(kind)) is not None:
+        out[...] = np.asarray(gguf.unpack(raw.reshape(-1, block[1]), kind)).reshape(-1)
     elif kind == "F4":
         np.take(_fp4_of_byte(), raw, out=out.view(np.uint64), mode="clip")
     elif kind.startswith("F8_"):
@@ -124,12 +142,3 @@ def _widen(raw: np.ndarray, out: np.ndarray) -> None:
     out *= np.float32(2.0**112)
     if out.max(initial=0) > 65504 or out.min(initial=0) < -65504:
         np.copyto(out, raw)
-
-
-def _unpack(kind: str, raw: np.ndarray, out: np.ndarray) -> None:
-    """Blocks of GGUF, in a power of two of them, so that few programs are compiled."""
-    q = gguf.TYPES[kind]
-    blocks = raw.reshape(-1, q.nbytes)
-    padded = np.zeros((max(64, 1 << (len(blocks) - 1).bit_length()), q.nbytes), np.uint8)
-    padded[: len(blocks)] = blocks
-    out[...] = np.asarray(gguf.unpack(padded, kind)).reshape(-1)[: out.size]

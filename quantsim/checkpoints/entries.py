@@ -7,19 +7,18 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from quantsim.checkpoints.elements import INTEGERS, READABLE, Storage
+from quantsim.checkpoints.elements import INTEGERS, Storage, is_readable
 from quantsim.checkpoints.errors import CheckpointError
-from quantsim.quantizer.blockformats import gguf
 
 #: Bounds that no file in use comes near; the header's is that of the safetensors package.
 MOST_BYTES_OF_HEADER = 100_000_000
-MOST_TENSORS = 2**20
+MOST_TENSORS = 2**18
 MOST_AXES = 8
 MOST_BYTES_OF_NAME = 2**16 - 1
 MOST_WEIGHTS = 2**58  # of which bytes have numbers of 63 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A tensor of a checkpoint, none of whose numbers has been read.
 
@@ -63,11 +62,11 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    """What a file says of itself: metadata, and its tensors in its order."""
+class Header:
+    """What a file says of itself: metadata by key, and every tensor in its order."""
 
     metadata: dict[str, Any]
-    entries: tuple[Entry, ...]
+    tensors: tuple[Entry, ...]
 
 
 def shown(name: str) -> str:
@@ -80,11 +79,11 @@ def shown(name: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]} …"
 
 
-def why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
-    """Why numbers of a type are not read as weights, or None."""
+def why_unreadable(kind: str, shape: tuple[int, ...], how: Storage | None) -> str | None:
+    """Why numbers of a type, stored in a way, are not read as weights, or None."""
     if kind in INTEGERS:
         return f"is stored as {kind}, integers are read by name"
-    if kind not in READABLE and kind not in gguf.TYPES:
+    if how is None or not is_readable(kind):
         return f"is stored as {kind}, which cannot be read; save it as F32"
     if not prod(shape):
         return f"is empty, shape {shape}; there is nothing to measure"

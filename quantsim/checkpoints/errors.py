@@ -18,7 +18,3 @@ class TensorError(CheckpointError):
     def __init__(self, path: Path | str, tensor: str, reason: str) -> None:
         super().__init__(f"{path}: {tensor!r} {reason}")
         self.tensor, self.reason = tensor, reason
-
-
-class PassedOverError(TensorError):
-    """A tensor that is no weights by its type, which a reader of all weights may pass over."""

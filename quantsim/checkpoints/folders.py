@@ -32,7 +32,7 @@ def in_folder(folder: Path) -> str:
         or [n for n in names if n.endswith(INDEX)]
         or [n for n in names if n.endswith(".safetensors")]
     )
-    found += [n for n in names if n.endswith(".gguf") and not _is_later_part(n)]
+    found += _gguf_files(names)
     if len(found) == 1:
         return found[0]
     if found:
@@ -52,9 +52,14 @@ def _names(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _is_later_part(name: str) -> bool:
-    part = PART.fullmatch(name)
-    return part is not None and int(part["number"]) != 1
+def _gguf_files(names: Iterable[str]) -> list[str]:
+    """Files, and of each file in parts the first part that is there."""
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        part = PART.fullmatch(name)
+        if name.endswith(".gguf"):
+            found.setdefault((name, "") if part is None else (part["stem"], part["count"]), name)
+    return list(found.values())
 
 
 def _pickled(names: Iterable[str]) -> str:
@@ -95,7 +100,7 @@ def _text(name: object) -> str:
 def _check_beside(name: str) -> None:
     """That a name is that of a file in the same folder."""
     plain = PurePosixPath(name).name == name and not set("\\:\0") & set(name)
-    if not plain or len(name.encode()) > 255 or not name.endswith(".safetensors"):
+    if not plain or not name.isprintable() or len(name.encode()) > 255 or not name.endswith(".safetensors"):
         raise ValueError(f"{name[:80]!r} is no .safetensors file beside it")
 
 

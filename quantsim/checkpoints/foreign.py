@@ -1,6 +1,7 @@
 """Files of other kinds, which are never opened: why, and what makes one of them that can be."""
 
 from pathlib import Path
+from shlex import quote
 
 _TORCH = (
     'python -c "import sys, torch; from safetensors.torch import save_file; save_file({n: t.contiguous().clone() '
@@ -28,5 +29,6 @@ def why_foreign(path: Path) -> str:
     if ending in _OTHERS:
         return f"cannot read {ending}: it {_OTHERS[ending]}"
     what = f"cannot read {path.suffix!r}" if path.suffix else "cannot read a file without extension"
-    command = f", where you trust it or nothing is at stake: {_TORCH}{path.name} w.safetensors"
+    what = f"{what}, only .npy, .safetensors and .gguf"
+    command = f", where you trust it or nothing is at stake: {_TORCH}{quote(path.name)} w.safetensors"
     return f"{what}; {_PICKLED}{command * (ending in _TORCH_ENDINGS)}"

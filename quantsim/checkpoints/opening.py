@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from quantsim.checkpoints import folders, gguf_contents, npy_contents, safetensors_contents, scales
+from quantsim.checkpoints import folders, gguf_header, npy_header, safetensors_header, scales
 from quantsim.checkpoints.checkpoint import Checkpoint
-from quantsim.checkpoints.entries import Contents, Entry
+from quantsim.checkpoints.entries import Entry, Header
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.files import Bytes, Stamp, opened
 from quantsim.checkpoints.foreign import why_foreign
 
-_Reader: TypeAlias = Callable[[Bytes], Contents]
+_Reader: TypeAlias = Callable[[Bytes], Header]
 _READERS: dict[str, _Reader] = {
-    "safetensors": safetensors_contents.read_contents,
-    "gguf": gguf_contents.read_contents,
-    "npy": npy_contents.read_contents,
+    "safetensors": safetensors_header.header_of,
+    "gguf": gguf_header.header_of,
+    "npy": npy_header.header_of,
 }
 
 
@@ -56,14 +56,14 @@ def _opened(path: Path) -> Checkpoint:
         raise CheckpointError(f"{chosen}: {why_foreign(chosen)}")
     if kind == "gguf" and len(parts := folders.parts_of(chosen)) > 1:
         return _in_parts(path, parts)
-    contents, stamps = _read(kind, [chosen])
-    if (count := contents[0].metadata.get("split.count", 1)) != 1 and kind == "gguf":
+    headers, stamps = _read(kind, [chosen])
+    if (count := headers[0].metadata.get("split.count", 1)) != 1 and kind == "gguf":
         wrong = f"part of a file in {count!r} parts, but not named so"
         raise CheckpointError(f"{chosen}: {wrong}; name it as llama-gguf-split does: …-00001-of-00003.gguf")
-    return _checkpoint(path, kind, contents, stamps)
+    return _checkpoint(path, kind, headers, stamps)
 
 
-def _read(kind: str, paths: Sequence[Path]) -> tuple[list[Contents], dict[Path, Stamp]]:
+def _read(kind: str, paths: Sequence[Path]) -> tuple[list[Header], dict[Path, Stamp]]:
     """What each file says of itself, and by what it is known again."""
     found, stamps = [], {}
     for path in paths:
@@ -73,15 +73,15 @@ def _read(kind: str, paths: Sequence[Path]) -> tuple[list[Contents], dict[Path, 
     return found, stamps
 
 
-def _checkpoint(path: Path, kind: str, contents: list[Contents], stamps: dict[Path, Stamp]) -> Checkpoint:
+def _checkpoint(path: Path, kind: str, headers: list[Header], stamps: dict[Path, Stamp]) -> Checkpoint:
     held: dict[str, Entry] = {}
-    for entry in (entry for each in contents for entry in each.entries):
+    for entry in (entry for each in headers for entry in each.tensors):
         if entry.name in held:
             wrong = f"{entry.name!r} is in {held[entry.name].path.name!r}, too; keep one of them"
             raise CheckpointError(f"{entry.path}: {wrong}")
         held[entry.name] = entry
     entries = tuple(scales.with_scale(entry, held) for entry in held.values())
-    return Checkpoint(path, kind, contents[0].metadata, entries, stamps)
+    return Checkpoint(path, kind, headers[0].metadata, entries, stamps)
 
 
 def _sharded(path: Path, index: Path) -> Checkpoint:
@@ -103,13 +103,13 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
 
 def _in_parts(path: Path, parts: Sequence[Path]) -> Checkpoint:
     """A ``.gguf`` file in parts, each of which says which one it is."""
-    contents, stamps = _read("gguf", parts)
-    for number, (part, each) in enumerate(zip(parts, contents, strict=True)):
+    headers, stamps = _read("gguf", parts)
+    for number, (part, each) in enumerate(zip(parts, headers, strict=True)):
         said = each.metadata.get("split.no"), each.metadata.get("split.count")
         if said != (number, len(parts)):
             wrong = f"named part {number + 1} of {len(parts)}, its split.no is {said[0]!r} and split.count {said[1]!r}"
             raise CheckpointError(f"{part}: {wrong}; download all parts again")
-    found = _checkpoint(path, "gguf", contents, stamps)
+    found = _checkpoint(path, "gguf", headers, stamps)
     wanted = found.metadata.get("split.tensors.count")
     if wanted != len(found.entries):
         wrong = f"split.tensors.count is {wanted!r}, the parts hold {len(found.entries)}"

@@ -1,11 +1,11 @@
-"""Scales beside the codes of fp8: a file in which ``X.weight`` is F8 may hold what it is to be multiplied by.
+"""Scales beside the codes of small floats: a file in which ``X.weight`` is F8 or F4 may hold what it is multiplied by.
 
-``X.weight_scale`` (compressed-tensors, ModelOpt) or ``X.weight_scale_inv`` (DeepSeek; multiplied, too): one number, one
-for each row, or one for each block of a matrix, of 128 x 128 weights as in DeepSeek's files, or such that blocks divide
-it evenly.
+``X.weight_scale`` (compressed-tensors, ModelOpt), ``X.weight_scale_inv`` (DeepSeek; a factor, in spite of its name),
+``X.scale`` (DeepSeek's own inference) or ``X.scale_weight`` (ComfyUI): one number, one for each row, or one for each
+block of a matrix, of 128 x 128 weights as in DeepSeek's files, or such that blocks divide it evenly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import TypeAlias
@@ -15,9 +15,12 @@ import numpy as np
 from quantsim.checkpoints.elements import FLOATS
 from quantsim.checkpoints.entries import Entry
 
-_ENDINGS = ("_scale_inv", "_scale")
+_BESIDE_TENSOR = ("_scale_inv", "_scale")
+_BESIDE_WEIGHT = ("scale", "scale_weight")
+#: A second level of scales, as of NVFP4, which is not understood here.
+_SECOND = ("_scale_2", "_global_scale")
 _BLOCK = 128
-#: Scales ``first`` … ``first + count`` of a tensor.
+#: Scales ``first`` … ``first + count`` of a tensor, from ``first`` and ``count``.
 Reader: TypeAlias = Callable[[int, int], np.ndarray]
 
 
@@ -28,14 +31,22 @@ def with_scale(entry: Entry, held: Mapping[str, Entry]) -> Entry:
         entry: any tensor.
         held: all of the checkpoint, by name.
     """
-    found = [held[entry.name + ending] for ending in _ENDINGS if entry.name + ending in held]
-    if not found or not entry.type.startswith("F8_") or entry.unreadable:
+    if not entry.type.startswith(("F8_", "F4")) or entry.unreadable:
         return entry
-    scale = found[0]
-    if scale.type not in FLOATS or scale.unreadable or blocks(entry.shape, scale.shape) is None:
+    scale = next((held[name] for name in _names_of_scales(entry.name) if name in held), None)
+    if scale is None:
+        return entry
+    second = any(entry.name + ending in held for ending in _SECOND)
+    if second or scale.type not in FLOATS or scale.unreadable or blocks(entry.shape, scale.shape) is None:
         reason = f"has scales {scale.name!r}, {scale.type} of shape {scale.shape}, which fit it in no known way"
         return replace(entry, scaled_by=scale.name, unreadable=f"{reason}; save it dequantized")
     return replace(entry, scaled_by=scale.name)
+
+
+def _names_of_scales(name: str) -> Iterator[str]:
+    yield from (name + ending for ending in _BESIDE_TENSOR)
+    if name.endswith(".weight"):
+        yield from (name.removesuffix("weight") + ending for ending in _BESIDE_WEIGHT)
 
 
 def blocks(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int] | None:
@@ -57,7 +68,7 @@ def blocks(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int] |
 
 
 def apply(entry: Entry, scale: Entry, read: Reader, first: int, part: np.ndarray) -> None:
-    """Multiply codes ``first`` … of a tensor by their scales, in float32.
+    """Multiply codes ``first`` … of a tensor by their scales, in float32; only the scales of their rows are read.
 
     Args:
         entry: the tensor.
@@ -65,17 +76,19 @@ def apply(entry: Entry, scale: Entry, read: Reader, first: int, part: np.ndarray
         read: reads them.
         first: index of the first code.
         part: the codes, which become weights.
+
+    Raises:
+        ValueError: for scales that fit in no known way.
     """
-    found = blocks(entry.shape, scale.shape)
+    found, columns = blocks(entry.shape, scale.shape), entry.shape[-1] if entry.shape else 1
     if found is None:
         raise ValueError(f"{scale.name!r} fits {entry.name!r} in no known way")
-    (tall, wide), columns = found, entry.shape[-1] if entry.shape else 1
-    across = -(-columns // wide)
-    top = first // columns // tall
-    bottom = (first + len(part) - 1) // columns // tall + 1
-    scales = read(top * across, (bottom - top) * across).reshape(-1, across)
-    for row in range(first // columns, -(-(first + len(part)) // columns)):
-        begin, end = max(first, row * columns), min(first + len(part), (row + 1) * columns)
-        each = np.repeat(scales[row // tall - top], wide) if across > 1 else scales[row // tall - top]
-        wanted = each if across == 1 else each[begin - row * columns : end - row * columns]
-        part[begin - first : end - first] *= wanted
+    (tall, wide), last = found, first + len(part) - 1
+    across, top = -(-columns // wide), first // columns // tall
+    scales = read(top * across, (last // columns // tall + 1 - top) * across).reshape(-1, across)
+    for row in range(first // columns, last // columns + 1):
+        begin, end = max(first, row * columns), min(last + 1, (row + 1) * columns)
+        each = scales[row // tall - top]
+        if across > 1:
+            each = np.repeat(each, wide)[begin - row * columns : end - row * columns]
+        part[begin - first : end - first] *= each

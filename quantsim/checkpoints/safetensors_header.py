@@ -14,8 +14,8 @@ from quantsim.checkpoints.elements import storage
 from quantsim.checkpoints.entries import (
     MOST_BYTES_OF_HEADER,
     MOST_TENSORS,
-    Contents,
     Entry,
+    Header,
     checked_name,
     checked_shape,
     why_unreadable,
@@ -29,25 +29,25 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _AGAIN = "download or save it again"
 
 
-def read_contents(file: Bytes) -> Contents:
+def header_of(file: Bytes) -> Header:
     """Metadata and tensors of a file, of which only the header is read.
 
     Raises:
         CheckpointError: for a damaged or truncated file.
     """
     try:
-        header, first = _header(file)
-        metadata = _metadata(header.pop(_METADATA, {}))
-        if len(header) > MOST_TENSORS:
-            raise ValueError(f"{len(header)} tensors")
-        entries = sorted((_entry(file.path, first, *item) for item in header.items()), key=_place)
+        facts, first = _json(file)
+        metadata = _metadata(facts.pop(_METADATA, {}))
+        if len(facts) > MOST_TENSORS:
+            raise ValueError(f"{len(facts)} tensors")
+        entries = sorted((_entry(file.path, first, *item) for item in facts.items()), key=_place)
         _check_whole(entries, first, file.size)
     except ValueError as failure:
         raise CheckpointError(f"{file.path}: damaged or truncated: {failure}; {_AGAIN}") from None
-    return Contents(metadata, tuple(entries))
+    return Header(metadata, tuple(entries))
 
 
-def _header(file: Bytes) -> tuple[dict[str, Any], int]:
+def _json(file: Bytes) -> tuple[dict[str, Any], int]:
     """The JSON of the header, and where it ends."""
     if file.size < 8:
         raise ValueError(f"no .safetensors file: {file.size} bytes hold no header")
@@ -81,8 +81,9 @@ def _entry(path: Path, first: int, name: str, facts: object) -> Entry:
         _check_bytes(kind, shape, end - begin)
     except ValueError as failure:
         raise TensorError(path, name, f"{failure}: damaged; {_AGAIN}") from None
-    reason = why_unreadable(kind, shape)
-    return Entry(name, kind, shape, path, first + begin, end - begin, storage(kind), reason)
+    how = storage(kind)
+    reason = why_unreadable(kind, shape, how)
+    return Entry(name, kind, shape, path, first + begin, end - begin, how, reason)
 
 
 def _list(found: object) -> list[Any]:

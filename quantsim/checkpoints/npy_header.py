@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quantsim.checkpoints.elements import FLOATS, INTEGERS, OTHERS, Storage
-from quantsim.checkpoints.entries import Contents, Entry, checked_shape, why_unreadable
+from quantsim.checkpoints.entries import Entry, Header, checked_shape, why_unreadable
 from quantsim.checkpoints.errors import CheckpointError
 from quantsim.checkpoints.files import Bytes
 
@@ -21,7 +21,7 @@ _NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS | OTHERS).items() if
 _AGAIN = "save it again with numpy.save from a numeric array"
 
 
-def read_contents(file: Bytes) -> Contents:
+def header_of(file: Bytes) -> Header:
     """The array of a file, called as the file is.
 
     Raises:
@@ -37,7 +37,7 @@ def read_contents(file: Bytes) -> Contents:
     except Exception as failure:  # NumPy's parser raises all kinds
         wrong = f"damaged, or no .npy file: {str(failure)[:200]}"
         raise CheckpointError(f"{file.path}: {wrong}; {_AGAIN}") from None
-    return Contents({}, (_entry(file, whole, by_columns, dtype, start),))
+    return Header({}, (_entry(file, whole, by_columns, dtype, start),))
 
 
 def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
@@ -63,13 +63,11 @@ def _header(file: Bytes) -> tuple[Any, bool, np.dtype, int]:
 def _entry(file: Bytes, shape: tuple[int, ...], by_columns: bool, dtype: np.dtype, start: int) -> Entry:
     name, kind = file.path.stem, _NAMES.get(dtype.newbyteorder("<"))
     how = Storage(1, dtype.itemsize, dtype, by_columns and len(shape) > 1)
-    reason = _why_foreign(dtype) if kind is None or kind in OTHERS else _why_unreadable(kind, shape)
-    return Entry(name, kind or str(dtype), shape, file.path, start, prod(shape) * dtype.itemsize, how, reason)
-
-
-def _why_unreadable(kind: str, shape: tuple[int, ...]) -> str | None:
-    """Integers are weights here, too: who names the file means its one array."""
-    return why_unreadable("F32" if kind in INTEGERS else kind, shape)
+    if kind is None or kind in OTHERS:
+        kind, reason = kind or str(dtype), _why_foreign(dtype)
+    else:  # integers are weights, too: who names the file means its one array
+        reason = why_unreadable("F32" if kind in INTEGERS else kind, shape, how)
+    return Entry(name, kind, shape, file.path, start, prod(shape) * dtype.itemsize, how, reason)
 
 
 def _why_foreign(dtype: np.dtype) -> str:
