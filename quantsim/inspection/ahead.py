@@ -37,3 +37,13 @@ def in_order(f: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Res
     finally:
         for future in running:
             future.cancel()
+
+
+def beside(f: Callable[[Part], Result], part: Part) -> Future[Result]:
+    """``f(part)`` in a thread of its own kind, while the others go on."""
+    return _other().submit(f, part)
+
+
+@cache
+def _other() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "quantsim-beside")

@@ -6,7 +6,7 @@ as many as fit a chunk; or at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import frexp
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -19,11 +19,11 @@ from quantsim.granularity import Block, Channel
 from quantsim.inspection import programs
 from quantsim.inspection.ahead import in_order
 from quantsim.inspection.pieces import CHUNK, PIECE, Matrix, Take, chunks
-from quantsim.inspection.programs import Given
+from quantsim.inspection.programs import Found, Given
 from quantsim.inspection.signal import Signal
-from quantsim.measure import statistics, tallies
+from quantsim.measure import statistics
 from quantsim.measure.statistics import ErrorStats
-from quantsim.measure.tallies import SUMS, Exponents, Tally
+from quantsim.measure.tallies import SUMS, Exponents
 from quantsim.numerics.tiles import TILE
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.blockformats.microscaling import Microscaling
@@ -148,12 +148,14 @@ class Batch(NamedTuple):
         counts: how many weights each tile of 4096 holds.
         extremes: of the row of each piece, its smallest and largest weight; of chunks.
         importance: of each weight, in the shape of the weights, or None.
+        power: sum of importance w^2.
     """
 
     weights: np.ndarray
     counts: np.ndarray
     extremes: np.ndarray | None
     importance: np.ndarray | None
+    power: float
 
 
 def damages(
@@ -176,13 +178,20 @@ def damages(
         except CannotMeasureError as reason:
             found[q] = reason
     for seen, some in by_way.items():
-        totals = {q: _Total() for q in some}
-        for parts in in_order(partial(_of_batch, subject, some), batches(subject, seen)):
-            for q, part in zip(some, parts, strict=True):
-                totals[q].add(part)
-            tick(parts[0].stats.count * len(some))
+        totals, tasks = {q: _Total() for q in some}, _tasks(subject, seen, some)
+        for q, part in in_order(partial(_measured, subject), tasks):
+            totals[q].add(part)
+            tick(part.stats.count)
         found |= {q: total.damage() for q, total in totals.items()}
     return {q: found[q] for q in quantizers}
+
+
+def _tasks(
+    subject: Subject, seen: Way, quantizers: Sequence[AbstractQuantizer]
+) -> Iterator[tuple[AbstractQuantizer, Batch]]:
+    """Each part of a tensor with each quantizer, so that programs are compiled, and run, several at a time."""
+    for batch in batches(subject, seen):
+        yield from ((q, batch) for q in quantizers)
 
 
 def batches(subject: Subject, seen: Way) -> Iterator[Batch]:
@@ -202,7 +211,8 @@ def batches(subject: Subject, seen: Way) -> Iterator[Batch]:
         tiles = -(-at_once * matrix.columns // TILE)
         counts = np.clip(rows * matrix.columns - np.arange(tiles) * TILE, 0, TILE)
         importance = None if subject.importance is None else padded(subject.importance)
-        yield Batch(padded(subject.take), counts, None, importance)
+        w = padded(subject.take)
+        yield Batch(w, counts, None, importance, _power(w, importance))
 
 
 def _chunk_batches(subject: Subject) -> Iterator[Batch]:
@@ -212,7 +222,12 @@ def _chunk_batches(subject: Subject) -> Iterator[Batch]:
         rows = chunk.rows(matrix)
         extremes = np.stack([signal.low[rows], signal.high[rows]], axis=1)
         counts = chunk.counts(matrix).reshape(-1, TILE // PIECE).sum(axis=1)
-        yield Batch(chunk.weights, counts, extremes, None if weighed is None else next(weighed).weights)
+        importance = None if weighed is None else next(weighed).weights
+        yield Batch(chunk.weights, counts, extremes, importance, _power(chunk.weights, importance))
+
+
+def _power(w: np.ndarray, importance: np.ndarray | None) -> float:
+    return 0.0 if importance is None else float((np.square(w, dtype=np.float64) * importance).sum())
 
 
 class _Part(NamedTuple):
@@ -223,26 +238,17 @@ class _Part(NamedTuple):
     power: float = 0.0
 
 
-def _of_batch(subject: Subject, quantizers: Sequence[AbstractQuantizer], batch: Batch) -> list[_Part]:
-    power = 0.0
-    if batch.importance is not None:
-        w = batch.weights.astype(np.float64)
-        power = float((w * w * batch.importance).sum())
-    return [_measured(subject, q, batch)._replace(power=power) for q in quantizers]
-
-
-def _measured(subject: Subject, q: AbstractQuantizer, batch: Batch) -> _Part:
+def _measured(subject: Subject, task: tuple[AbstractQuantizer, Batch]) -> tuple[AbstractQuantizer, _Part]:
+    q, batch = task
     w, given = batch.weights, Given(importance=batch.importance, columns=subject.columns)
     if batch.extremes is not None:
         w = w.reshape(-1, max(_run(q) or PIECE, PIECE))
         extremes = _extremes(q, subject, batch.extremes) if programs.takes_extremes(q) else None
         importance = None if batch.importance is None else batch.importance.reshape(w.shape)
         given = Given(extremes, importance)
-    tally, weighed = programs.errors(q, w, subject.unit, given)
-    stats = _as_stats(tally, batch.counts)
-    if weighed is None:
-        return _Part(stats)
-    return _Part(stats, float(np.ldexp(np.asarray(weighed, np.float64).sum(), 2 * int(subject.unit.e))))
+    found, unit = programs.errors(q, w, subject.unit, given), int(subject.unit.e)
+    noise = 0.0 if found.weighed is None else float(np.ldexp(found.weighed.sum(dtype=np.float64), 2 * unit))
+    return q, _Part(_as_stats(found, batch.counts, unit), noise, batch.power)
 
 
 def _extremes(q: AbstractQuantizer, subject: Subject, of_rows: np.ndarray) -> np.ndarray:
@@ -253,11 +259,18 @@ def _extremes(q: AbstractQuantizer, subject: Subject, of_rows: np.ndarray) -> np
     return np.broadcast_to(of_tensor, of_rows.shape)
 
 
-def _as_stats(tally: Tally, counts: np.ndarray) -> ErrorStats:
+#: Powers of the unit that the sums of a tile are in, in the order of ``SUMS``.
+_POWERS = np.array([{"count": 0, "e": 1, "abs_e": 1}.get(name, 2) for name in SUMS])
+
+
+def _as_stats(found: Found, counts: np.ndarray, unit: int) -> ErrorStats:
     """Statistics of the weights that there are; tiles of nothing but filling zeros are left out."""
-    on_host, held = tallies.on_host(tally), counts > 0
-    sums = {name: getattr(on_host, name)[held] for name in SUMS} | {"count": counts[held].astype(np.float64)}
-    return statistics.fold(statistics.init(), replace(on_host, **sums))
+    held = counts > 0
+    sums = np.ldexp(found.sums[held].astype(np.float64), unit * _POWERS)
+    sums[:, SUMS.index("count")] = counts[held]
+    max_abs, max_signal = map(float, found.largest)
+    nonzero, zeroed = map(int, found.counts)
+    return ErrorStats(sums.sum(axis=0), sums.T @ sums, len(sums), max_abs, max_signal, nonzero, zeroed, 0)
 
 
 class _Total:

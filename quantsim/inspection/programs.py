@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from quantsim._types import Blocks
 from quantsim.calibration import Absmax, Clip, MinMax
 from quantsim.granularity import Channel, Tensor
 from quantsim.measure import tallies
-from quantsim.measure.tallies import Exponents, Tally
+from quantsim.measure.tallies import Exponents
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
 from quantsim.numerics.tiles import TILE, tile_sums
@@ -62,10 +62,24 @@ class Given(NamedTuple):
 _NOTHING = Given()
 
 
-def errors(
-    q: AbstractQuantizer, w: Float[np.ndarray, "rows size"], unit: Exponents, given: Given = _NOTHING
-) -> tuple[Tally, Any]:
-    """Tally of weights under a quantizer, and sums of importance e^2 of each tile, e in its unit, if there is any.
+class Found(NamedTuple):
+    """What a program says of its weights, on the host.
+
+    Attributes:
+        sums: of each tile, in the order of ``tallies.SUMS``, in units of the unit.
+        largest: |e| and |w|.
+        counts: weights that are not 0, and how many of them became 0.
+        weighed: sums of importance e^2 of each tile, None without importances.
+    """
+
+    sums: Float[np.ndarray, "tiles 6"]
+    largest: Float[np.ndarray, " 2"]
+    counts: Int[np.ndarray, " 2"]
+    weighed: Float[np.ndarray, " tiles"] | None
+
+
+def errors(q: AbstractQuantizer, w: Float[np.ndarray, "rows size"], unit: Exponents, given: Given = _NOTHING) -> Found:
+    """Sums over tiles of the weights under a quantizer, as ``measure.tally`` has them.
 
     Args:
         q: sees rows of ``w`` as rows of a matrix or, with extremes, as parts of them.
@@ -75,21 +89,23 @@ def errors(
     """
     if not (isinstance(q, BlockFormat) and q.takes_imatrix):
         given = given._replace(columns=None)
-    return _errors(*parted(q), w, unit, given)
+    found = _errors(*parted(q), w, unit, given)
+    return Found(*(None if part is None else np.asarray(part) for part in found))
 
 
 @partial(jax.jit, static_argnums=0)
 def _errors(
     structure: Structure, numbers: Float[Array, " k"], w: Blocks, unit: Exponents, given: Given
-) -> tuple[Tally, Any]:
+) -> tuple[Any, ...]:
     q = rebuild_quantizer(structure, numbers)
     w_hat = apart(partial(_quantized, q, w, given), w)
     found = tallies.tally(w, w_hat, unit=unit)
+    largest, counts = jnp.stack([found.max_abs, found.max_signal]), jnp.stack([found.nonzero, found.zeroed])
     if given.importance is None:
-        return found, None
+        return found.sums, largest, counts, None
     e = tallies.error(w, w_hat) * ieee.power_of_two(-unit.e)
     weighed = (given.importance * (e * e)).reshape(-1)
-    return found, tile_sums(jnp.pad(weighed, (0, -weighed.size % TILE)).reshape(-1, TILE))
+    return found.sums, largest, counts, tile_sums(jnp.pad(weighed, (0, -weighed.size % TILE)).reshape(-1, TILE))
 
 
 def _quantized(q: Any, w: Blocks, given: Given) -> Blocks:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from quantsim.checkpoints.checkpoint import Checkpoint
 from quantsim.checkpoints.entries import Entry
 from quantsim.inspection import importances
+from quantsim.inspection.ahead import beside
 from quantsim.inspection.errors import MOST_AT_ONCE, CannotMeasureError, Damage, Subject, damages
 from quantsim.inspection.fitting import Fit, fit, with_std
 from quantsim.inspection.pieces import Matrix, Take
@@ -62,13 +63,21 @@ def rows_of(
     take = reader(checkpoint, entry, role)
     signal = signal_of(take, matrix)
     is_matrix = takes_formats(entry, role) and signal.max_abs > 0
-    fitted = fit(signal) if is_matrix else None
-    row = _tensor_row(entry, role, matrix, signal) | _fit_columns(fitted) | _magnitudes(signal)
+    fitting_it = beside(fit, signal) if is_matrix else None
+    row = _tensor_row(entry, role, matrix, signal) | _magnitudes(signal)
     row |= dict(zip(("beyond_3", "beyond_10"), beyond_sigmas(take, signal, SIGMAS), strict=True))
-    if not is_matrix:
-        return [row]
+    if fitting_it is None:
+        return [row | _fit_columns(None)]
     subject = _subject(request, entry, take, signal)
-    return [row, *_error_rows(entry, subject, request, fitted, tick)]
+    used = {q: fitting(q, matrix.columns) for q in request.quantizers}
+    found = damages(subject, list(dict.fromkeys(used.values())), tick)
+    fitted = fitting_it.result()
+    errors = [_error_row(entry, asked, q, found[q], request.gradients is not None) for asked, q in used.items()]
+    for error, q in zip(errors, used.values(), strict=True):
+        if "damage" in error:
+            error |= {"bits_per_weight": q.bits_per_weight((matrix.rows, matrix.columns))}
+            error |= _predicted(fitted, q, matrix, error["rel_rms"])
+    return [row | _fit_columns(fitted), *errors]
 
 
 def takes_formats(entry: Entry, role: Role) -> bool:
@@ -148,22 +157,11 @@ def _magnitudes(signal: Signal) -> dict[str, Any]:
     return {"magnitude_edges": edges.tolist(), "magnitude_counts": counts.tolist()}
 
 
-def _error_rows(
-    entry: Entry, subject: Subject, request: Request, fitted: Fit | None, tick: Callable[[int], Any]
-) -> list[dict[str, Any]]:
-    used = {q: fitting(q, subject.matrix.columns) for q in request.quantizers}
-    found = damages(subject, list(dict.fromkeys(used.values())), tick)
-    rows = []
-    for asked, q in used.items():
-        about: dict[str, Any] = {"kind": "error", "tensor": entry.name, "spec": str(asked), "used": str(q)}
-        damage = found[q]
-        if isinstance(damage, CannotMeasureError):
-            rows.append(about | {"reason": str(damage)})
-            continue
-        matrix = subject.matrix
-        about["bits_per_weight"] = q.bits_per_weight((matrix.rows, matrix.columns))
-        rows.append(about | _errors(damage, request.gradients is not None) | _predicted(fitted, q, matrix, damage))
-    return rows
+def _error_row(
+    entry: Entry, asked: AbstractQuantizer, used: AbstractQuantizer, found: Damage | CannotMeasureError, nats: bool
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": "error", "tensor": entry.name, "spec": str(asked), "used": str(used)}
+    return row | ({"reason": str(found)} if isinstance(found, CannotMeasureError) else _errors(found, nats))
 
 
 def _errors(damage: Damage, nats: bool) -> dict[str, Any]:
@@ -177,11 +175,11 @@ def _errors(damage: Damage, nats: bool) -> dict[str, Any]:
     return row | {"damage": damage.noise / 2 if nats else damage.noise / damage.power}
 
 
-def _predicted(fitted: Fit | None, q: AbstractQuantizer, matrix: Matrix, damage: Damage) -> dict[str, Any]:
+def _predicted(fitted: Fit | None, q: AbstractQuantizer, matrix: Matrix, measured: float) -> dict[str, Any]:
     if fitted is None:
         return dict.fromkeys(PREDICTED)
     rel_rms, se, by = predict(fitted.population, q, matrix)
     with np.errstate(divide="ignore", invalid="ignore"):
         sqnr = float(-20 * np.log10(np.float64(rel_rms)))
-        over = float(np.float64(damage.stats.rel_rms) / rel_rms)
+        over = float(np.float64(measured) / rel_rms)
     return dict(zip(PREDICTED, (rel_rms, se, sqnr, by, over), strict=True))
