@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import checkpoint_files
 import gguf
 import ml_dtypes
 import numpy as np
@@ -11,6 +10,7 @@ from safetensors.numpy import save_file
 
 import quantsim as qs
 from quantsim.models import trained
+from tests import checkpoint_files
 
 MODEL = "lm-w32-s0"
 PATH = trained.FOLDER / f"{MODEL}.safetensors"
