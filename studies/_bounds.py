@@ -9,6 +9,7 @@ from quantsim.measure.ratios import CLEARLY, Estimate
 from quantsim.rows import Rows
 
 from . import _gptq, _timing, _unpacking
+from ._inspected import INSPECT
 from ._jobs import FULL_STATISTICS, SUM_OF_PARTS, generate, generate_and_measure
 from ._rivals import NUMPY_GGUF
 from ._timing import OURS, Contender, Seconds
@@ -78,6 +79,7 @@ BOUNDS = (
     Bound("normal: rate / NumPy", 3.0, of=NORMAL, over=(NORMAL[0], "NumPy")),
     Bound("student-t: rate / normal", 0.5, of=(generate("student-t"), OURS), over=NORMAL),
     Bound("Laplace: rate / normal", 0.5, of=(generate("Laplace"), OURS), over=NORMAL),
+    Bound("inspect: rate / NumPy + gguf", 10.0, of=(INSPECT, OURS), over=(INSPECT, NUMPY_GGUF)),
     Bound(PEAK, 0.0, 1.0),
     Bound(EXPONENT, 0.95, 1.05),
     Bound("two devices: rate / one", 1.8, of=(on_devices(2), OURS), over=(on_devices(1), OURS)),

@@ -35,7 +35,7 @@ from quantsim.lab.study import Cell
 from quantsim.measure.ratios import Estimate
 from quantsim.rows import Rows
 
-from . import _bounds, _gptq, _jobs, _rivals, _served, _timing, _unpacking
+from . import _bounds, _gptq, _inspected, _jobs, _rivals, _served, _timing, _unpacking
 from ._bounds import BOUNDS, EXPONENT, LAYER, MANY, PEAK, SMALLER_LAYER, on_devices
 from ._jobs import COPY, READ, SUM_OF_PARTS, generate_and_measure
 from ._rivals import NUMPY_GGUF
@@ -86,6 +86,7 @@ def measure(config: Config) -> Iterator[Cell]:
         yield f"{number} quantizers", partial(_compared, config, _jobs.sweeps, config.drawn, config.fewer, number)
     yield "packed", partial(_compared, config, _jobs.packing, config.packed, config.types, config.seed)
     yield "unpacked", partial(_compared, config, _unpacking.unpacking, config.packed, config.unpacked, config.seed)
+    yield "inspected", partial(_compared, config, _inspected.inspecting, 2 * config.packed, config.seed)
     yield SCALING, partial(_over_weights, config)
     yield "devices", partial(_over_devices, config)
     yield LAYERS, partial(_of_layers, config)
