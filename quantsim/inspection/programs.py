@@ -89,8 +89,9 @@ def errors(q: AbstractQuantizer, w: Float[np.ndarray, "rows size"], unit: Expone
     """
     if not (isinstance(q, BlockFormat) and q.takes_imatrix):
         given = given._replace(columns=None)
-    found = _errors(*parted(q), w, unit, given)
-    return Found(*(None if part is None else np.asarray(part) for part in found))
+    sums, largest, counts, weighed = _errors(*parted(q), w, unit, given)
+    on_host = None if weighed is None else np.asarray(weighed)
+    return Found(np.asarray(sums), np.asarray(largest), np.asarray(counts), on_host)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -110,7 +111,9 @@ def _errors(
 
 def _quantized(q: Any, w: Blocks, given: Given) -> Blocks:
     if given.extremes is not None:
-        return (_two_level if isinstance(q, Microscaling) else _one_scale)(q, w, given.extremes)
+        if isinstance(q, Microscaling):
+            return _two_level(q, w, given.extremes)
+        return _one_scale(q, w, given.extremes)
     return q._approximate(w, None) if given.columns is None else q._approximate(w, None, given.columns)
 
 
