@@ -182,7 +182,7 @@ def _nothing_of(checkpoint: Checkpoint) -> str:
     if not checkpoint.entries:
         return "holds no tensor"
     held = ", ".join(repr(entry.name) for entry in checkpoint.entries[:4]) + ", …" * (len(checkpoint.entries) > 4)
-    return f"no tensor that is included, and not excluded; it holds {held}"
+    return f"no tensor of that name; it holds {held}"
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, Role]:
