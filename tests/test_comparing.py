@@ -137,3 +137,30 @@ def test_the_command(tmp_path, capsys):
     text = capsys.readouterr().out
     assert TENSOR in text.splitlines()[1]
     assert "made wrongly" in text
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K"])
+def test_lost_blocks_are_found_in_formats_of_few_bits(tmp_path, kind):
+    w = (np.random.default_rng(1).standard_t(4, (64, 1024)) * 0.02).astype(np.float32)
+    lost = w.copy()
+    lost[5, 256:512] = 0
+    save_file({"w": w}, tmp_path / "w.safetensors")
+    for name, packed_of, verdict in (("honest", w, ALLOWED), ("lost", lost, PLACES)):
+        writer = gguf.GGUFWriter(str(tmp_path / f"{name}.gguf"), "llama")
+        packed = np.asarray(qs.gguf.pack(packed_of, kind))
+        writer.add_tensor("w", packed, raw_dtype=gguf.GGMLQuantizationType[kind])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        (row,) = inspection.compare(tmp_path / "w.safetensors", tmp_path / f"{name}.gguf").rows
+        assert row["verdict"] == verdict
+    assert row["worse_blocks"] == 1
+    assert row["worse_at"] == [5, 256]
+
+
+def test_arrays_are_matched_whatever_their_files_are_called(tmp_path):
+    w = np.ones((4, 8), np.float32)
+    np.save(tmp_path / "a.npy", w)
+    np.save(tmp_path / "b.npy", w)
+    assert inspection.compare(tmp_path / "a.npy", tmp_path / "b.npy").rows.values("verdict") == [EXACT]

@@ -323,3 +323,27 @@ def test_markup_in_names_reaches_neither_terminal_nor_figure(tmp_path, capsys):
     text = ran(capsys, tmp_path / "w.safetensors", "--formats", "q8_0", "--figures", tmp_path / "out")
     assert "\x1b" not in text
     assert (tmp_path / "out" / "inspection.png").exists()
+
+
+def test_a_tensor_that_a_format_does_not_take_may_stay_as_it_is(tmp_path):
+    rng = np.random.default_rng(0)
+    save_file(
+        {"a": rng.normal(size=(64, 64)).astype(np.float32), "b": rng.normal(size=(32, 36)).astype(np.float32)},
+        tmp_path / "w.safetensors",
+    )
+    found = qs.inspect(tmp_path / "w.safetensors", ["q8_0", "mxfp4"], budget=20.0)
+    assert found.advice.best_uniform.spec == "q8_0"
+    assert found.advice.allocation.damage <= found.advice.best_uniform.damage
+
+
+@pytest.mark.parametrize("budget", [float("nan"), 0.0, -1.0, float("inf")])
+def test_a_budget_is_a_positive_number(tmp_path, budget):
+    np.save(tmp_path / "w.npy", np.ones((32, 32), np.float32))
+    with pytest.raises(ValueError, match="positive number of bits"):
+        qs.inspect(tmp_path / "w.npy", ["q8_0"], budget=budget)
+
+
+def test_stochastic_rounding_is_refused_at_once(tmp_path):
+    np.save(tmp_path / "w.npy", np.ones((32, 32), np.float32))
+    with pytest.raises(ValueError, match="draw to draw"):
+        qs.inspect(tmp_path / "w.npy", ["q8_0", "int8:channel:stochastic"])

@@ -71,3 +71,7 @@ def test_theory_predicts_where_shapes_matter():
     assert {p.by for p in found} == {"theory"}
     assert found[0].rel_rms < found[1].rel_rms
     assert found[1].rel_rms == theory.weight_rel_mse(Normal(), q, (64, 1024)) ** 0.5
+
+
+def test_a_constant_is_like_no_population():
+    assert fitted(np.full((64, 64), 3.0, np.float32)).distance > 0.5

@@ -7,7 +7,7 @@ from typing import Any
 from quantsim import inspection
 from quantsim.cli import terminal
 from quantsim.inspection import Comparison
-from quantsim.inspection.comparing import EXACT, PLACES, WORSE, rows_in_order
+from quantsim.inspection.comparing import EXACT, PLACES, UNKNOWN, WORSE, rows_in_order
 from quantsim.rows import Rows
 
 _HEADER = ("tensor", "from", "to", "bits", "SQNR dB", "‖e‖/‖w‖", "allowed", "ratio", "verdict")
@@ -86,8 +86,13 @@ def summary(found: Comparison) -> str:
     )
     text = f"{len(found.rows)} tensors, {before:.3f} to {after:.3f} bits per weight. "
     wrong = Rows(row for row in found.rows if row["verdict"] in (WORSE, PLACES))
+    unknown = Rows(row for row in found.rows if row["verdict"] == UNKNOWN)
+    if unknown:
+        differ = max(row["rel_rms"] for row in unknown)
+        text += f"{len(unknown)} differ, by up to {differ:.4%}, in types that are not judged. "
     if not wrong:
-        return text + "No tensor is worse than its format allows."
+        what = "No other" if unknown else "None of these" if found.left_out else "No tensor"
+        return f"{text}{what} is worse than its format allows."
     named = ", ".join(_short(row["tensor"]) for row in wrong[:_LEFT_SHOWN]) + ", …" * (len(wrong) > _LEFT_SHOWN)
     advice = "made wrongly, or from other weights; make them again from these"
     return f"{text}{len(wrong)} worse than their format allows: {named}: {advice}"

@@ -11,7 +11,7 @@ from quantsim import inspection
 from quantsim.cli import terminal
 from quantsim.cli.inspection_text import text_of
 from quantsim.cli.terminal import Flag
-from quantsim.inspection import FORMATS, Importance, Inspection, Selection
+from quantsim.inspection import FORMATS, Importance, Inspection, Selection, emitting
 from quantsim.rows import Rows, replace_text
 
 
@@ -61,6 +61,8 @@ def inspect(
         raise ValueError("--json and --csv are two ways to print: leave one of them out")
     if output.emit is not None and budget is None:
         raise ValueError("--emit writes the mixture under a budget: give --budget, for example --budget 4.5")
+    if output.emit is not None:
+        emitting.check_ending(output.emit)
     with terminal.progress() as report:
         given = {"budget": budget, "select": select, "importance": importance, "progress": report}
         found = inspection.inspect(path, formats, **given)

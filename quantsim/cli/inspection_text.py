@@ -69,6 +69,7 @@ def outliers(found: Inspection, top: int) -> str:
         for row in first
     ]
     said = f"largest outliers: {len(first)} of {len(matrices)} matrices by crest factor, max |w| / σ\n"
+    said += "expected: of as many weights of the population they are like; off: how far from it, max |F - F_n|\n"
     return said + terminal.table(_TENSOR_HEADER, cells)
 
 
@@ -78,6 +79,9 @@ def _crest(row: dict[str, Any]) -> float:
 
 def formats(found: Inspection) -> Iterator[str]:
     """The model in each format alone, and which formats do not take which tensors."""
+    if not found.errors:
+        yield "no format was tried: no tensor is a matrix of two rows and columns or more that are not all 0"
+        return
     if not found.uniform:
         return
     cells = [_format_cells(found, choice) for choice in found.uniform]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantsim.inspection.budget import Allocation, Choice, Point, allocate, frontier
+from quantsim.inspection.budget import Allocation, Choice, NoRoomError, Point, allocate, frontier
 from quantsim.rows import Rows
 
 #: A tensor that is left as it is stored.
@@ -31,7 +31,7 @@ class Model:
     """All tensors and what they may become.
 
     Attributes:
-        options: of each tensor that takes formats; of others that they stay as stored.
+        options: of each tensor the formats that it takes; that it stays as stored, if it does not take all of them.
         weights: of all tensors.
     """
 
@@ -55,11 +55,12 @@ def model_of(tensors: Rows, errors: Rows, specs: Sequence[str]) -> Model:
     options = {}
     for row in tensors:
         name, n = row["tensor"], row["weights"]
-        found = {}
-        for error in by_tensor.get((name,), ()):
-            if error["spec"] in specs and "damage" in error:
-                found[error["used"]] = Choice(error["used"], error["bits_per_weight"] * n, error["damage"])
-        options[name] = list(found.values()) or [Choice(AS_STORED, row["stored_bits"] * n, 0.0)]
+        asked = [error for error in by_tensor.get((name,), ()) if error["spec"] in specs]
+        found = {e["used"]: Choice(e["used"], e["bits_per_weight"] * n, e["damage"]) for e in asked if "damage" in e}
+        if len(asked) == 0 or any("damage" not in error for error in asked):
+            # a format for all tensors leaves this one alone: no mixture may be worse for want of that choice
+            found[AS_STORED] = Choice(AS_STORED, row["stored_bits"] * n, 0.0)
+        options[name] = list(found.values())
     return Model(options, sum(row["weights"] for row in tensors))
 
 
@@ -112,7 +113,16 @@ def under(model: Model, uniform: Sequence[Uniform], budget: float) -> Advice:
 
     Raises:
         NoRoomError: if the smallest formats take more.
+        ValueError: for a budget that is no positive number.
     """
+    if not 0 < budget < float("inf"):
+        raise ValueError(f"a budget is a positive number of bits per weight, for example 4.5, not {budget:g}")
+    least = model.bits_per_weight(sum(min(c.bits for c in choices) for choices in model.options.values()))
+    if least > budget:
+        raise NoRoomError(
+            f"a budget of {budget:g} bits per weight: the smallest formats take {least:.3f}, with what stays as it is "
+            "stored; add smaller formats, raise the budget, or --exclude tensors"
+        )
     found = allocate(model.options, budget * model.weights)
     within = [u for u in uniform if u.bits_per_weight <= budget]
     best = min(within, key=_by_damage) if within else None

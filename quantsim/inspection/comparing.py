@@ -20,7 +20,7 @@ from quantsim.checkpoints.checkpoint import Checkpoint
 from quantsim.checkpoints.entries import Entry
 from quantsim.inspection.ahead import in_order
 from quantsim.inspection.errors import MOST_AT_ONCE
-from quantsim.inspection.inspecting import Progress, Selection
+from quantsim.inspection.inspecting import FOR_READERS, Progress, Selection
 from quantsim.inspection.matching import Pair, pairs
 from quantsim.inspection.pieces import CHUNK, PIECE, Chunk, Matrix, Take, chunks
 from quantsim.inspection.tensors import matrix_of, reader
@@ -37,6 +37,9 @@ SEARCHED = 1.25
 ROUNDED = 1.01
 #: The same of a block, which counts as having at least the mean block's error: up to 2.8 and 5.4 were seen.
 BLOCK = 6.0
+#: A block is lost where zeros would err about as little, ||e||^2 of ||w||^2, and its own making errs half as much or
+#: less: of q2_k six times an own error is more than any weights. Searches by an imatrix reached 0.47.
+LOST, OF_OWN = 0.95, 2.0
 
 EXACT, ALLOWED, WORSE, PLACES, UNKNOWN = "exact", "as its format allows", "worse", "worse in places", "not known"
 _PLACES = 0.1  # of the blocks: where more of them err too much, it is the tensor that does
@@ -78,7 +81,7 @@ def compare(
         progress: told after each tensor.
 
     Raises:
-        CheckpointError: for a file that cannot be read, or two that have no tensor in common.
+        CheckpointError: for a file that cannot be read, or two of which no tensor can be compared.
     """
     first, second = open_checkpoint(original), open_checkpoint(other)
     matched, only_original, only_other = pairs(first, second)
@@ -90,10 +93,13 @@ def compare(
         try:
             rows.append(_row(first, second, pair))
         except (CheckpointError, ValueError) as failure:
-            left_out.append({"tensor": pair.original.name, "reason": str(failure)})
+            left_out.append({"tensor": pair.original.name, "reason": str(failure).replace(FOR_READERS, "")})
         done += pair.original.size
         if progress is not None:
             progress(done, total, pair.original.name)
+    if not rows:
+        reasons = "; ".join(f"{row['tensor']!r} {row['reason']}" for row in left_out[:3])
+        raise CheckpointError(f"{original} and {other}: no tensor can be compared: {reasons}")
     return Comparison(rows, left_out, only_original, only_other)
 
 
@@ -210,8 +216,10 @@ def _of_chunks(maker: AbstractQuantizer | None, pair: tuple[Chunk, Chunk]) -> _S
         return found
     own = np.asarray(maker.roundtrip(original.reshape(-1, max(block, PIECE)))).reshape(-1) - w
     blocks = -(-count // block)
-    made_of_block, own_of_block = (np.square(x).reshape(-1, block).sum(axis=1)[:blocks] for x in (e, own))
-    worse = np.flatnonzero(made_of_block > BLOCK**2 * np.maximum(own_of_block, own_of_block.mean()))
+    made_of_block, own_of_block, power = (np.square(x).reshape(-1, block).sum(axis=1)[:blocks] for x in (e, own, w))
+    least = np.maximum(own_of_block, own_of_block.mean())
+    lost = (made_of_block >= LOST * power) & (made_of_block > OF_OWN**2 * least)
+    worse = np.flatnonzero(lost | (made_of_block > BLOCK**2 * least))
     found.own, found.blocks, found.worse = float(own_of_block.sum()), blocks, int(worse.size)
     found.worse_at = int(worse[0]) * block if worse.size else None
     return found

@@ -35,9 +35,18 @@ def text_for(path: Path, formats: Mapping[str, str], roles: Mapping[str, Role]) 
     blk\.3\.ffn_up\.weight=q4_K
     """
     chosen = {name: spec for name, spec in formats.items() if spec != AS_STORED}
+    check_ending(path)
+    return _WRITERS[path.suffix](chosen, roles)
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file that nothing is written for, before hours of work.
+
+    Raises:
+        CannotEmitError: for an unknown ending.
+    """
     if path.suffix not in _WRITERS:
         raise CannotEmitError(f"{path}: emit to a file that ends in {', '.join(_WRITERS)}")
-    return _WRITERS[path.suffix](chosen, roles)
 
 
 def _types(formats: Mapping[str, str], roles: Mapping[str, Role]) -> str:

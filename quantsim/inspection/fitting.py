@@ -51,10 +51,10 @@ def fit(signal: Signal) -> Fit | None:
         return None
     best = max((_scaled(shape, edges, counts, signal.sigma) for shape in CANDIDATES), key=_likelihood_of)[0]
     total = counts.sum()
-    within = 1 - best.tail(edges[1:])
-    distance = float(np.abs(np.cumsum(counts) / total - within).max())
+    within = 1 - best.tail(edges)
+    distance = float(np.abs(np.append(0, np.cumsum(counts)) / total - within).max())
     limit = float(best.quantile(1 - 1 / (2 * 20 * total)))
-    stray = int(signal.counts[histogram_edges() > limit].sum())
+    stray = int(signal.counts[histogram_edges() > min(limit, float(np.finfo(np.float32).max))].sum())
     return Fit(best, distance, theory.expected_absmax(best, int(total)) / signal.sigma, stray)
 
 

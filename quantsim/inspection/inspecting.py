@@ -19,6 +19,7 @@ from quantsim.inspection.tensors import Request, rows_of, takes_formats
 from quantsim.quantizer.blockformats import gguf
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.parsing import parse
+from quantsim.quantizer.scaled import Quantizer
 from quantsim.rows import Rows
 
 #: What is tried where nothing is asked for: llama.cpp's K-quants and q8_0, and what accelerators multiply.
@@ -36,6 +37,9 @@ FORMATS = (
     "mxfp4",
     "nvfp4",
 )
+
+#: Ends the reason of a NaN; no way out for an inspection, which has no numbers for it.
+FOR_READERS = ', or pass nonfinite="propagate"'
 
 #: Told (weights times formats done, of all, which tensor).
 Progress = Callable[[int, int, str], None]
@@ -155,15 +159,30 @@ def inspect(
     """
     checkpoint = open_checkpoint(path)
     quantizers = list(dict.fromkeys(parse(f) for f in formats))
+    _check(quantizers)
     request = _request(quantizers, importance or Importance())
     select = select or Selection()
     named = _roles(checkpoint)
     chosen = [(entry, named[entry.name]) for entry in checkpoint.entries if select.has(entry.name)]
     if not chosen:
-        held = ", ".join(repr(entry.name) for entry in checkpoint.entries[:4])
-        raise CheckpointError(f"{path}: no tensor of that name; it holds {held}, …")
+        raise CheckpointError(f"{path}: {_nothing_of(checkpoint)}")
     found = Rows(_each(checkpoint, chosen, request, importance, progress))
     return _advised(checkpoint, found, quantizers, budget, tuple(formats) == FORMATS, request)
+
+
+def _check(quantizers: Sequence[AbstractQuantizer]) -> None:
+    for q in quantizers:
+        if isinstance(q, Quantizer) and q.rounding == "stochastic":
+            raise ValueError(
+                f"{q}: what stochastic rounding loses differs from draw to draw; try it without :stochastic"
+            )
+
+
+def _nothing_of(checkpoint: Checkpoint) -> str:
+    if not checkpoint.entries:
+        return "holds no tensor"
+    held = ", ".join(repr(entry.name) for entry in checkpoint.entries[:4]) + ", …" * (len(checkpoint.entries) > 4)
+    return f"no tensor of that name; it holds {held}"
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, Role]:
@@ -217,7 +236,7 @@ def _rows(
     try:
         return rows_of(checkpoint, entry, role, request, tick)
     except TensorError as failure:
-        return [refused | {"reason": failure.reason}]
+        return [refused | {"reason": failure.reason.replace(FOR_READERS, "")}]
     except ValueError as failure:
         return [refused | {"reason": str(failure)}]
 

@@ -39,6 +39,8 @@ def pairs(original: Checkpoint, other: Checkpoint) -> tuple[list[Pair], list[str
     for key, name in _unique(mine, of_mine):
         if name not in found and key in keyed:
             found[name] = theirs[keyed[key]]
+    if not found and len(mine) == len(theirs) == 1:  # arrays, that are called what their files are called
+        found = dict(zip(mine, theirs.values(), strict=True))
     matched = [Pair(mine[n], e, of_mine[mine[n].name], of_theirs[e.name]) for n, e in found.items()]
     taken = {pair.other.name for pair in matched}
     left = [e.name for name, e in mine.items() if name not in found]

@@ -86,7 +86,10 @@ def _drawn(pop: Population, q: AbstractQuantizer, matrix: Matrix) -> Prediction:
 
 @lru_cache(_HELD)
 def _subject(pop: Population, matrix: Matrix) -> Subject:
-    w = _sample(with_std(pop, 1.0), matrix.size) * np.float32(getattr(pop, "std", 1.0))
+    w = _sample(with_std(pop, 1.0), matrix.size)
+    if (std := float(getattr(pop, "std", 1.0))) != 1.0:
+        most = float(np.finfo(np.float32).max)  # where weights are huge, draws beyond it would be infinite
+        w = np.clip(w.astype(np.float64) * std, -most, most).astype(np.float32)
 
     def take(first: int, count: int) -> NDArray[np.float32]:
         return w[first : first + count]

@@ -34,6 +34,7 @@ _HISTOGRAM_SHIFT = 18  # of the bits of a float32: the bins of ``measure.histogr
 _BINS = len(histogram_edges())
 _BINS_MERGED = 8  # of 32 an octave
 _POWERS = 4
+_UP = 90  # octaves that weights are raised by where all of them are tiny
 
 
 @jax.jit
@@ -66,14 +67,23 @@ class Part:
 
 def part_of(matrix: Matrix, chunk: Chunk) -> Part:
     """What a chunk of a matrix says."""
-    low, high, sums, unit = (np.asarray(part) for part in _seen(chunk.weights))
-    powers = np.ldexp(sums.astype(np.float64).sum(axis=1), int(unit) * np.arange(1, _POWERS + 1))
+    low, high, powers = _summed(chunk.weights)
     filling = CHUNK - chunk.count  # zeros that stand for no weight
     counts = np.bincount((chunk.weights.view(np.int32) & 0x7FFFFFFF) >> _HISTOGRAM_SHIFT, minlength=_BINS)
     counts[0] -= filling
     zeros = int(np.count_nonzero(chunk.weights == 0)) - filling
     extreme = _extreme(matrix, chunk, np.maximum(-low, high))
     return Part(chunk.rows(matrix), low, high, powers, counts, chunk.count, zeros, extreme)
+
+
+def _summed(w: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """Smallest and largest weight of each piece, and sums of powers; the device takes subnormal weights for zeros."""
+    low, high, sums, unit = (np.asarray(part) for part in _seen(w))
+    up = _UP if int(unit) < -_UP and w.any() else 0
+    if up:
+        low, high, sums, unit = (np.asarray(part) for part in _seen(np.ldexp(w, up)))
+    powers = np.ldexp(sums.astype(np.float64).sum(axis=1), (int(unit) - up) * np.arange(1, _POWERS + 1))
+    return np.ldexp(low, -up), np.ldexp(high, -up), powers
 
 
 def _extreme(matrix: Matrix, chunk: Chunk, tops: NDArray[np.float32]) -> tuple[float, int]:
@@ -198,7 +208,7 @@ def beyond_sigmas(take: Take, signal: Signal, sigmas: Sequence[float]) -> list[f
         sigmas: limits.
     """
     limits = np.array([np.float64(signal.sigma) * s for s in sigmas])
-    below = limits.astype(np.float32)
+    below = np.minimum(limits, np.finfo(np.float32).max).astype(np.float32)
     below = np.where(below.astype(np.float64) > limits, np.nextafter(below, np.float32(0)), below)
 
     def beyond(chunk: Chunk) -> NDArray[np.int64]:

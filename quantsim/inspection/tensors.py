@@ -25,6 +25,8 @@ _HELD = 2**24
 #: Kinds of tensors that no one quantizes: too few weights, and too much depends on each.
 PLAIN_KINDS = ("norm", "bias")
 SIGMAS = (3.0, 10.0)
+#: Largest magnitude that a matrix must have: errors far below it are then no subnormal numbers, which devices drop.
+LEAST = 2.0**-100
 #: Columns of what the fitted population predicts, and the measured error over it.
 PREDICTED = ("predicted_rel_rms", "predicted_rel_rms_se", "predicted_sqnr_db", "predicted_by", "over_predicted")
 
@@ -63,6 +65,10 @@ def rows_of(
     take = reader(checkpoint, entry, role)
     signal = signal_of(take, matrix)
     is_matrix = takes_formats(entry, role) and signal.max_abs > 0
+    if is_matrix and signal.max_abs < LEAST:
+        raise ValueError(
+            f"has no weight beyond {signal.max_abs:.2g}: errors of so little are lost in float32; scale it"
+        )
     fitting_it = beside(fit, signal) if is_matrix else None
     row = _tensor_row(entry, role, matrix, signal) | _magnitudes(signal)
     row |= dict(zip(("beyond_3", "beyond_10"), beyond_sigmas(take, signal, SIGMAS), strict=True))

@@ -41,7 +41,7 @@ def draw(found: Inspection) -> Figure:
         histogram(axes[name], row)
     for name in "def"[len(worst) :]:
         axes[name].set_axis_off()
-    plotting.letter([axes[name] for name in "abcdef"])
+    plotting.letter([axes[name] for name in "abcdef"[: 3 + len(worst)]])
     return fig
 
 
