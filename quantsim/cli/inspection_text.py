@@ -126,7 +126,8 @@ def keep(found: Inspection) -> str:
 def mixture(found: Inspection, advice: Advice) -> str:
     """The best mixture under the budget, and what it gains."""
     counts = ", ".join(f"{n} × {spec}" for spec, n in counts_of(found).items())
-    text = f"under {advice.budget:g} bits per weight: {counts}: {advice.bits_per_weight:.3f} bits, "
+    among = f", of {', '.join(found.mixed)}" if len(found.mixed) < len(found.uniform) else ""
+    text = f"under {advice.budget:g} bits per weight{among}: {counts}: {advice.bits_per_weight:.3f} bits, "
     text += f"damage {advice.allocation.damage:.4g}"
     if advice.best_uniform is None:
         return text + "; no single format fits the budget"

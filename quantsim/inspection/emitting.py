@@ -10,9 +10,15 @@ from quantsim.inspection.advice import AS_STORED
 from quantsim.inspection.roles import Role
 from quantsim.quantizer.blockformats import gguf
 
-#: Names of types as ggml spells them, where that is not lower case.
-_GGML = {name: f"{name[:-1].lower()}K" for name in gguf.TYPES if name.endswith("_K")}
+#: What ggml calls the types of quantsim's specs: q4_K, but iq4_nl.
+_GGML = {str(q): f"{name[:-1].lower()}K" if name.endswith("_K") else name.lower() for name, q in gguf.TYPES.items()}
 _PLAIN = {"f16": "f16", "bf16": "bf16"}
+#: Kinds of tensors that llama.cpp calls so, inside and outside of blocks.
+_IN_BLOCKS = (
+    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"),
+    *("ffn_gate", "ffn_up", "ffn_down", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"),
+)
+_OUTSIDE = ("token_embd", "output")
 
 
 class CannotEmitError(ValueError):
@@ -50,28 +56,35 @@ def check_ending(path: Path) -> None:
 
 
 def _types(formats: Mapping[str, str], roles: Mapping[str, Role]) -> str:
-    return "".join(f"{re.escape(name_of(n, roles[n]))}={_type_of(n, spec)}\n" for n, spec in formats.items())
+    names = {name: name_of(name, roles[name]) for name in formats}
+    taken: dict[str, str] = {}
+    for name, short in names.items():
+        if taken.setdefault(short, name) != name:
+            raise CannotEmitError(
+                f"{name!r} and {taken[short]!r} would both be {short!r}: no model of llama.cpp's kind"
+            )
+    return "".join(f"{re.escape(names[name])}={_type_of(name, spec)}\n" for name, spec in formats.items())
 
 
 def name_of(name: str, role: Role) -> str:
     """What llama.cpp calls a tensor.
 
     Raises:
-        CannotEmitError: for a tensor of no known role.
+        CannotEmitError: for a tensor that it has no name for, or calls otherwise.
     """
-    if role.kind == "other" or role.expert is not None:
+    if name.startswith("blk.") and name.endswith(".weight"):
+        return name  # of a GGUF file
+    known = role.kind in (_OUTSIDE if role.layer is None else _IN_BLOCKS)
+    if not known or role.expert is not None:
         raise CannotEmitError(f"{name!r}: llama.cpp's name of it is not known; emit to a .json file, or --exclude it")
     block = "" if role.layer is None else f"blk.{role.layer}."
     return f"{block}{role.kind}.weight"
 
 
 def _type_of(name: str, spec: str) -> str:
-    if spec.upper() in gguf.TYPES:
-        return _GGML.get(spec.upper(), spec)
-    if spec in _PLAIN:
-        return spec
-    known = " ".join(t.lower() for t in gguf.TYPES)
-    raise CannotEmitError(f"{name!r}: no GGUF file holds {spec}; choose among --formats {known}")
+    if (found := (_GGML | _PLAIN).get(spec)) is not None:
+        return found
+    raise CannotEmitError(f"{name!r}: no GGUF file holds {spec}; choose among --formats {' '.join(_GGML)}")
 
 
 def _json(formats: Mapping[str, str], roles: Mapping[str, Role]) -> str:

@@ -97,6 +97,7 @@ class Inspection:
         unit: of damages: "unweighed", "by imatrix" or "nats".
         roles: of each tensor.
         quantized: whether the file holds quantized tensors, which come dequantized.
+        mixed: formats that mixtures are made of.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class Inspection:
     unit: str = "unweighed"
     roles: dict[str, Role] = field(default_factory=dict)
     quantized: bool = False
+    mixed: list[str] = field(default_factory=list)
 
     def rows(self) -> Rows:
         """Everything as rows, told apart by ``kind``."""
@@ -254,7 +256,7 @@ def _advised(
         reasons = "; ".join(f"{row['tensor']!r} {row['reason']}" for row in refused[:3])
         raise CheckpointError(f"{checkpoint.path}: no tensor can be measured: {reasons}")
     specs = [str(q) for q in quantizers]
-    mixed = [s for s in specs if s.upper() in gguf.TYPES] if by_default else specs
+    mixed = [str(q) for q in quantizers if not by_default or q in gguf.TYPES.values()]
     model = advice.model_of(tensors, errors, mixed)
     uniform = advice.uniform_choices(tensors, errors, specs)
     advised = None
@@ -273,7 +275,8 @@ def _advised(
         reference,
         _unit(request),
         _roles(checkpoint),
-        any(row["type"] in gguf.TYPES for row in tensors),
+        any(row["type"] in gguf.LAYOUTS for row in tensors),
+        mixed,
     )
 
 
