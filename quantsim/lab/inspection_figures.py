@@ -110,7 +110,7 @@ def frontier(ax: Axes, found: Inspection) -> None:
         ax.plot(*at, marker="*", ms=9, color=plotting.GREEN, ls="none", label=f"budget {found.advice.budget:g}")
     unit = "KL, nats per token" if found.unit == "nats" else "damage, sum of ‖e‖²/‖w‖²"
     ax.set(yscale="log", xlabel="bits per weight of the whole model", ylabel=unit)
-    ax.legend(loc="lower left", ncols=3, fontsize=plotting.NOTE)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=5, fontsize=plotting.NOTE)
 
 
 def _numbered(ax: Axes, found: Inspection) -> None:
