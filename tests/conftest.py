@@ -7,6 +7,7 @@ folder of the session's own, empty when it starts and removed when it ends.
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
@@ -29,6 +30,14 @@ install_import_hook("quantsim", "beartype.beartype")
 from quantsim.lab import memory
 
 MOST_BYTES = 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_open_figure():
+    """A module that leaves a figure open fails itself, and not the next one that looks."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,6 +19,7 @@ from quantsim.checkpoints import CheckpointError, open_checkpoint
 from quantsim.checkpoints.elements import decode
 from quantsim.quantizer.blockformats import gguf
 from tests import checkpoint_files as made
+from tests.resident import most_resident
 
 SEED = 2026
 #: What a process may take beyond what it holds when its programs are compiled.
@@ -224,16 +225,11 @@ def bound_memory():
     resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_ADDRESSED, resource.RLIM_INFINITY))
 
 
-def peak():
-    """Most bytes of memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def run(folder, kind, count):
     """How many damaged files of a kind were read and refused, the longest time, and the memory of all of them."""
     files, rng = FORMATS[kind](), np.random.default_rng([SEED, list(FORMATS).index(kind)])
     path = made.filled(folder, files) if len(files) > 1 else made.filled(folder, files) / next(iter(files))
-    tensors, refusals, slowest, before = read_all(path), [], 0.0, peak()
+    tensors, refusals, slowest, before = read_all(path), [], 0.0, most_resident()
     for _ in range(count):
         name, data = damaged(files, rng)
         (folder / name).write_bytes(data)
@@ -245,7 +241,7 @@ def run(folder, kind, count):
             refusals.append(said)
     unnamed = [said for said in refusals if not (said.startswith(str(folder)) and said.isprintable())]
     found = {"tensors": tensors, "read": count - len(refusals), "refused": len(refusals), "unnamed": unnamed[:3]}
-    return {**found, "seconds": slowest, "bytes": peak() - before}
+    return {**found, "seconds": slowest, "bytes": most_resident() - before}
 
 
 def main(folder, count):

@@ -4,7 +4,6 @@ Files are made by their header, a few numbers, and a length; where nothing was w
 """
 
 import json
-import resource
 import struct
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from quantsim.checkpoints import open_checkpoint
 from tests import checkpoint_files as made
+from tests.resident import most_resident
 
 CHUNK = 2**22
 #: Chunks of the middle of each tensor that are read, too.
@@ -55,17 +55,12 @@ def write(path, head, ends):
             file.write(raw)
 
 
-def resident():
-    """Most bytes of memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def read_some(path, warm):
     """The growth of memory while a checkpoint is opened, and the first, last and some middle chunks are read."""
     small = open_checkpoint(warm)  # what is compiled, and taken once by libraries, is not of the file
     for entry in small.entries:
         small.weights(entry)
-    before = resident()
+    before = most_resident()
     checkpoint, sums = open_checkpoint(path), {}
     for entry in checkpoint.entries:
         last = checkpoint.weights(entry, entry.size - CHUNK)
@@ -75,7 +70,7 @@ def read_some(path, warm):
             total += float(checkpoint.weights(entry, at * CHUNK, CHUNK).sum(dtype=np.float64))
         stored = checkpoint.stored(entry).data
         sums[entry.name] = [total, float(last[-1]), stored.nbytes == entry.nbytes]
-    return {"growth": resident() - before, "size": path.stat().st_size, "sums": sums}
+    return {"growth": most_resident() - before, "size": path.stat().st_size, "sums": sums}
 
 
 def main(folder):

@@ -72,8 +72,10 @@ def test_importances_keep_their_rounding_before_they_are_summed():
 
 
 @by_type
-def test_unpack_is_that_of_the_package_to_the_bit(name):
-    """Subnormal float32 too: only MXFP4 has any, 2^-128 times a level, and makes them of bits without arithmetic.
+def test_unpack_and_dequantize_are_those_of_the_package_to_the_bit(name):
+    """Two programs that read a block, one at memory speed and one that is traced, differentiated and placed.
+
+    Subnormal float32 too: only MXFP4 has any, 2^-128 times a level, and makes them of bits without arithmetic.
 
     All others are multiples of the smallest float16, 2^-24 (of half the smallest e4m3, 2^-10, for NVFP4).
     """
@@ -84,6 +86,7 @@ def test_unpack_is_that_of_the_package_to_the_bit(name):
     for data in (expected(name), anything):
         weights = dequantize(data, name)
         oracles.same_bits(qs.gguf.unpack(data, name), weights)
+        oracles.same_bits(qs.QuantizedArray(jnp.asarray(data), None, None, TYPES[name]).dequantize(), weights)
     magnitude = np.abs(weights[weights != 0])
     assert (magnitude < tiny).any() == (name == "MXFP4")
     assert np.isnan(magnitude).any() == TYPES[name].has_nan

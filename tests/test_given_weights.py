@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from quantsim.checkpoints import CheckpointError
-from quantsim.lab import claims, provenance, runner, study
+from quantsim.lab import claims, plotting, provenance, runner, study
 from quantsim.lab.given import Given, given
 from quantsim.rows import load
 from tests.fake_study import FAKE, command, files, registry, undraw
@@ -394,4 +394,5 @@ def test_a_deep_model_with_many_types_is_drawn(tmp_path):
     )
     tensors = {f"blk.{i}.{k}.weight": normal(4, 32, seed=i) for i in range(30) for k in kinds if (i + len(k)) % 3}
     of = given(saved(tmp_path / "deep.safetensors", **tensors))
-    layers.draw(layers.Rows(measured(layers, of)))
+    plotting.save(layers.draw(layers.Rows(measured(layers, of))), tmp_path, "deep")
+    assert (tmp_path / "deep.png").stat().st_size > 10_000

@@ -14,11 +14,8 @@ FORMATS = ("q8_0", "int8:channel", "nvfp4")
 MOST = 500 * 2**20  # bytes
 
 MEASURED = """
-import json, resource, sys
+import json, sys
 import quantsim as qs
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def inspected(tensor):
     formats, select = json.loads(sys.argv[2]), qs_inspection.Selection(include=(tensor,))
@@ -26,10 +23,11 @@ def inspected(tensor):
     return found.tensors[0]["max_abs"], [row["rel_rms"] for row in found.errors]
 
 from quantsim import inspection as qs_inspection
+from tests.resident import most_resident
 first = inspected("small")
-before = peak()
+before = most_resident()
 second = [inspected(name) for name in sys.argv[3:]]
-print(json.dumps({"first": first, "second": second, "before": before, "peak": peak()}))
+print(json.dumps({"first": first, "second": second, "before": before, "peak": most_resident()}))
 """
 
 

@@ -79,8 +79,8 @@ class Point(NamedTuple):
 def frontier(options: Options) -> list[Point]:
     """What all Lagrange multipliers choose, from fewest bits to least damage; nothing beats two of them mixed.
 
-    >>> frontier({"a": [Choice("q4", 40.0, 1.0), Choice("q8", 80.0, 0.1)]})
-    [Point(bits=40.0, damage=1.0), Point(bits=80.0, damage=0.1)]
+    >>> frontier({"a": [Choice("q4", 40.0, 1.0), Choice("q8", 80.0, 0.25)]})
+    [Point(bits=40.0, damage=1.0), Point(bits=80.0, damage=0.25)]
     """
     first, steps = _path(options)
     points = [Point(float(sum(c.bits for c in first.values())), float(sum(c.damage for c in first.values())))]

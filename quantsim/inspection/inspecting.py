@@ -157,7 +157,7 @@ def inspect(
     >>> np.save(f"{folder.name}/w.npy", np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32))
     >>> found = inspect(f"{folder.name}/w.npy", ["q8_0", "q4_0"])
     >>> [(row["used"], round(row["rel_rms"], 3)) for row in found.errors]
-    [('q8_0', 0.005), ('q4_0', 0.085)]
+    [('q8_0', 0.005), ('q4_0', 0.086)]
     """
     checkpoint = open_checkpoint(path)
     quantizers = list(dict.fromkeys(parse(f) for f in formats))

@@ -37,12 +37,10 @@ def squared_gradients(
         key: of the labels.
         draws: backward passes over each text.
 
-    >>> w = jnp.zeros((2, 1))
-    >>> found = squared_gradients(
-    ...     lambda p, x: x[..., None] * p["w"][:, 0], {"w": w}, jnp.ones((1, 9), int), jax.random.key(0)
-    ... )
+    >>> tokens = jnp.array([[0, 1, 1, 0, 1]])
+    >>> found = squared_gradients(lambda p, x: p["w"][x], {"w": jnp.zeros((2, 2))}, tokens, jax.random.key(0))
     >>> found["w"].shape
-    (2, 1)
+    (2, 2)
     """
     matrices = {name: w for name, w in params.items() if w.ndim == 2}
     totals = {name: np.zeros(w.shape, np.float32) for name, w in matrices.items()}
