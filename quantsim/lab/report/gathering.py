@@ -31,7 +31,7 @@ class Study:
         entries: the statements that it settles.
         about: provenance of the rows.
         why: what is wrong with the rows, empty if they are current.
-        picture: its figure as SVG, None if there is none.
+        picture: its figure as PNG, None if there is none.
         command: what measures the rows anew.
         real: whether it needs the real model.
     """
@@ -109,7 +109,7 @@ def _own(folder: Path) -> list[str]:
 
 def _studies(folder: Path, ledger: list[Entry]) -> Iterator[Study]:
     for name in study.names():
-        path, drawn = folder / f"{name}.jsonl", folder / f"{name}.svg"
+        path, drawn = folder / f"{name}.jsonl", folder / f"{name}.png"
         rows = load(path) if path.is_file() else None
         found, real = provenance.state(folder, name), study.needs_real_model(name)
         yield Study(
@@ -128,9 +128,9 @@ def _studies(folder: Path, ledger: list[Entry]) -> Iterator[Study]:
 
 
 def _paragraphs(docstring: str) -> list[str]:
-    """What follows the question, a paragraph where a line begins with a word of the method and a full stop.
+    r"""What follows the question, a paragraph where a line begins with a word of the method and a full stop.
 
-    >>> _paragraphs("Is it?\\n\\nMethod. One\\nway.\\nRefuted if not.")
+    >>> _paragraphs("Is it?\n\nMethod. One\nway.\nRefuted if not.")
     ['Method. One way.', 'Refuted if not.']
     """
     found: list[str] = []

@@ -32,8 +32,14 @@ def environment() -> jinja2.Environment:
     return found
 
 
-def render(template: str, **given: Any) -> str:
-    """The page of a template, under a policy that lets nothing in but its own style and script."""
+def render(template: str, previews: str = "", **given: Any) -> str:
+    """The page of a template, under a policy that lets nothing in but its own style and script.
+
+    Args:
+        template: file beside this one.
+        previews: a second style, for where scripts are off.
+        given: what the template fills in.
+    """
     style, script = source(".css"), source(".js")
     text = (
         environment()
@@ -41,7 +47,8 @@ def render(template: str, **given: Any) -> str:
         .render(
             style=Markup(style),
             script=Markup(script),
-            policy=policy(style, script),
+            policy=policy(script, style, previews),
+            previews=Markup(previews),
             playground=has_playground(),
             **given,
         )
@@ -68,10 +75,11 @@ def source(ending: str) -> str:
     return _BLANK.sub("\n", f"\n{text}\n")
 
 
-def policy(style: str, script: str) -> str:
-    """A content-security policy: nothing but this style, this script, and pictures that the script makes."""
+def policy(script: str, *styles: str) -> str:
+    """A content-security policy: nothing but this script, these styles, and pictures that are in the file itself."""
+    allowed = " ".join(f"'{digest(style)}'" for style in styles if style)
     return (
-        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src blob: data:; "
+        f"default-src 'none'; script-src '{digest(script)}'; style-src {allowed}; img-src blob: data:; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -1,13 +1,15 @@
 """The report of all studies as one HTML file."""
 
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 from quantsim.lab import claims
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.gathering import Gathered, Study, gather
-from quantsim.lab.report.packing import Packed, size_of
+from quantsim.lab.report.packing import Packed
+from quantsim.lab.report.pictures import PREVIEW, Picture, pictures, sheets
 from quantsim.rows import dumps
 
 #: Most bytes of a report.
@@ -30,7 +32,9 @@ def html(folder: Path, language: str = "en") -> str:
 def of(found: Gathered, language: str = "en") -> str:
     """The report of what was gathered."""
     packed, words = Packed(), strings.words(language)
-    studies = [_shown(study, packed, words) for study in found.studies]
+    drawn = [study for study in found.studies if study.picture is not None]
+    seen = dict(zip((s.name for s in drawn), pictures([s.picture for s in drawn if s.picture]), strict=True))
+    studies = [_shown(study, packed, words, seen.get(study.name)) for study in found.studies]
     return page.render(
         "report.html.j2",
         language=language,
@@ -45,6 +49,7 @@ def of(found: Gathered, language: str = "en") -> str:
         rows=sum(len(study.rows or ()) for study in found.studies),
         settled=claims.settled_count(found.ledger),
         packed=packed,
+        previews=_previews(seen),
         playground_data=_playground_data(),
     )
 
@@ -55,19 +60,28 @@ def _counts(found: Gathered, words: strings.Words) -> dict[str, int]:
     return {verdict: given.count(verdict) for verdict in words["verdicts"] if verdict in given}
 
 
-def _shown(study: Study, packed: Packed, words: strings.Words) -> dict[str, Any]:
+def _previews(seen: dict[str, Picture]) -> str:
+    """The style that shows previews of pictures where scripts are off; one sheet of pixels serves many pictures."""
+    pages, spots = sheets([picture.preview for picture in seen.values()])
+    rules = []
+    for at, data in enumerate(pages):
+        those = ",".join(f"#preview-{name}" for name, spot in zip(seen, spots, strict=True) if spot.sheet == at)
+        rules.append(f"{those}{{background-image:url(data:image/webp;base64,{b64encode(data).decode()})}}")
+    for name, spot in zip(seen, spots, strict=True):
+        rules.append(f"#preview-{name}{{aspect-ratio:{PREVIEW}/{spot.height};background-position:0 {spot.percent}%}}")
+    return "\n".join(rules)
+
+
+def _shown(study: Study, packed: Packed, words: strings.Words, picture: Picture | None) -> dict[str, Any]:
     """What the template tells of a study; its picture and its rows are packed."""
-    size = None
-    if study.picture is not None:
-        drawn = study.picture.read_bytes()
-        size = size_of(drawn)
-        packed.add(f"{study.name}.svg", drawn)
+    if picture is not None:
+        packed.add(f"{study.name}.webp", picture.data)
     if study.rows is not None:
-        packed.add(f"{study.name}.rows", "".join(dumps(row) + "\n" for row in study.rows).encode())
+        packed.add_compressed(f"{study.name}.rows", "".join(dumps(row) + "\n" for row in study.rows).encode())
     columns = list(dict.fromkeys(name for row in study.sample for name in row))
     return {
         "study": study,
-        "size": size,
+        "picture": picture,
         "question": words["questions"].get(study.name, study.question),
         "translated": study.name in words["questions"],
         "columns": columns,

@@ -8,22 +8,14 @@
   const places = JSON.parse(document.getElementById("packed-places").textContent);
   const NEAR = "1200px";
 
-  async function opened(name, type) {
+  function bytesOf(name) {
     const [first, last] = places[name];
-    const piece = window.atob(holder.textContent.slice(first, last));
-    const bytes = Uint8Array.from(piece, (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Blob([await new Response(stream).arrayBuffer()], { type });
+    return Uint8Array.from(window.atob(holder.textContent.slice(first, last)), (character) => character.charCodeAt(0));
   }
 
-  async function show(picture) {
+  function show(picture) {
     picture.dataset.state = "shown";
-    const url = URL.createObjectURL(await opened(picture.dataset.packed, "image/svg+xml"));
-    if (picture.dataset.state !== "shown") {
-      URL.revokeObjectURL(url);
-      return;
-    }
-    picture.src = url;
+    picture.src = URL.createObjectURL(new Blob([bytesOf(picture.dataset.packed)], { type: "image/webp" }));
   }
 
   function letGo(picture) {
@@ -31,10 +23,8 @@
       return;
     }
     picture.dataset.state = "packed";
-    if (picture.src) {
-      URL.revokeObjectURL(picture.src);
-      picture.removeAttribute("src");
-    }
+    URL.revokeObjectURL(picture.src);
+    picture.removeAttribute("src");
   }
 
   const watcher = new IntersectionObserver(
@@ -57,7 +47,8 @@
   const PAGE = 50;
 
   async function rowsOf(name) {
-    const text = await (await opened(`${name}.rows`, "text/plain")).text();
+    const stream = new Blob([bytesOf(`${name}.rows`)]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const text = await new Response(stream).text();
     return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
   }
 
