@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from quantsim.rows import plain
 
@@ -29,6 +29,8 @@ def environment() -> jinja2.Environment:
     )
     found.filters["json"] = json_in_html
     found.filters["fill"] = fill
+    found.filters["marked"] = marked
+    found.tests["endingwith"] = str.endswith
     return found
 
 
@@ -112,3 +114,13 @@ def fill(text: str, **given: Any) -> str:
     '3 rows'
     """
     return text.format(**given)
+
+
+def marked(text: str) -> Markup:
+    """A statement of the ledger with what it stresses and what it quotes as code.
+
+    >>> print(marked("softmax is *extremely* <sensitive>, `X @ W`"))
+    softmax is <em>extremely</em> &lt;sensitive&gt;, <code>X @ W</code>
+    """
+    quoted = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"(?<!\w)\*([^*<]+)\*(?!\w)", r"<em>\1</em>", quoted))

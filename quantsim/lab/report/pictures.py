@@ -1,11 +1,12 @@
-"""Figures for a page, in 256 colours and smaller than their PNG, and small previews on sheets for readers without scripts.
+"""Figures for a page in 256 colours, smaller than their PNG, and small previews for readers without scripts.
 
 A page shows pixels, not the SVG: a browser keeps every curve and letter of each SVG that it has shown, some 0.6 GB once
 all figures were seen.
 """
 
 import io
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,18 @@ def _preview(drawn: Image.Image, width: int) -> Image.Image:
     sheet = Image.new("RGB", (PREVIEW, small.height), "white")
     sheet.paste(small)
     return sheet
+
+
+def previews_style(seen: Mapping[str, Picture]) -> str:
+    """The style that shows previews of pictures where scripts are off; one sheet of pixels serves many pictures."""
+    pages, spots = sheets([picture.preview for picture in seen.values()])
+    rules = []
+    for at, data in enumerate(pages):
+        those = ",".join(f"#preview-{name}" for name, spot in zip(seen, spots, strict=True) if spot.sheet == at)
+        rules.append(f"{those}{{background-image:url(data:image/webp;base64,{b64encode(data).decode()})}}")
+    for name, spot in zip(seen, spots, strict=True):
+        rules.append(f"#preview-{name}{{aspect-ratio:{PREVIEW}/{spot.height};background-position:0 {spot.percent}%}}")
+    return "\n".join(rules)
 
 
 def sheets(previews: Sequence[Any]) -> tuple[list[bytes], list[Spot]]:

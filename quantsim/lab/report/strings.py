@@ -34,6 +34,6 @@ def statements(language: str) -> dict[str, str]:
     """The statements of the ledger in a language that it is not written in; none for English.
 
     >>> statements("zh")["B14"], statements("en")
-    ('缩放因子 0.00983(§4)', {})
+    ('缩放因子 .00983(§4)', {})
     """
     return _read("strings_claims.toml").get(language, {})

@@ -1,7 +1,6 @@
 """The report of all studies as one HTML file."""
 
 import sys
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from quantsim.lab import claims
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.gathering import Gathered, Study, gather
 from quantsim.lab.report.packing import Packed
-from quantsim.lab.report.pictures import PREVIEW, Picture, pictures, sheets
+from quantsim.lab.report.pictures import Picture, pictures, previews_style
 from quantsim.rows import dumps
 
 #: Most bytes of a report.
@@ -49,7 +48,7 @@ def of(found: Gathered, language: str = "en") -> str:
         rows=sum(len(study.rows or ()) for study in found.studies),
         settled=claims.settled_count(found.ledger),
         packed=packed,
-        previews=_previews(seen),
+        previews=previews_style(seen),
         playground_data=_playground_data(),
     )
 
@@ -58,18 +57,6 @@ def _counts(found: Gathered, words: strings.Words) -> dict[str, int]:
     """How many statements each verdict has, in the order of the table of words; verdicts that none has are left out."""
     given = [entry["verdict"] for entry in found.ledger]
     return {verdict: given.count(verdict) for verdict in words["verdicts"] if verdict in given}
-
-
-def _previews(seen: dict[str, Picture]) -> str:
-    """The style that shows previews of pictures where scripts are off; one sheet of pixels serves many pictures."""
-    pages, spots = sheets([picture.preview for picture in seen.values()])
-    rules = []
-    for at, data in enumerate(pages):
-        those = ",".join(f"#preview-{name}" for name, spot in zip(seen, spots, strict=True) if spot.sheet == at)
-        rules.append(f"{those}{{background-image:url(data:image/webp;base64,{b64encode(data).decode()})}}")
-    for name, spot in zip(seen, spots, strict=True):
-        rules.append(f"#preview-{name}{{aspect-ratio:{PREVIEW}/{spot.height};background-position:0 {spot.percent}%}}")
-    return "\n".join(rules)
 
 
 def _shown(study: Study, packed: Packed, words: strings.Words, picture: Picture | None) -> dict[str, Any]:
