@@ -123,4 +123,4 @@ def marked(text: str) -> Markup:
     softmax is <em>extremely</em> &lt;sensitive&gt;, <code>X @ W</code>
     """
     quoted = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"(?<!\w)\*([^*<]+)\*(?!\w)", r"<em>\1</em>", quoted))
+    return Markup(re.sub(r"(?<!\w)\*([^*<]+)\*(?!\w)", r"<em>\1</em>", quoted, flags=re.ASCII))

@@ -24,7 +24,7 @@ def words(language: str) -> Words:
     """All strings of a language.
 
     >>> words("zh")["report"]["title"]
-    'quantsim:量化误差实验报告'
+    'quantsim：量化误差实验报告'
     """
     return {section: {name: texts[language] for name, texts in strings.items()} for section, strings in table().items()}
 
@@ -34,6 +34,6 @@ def statements(language: str) -> dict[str, str]:
     """The statements of the ledger in a language that it is not written in; none for English.
 
     >>> statements("zh")["B14"], statements("en")
-    ('缩放因子 .00983(§4)', {})
+    ('缩放因子 .00983（§4）', {})
     """
     return _read("strings_claims.toml").get(language, {})
