@@ -7,13 +7,26 @@ from collections.abc import Sequence
 import jax
 import tyro
 
-from quantsim.cli import doctor, endings, gradients, inspecting, programs, studies, sweeps, terminal, training, weights
+from quantsim.cli import (
+    doctor,
+    endings,
+    gradients,
+    inspecting,
+    programs,
+    reporting,
+    studies,
+    sweeps,
+    terminal,
+    training,
+    weights,
+)
 
 #: Every command by its name, in the order of the help.
 COMMANDS = {
     "list": studies.show_studies,
     "run": studies.run,
     "claims": studies.show_claims,
+    "report": reporting.write,
     "matrix": weights.show_matrix,
     "compare": weights.compare,
     "inspect": inspecting.inspect,
