@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -40,7 +41,7 @@ font: 1rem/1.5 system-ui, sans-serif; }}
 @cache
 def known() -> dict[str, Any]:
     """What the page is given."""
-    return data()
+    return data(Path(__file__).parent.parent / "paper_figures")
 
 
 def as_json(value: Any) -> str:

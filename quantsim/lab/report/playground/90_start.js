@@ -10,6 +10,9 @@
     const words = readJson("strings");
     const { playground } = window.quantsim;
     playground.matrix = new window.quantsim.matrix.MatrixView(root.querySelector("#matrix"), facts, words.matrix);
+    playground.theory = new window.quantsim.theoryView.TheoryView(
+      root.querySelector("#theory"), facts.theory, words.theory,
+    );
   }
 
   window.quantsim.playground = {};
