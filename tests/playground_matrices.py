@@ -1,15 +1,21 @@
 """Matrices and quantizers that the page and the package are held against each other on."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 import quantsim as qs
+from quantsim.formats import Float
+from quantsim.formats import parse as parse_format
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.report.playground.facts import GRANULARITIES, SCALE_FORMATS, format_facts
 from quantsim.measure import error
 from quantsim.quantizer.blockformats import BlockFormat
+from quantsim.quantizer.blockformats.coding import Stored
+from quantsim.rounding import decode
 
 SHAPE = (16, 32)
 _TINY = np.float32(2.0**-126)
@@ -90,3 +96,56 @@ def expected(spec: str, w: np.ndarray) -> dict[str, Any]:
     else:
         out |= {"codes": found.codes, "scale": found.scale, "zero": found.zero_point, "tensor": found.tensor_scale}
     return {name: np.asarray(v).ravel() for name, v in out.items() if v is not None}
+
+
+def decoder(spec: str, w: np.ndarray, cell: int) -> Callable[[str, int], Any]:
+    """Weights of the quantized ``w`` with the code of a cell, or what its block stores, replaced by other bits."""
+    q = qs.parse(spec)
+    found = q.quantize(w)
+    if isinstance(q, BlockFormat):
+        return _block_decoder(q, found, cell)
+
+    def changed(part: str, bits: int) -> Any:
+        if part == "code":
+            codes = np.asarray(found.codes).copy()
+            codes.view(np.uint8 if codes.itemsize == 1 else np.uint16).ravel()[cell] = _extended(bits, codes, q)
+            return replace(found, codes=jnp.asarray(codes)).dequantize()
+        if part == "tensor":
+            return replace(found, tensor_scale=jnp.asarray(np.uint32(bits).view(np.float32))).dequantize()
+        name = {"scale": "scale", "zero": "zero_point"}[part]
+        stored = np.asarray(getattr(found, name)).copy()
+        block = cell * stored.size // w.size
+        given = isinstance(q, qs.Quantizer) and part == "scale"
+        stored.reshape(-1)[block] = _scale(bits, q.scale_format) if given else bits
+        return replace(found, **{name: jnp.asarray(stored)}).dequantize()
+
+    return changed
+
+
+def _scale(bits: int, fmt: Float) -> Any:
+    """The scale that bits of its format mean."""
+    wide = np.uint32(bits).view(np.float32)
+    dtype = np.uint8 if fmt.bits == 8 else np.uint16
+    return wide if fmt.bits == 32 else decode(jnp.asarray(bits, dtype), parse_format(fmt.name))
+
+
+def _extended(bits: int, codes: np.ndarray, q: Any) -> int:
+    """Bits of a signed integer in the width that it is stored in."""
+    width = q.format.bits if isinstance(q, qs.Quantizer) else q.element.bits
+    signed = codes.dtype.kind == "i" and bits >= 2 ** (width - 1)
+    return (bits - 2**width) % 2 ** (8 * codes.itemsize) if signed else bits
+
+
+def _block_decoder(q: BlockFormat, found: Any, cell: int) -> Callable[[str, int], Any]:
+    stored = q.coding.from_bytes(found.codes.reshape(-1, q.nbytes))
+
+    def changed(part: str, bits: int) -> Any:
+        codes, scales = np.asarray(stored.codes).copy(), [np.asarray(s).copy() for s in stored.scales]
+        if part == "code":
+            codes.view(np.uint8).reshape(-1)[cell] = bits
+        else:
+            half = np.uint16(bits).view(np.float16)
+            scales[{"scale": 0, "minimum": 1}[part]][cell // q.size] = np.float32(half)
+        return q.coding.values(Stored(jnp.asarray(codes), tuple(map(jnp.asarray, scales))))
+
+    return changed

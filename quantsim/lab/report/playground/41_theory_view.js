@@ -145,7 +145,7 @@
       curve.line(line, "pg-line");
       for (const p of this.facts.points) {
         if (p.spec !== spec || p.family !== family || p.rate !== rate || !rate) continue;
-        curve.diamond(p.magnitude, rms(p.magnitude, p.rel_mse), "pg-measured");
+        curve.diamond(p.magnitude, rms(p.magnitude, p.rel_mse), "pg-measured", 9);
       }
       const here = this.seen(spec, family, rate, magnitude);
       if (rate > 0 && here > 0) curve.dot(magnitude, rms(magnitude, here), "pg-here");
