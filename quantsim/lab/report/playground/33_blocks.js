@@ -12,6 +12,7 @@
 
   const NARROW = 2; // panels over which the tail falls by less take the fewer nodes
   const NOTHING = 1e-10; // part of the result that is left out
+  const RARE = 1e-3; // a probability of maxima, below which kinks of their own error do not matter
 
   /** Nodes and weights of Gauss and Legendre on -1 … 1, by Newton's method. */
   function legendre(count) {
@@ -71,7 +72,7 @@
       const kinks = [];
       for (let i = 0; i + 1 < edges.length; i++) {
         const [a, b] = [edges[i], edges[i + 1]];
-        if (a === 0 || !this.law.stands(a) || this.n * this.family.tail(a) < 1e-6) continue;
+        if (a === 0 || !this.law.stands(a) || this.n * this.family.tail(a) < RARE) continue;
         const [{ code }] = this.law.cases((a + b) / 2, false);
         for (const at of thresholds) if (at * code > a && at * code < b) kinks.push(at * code);
       }

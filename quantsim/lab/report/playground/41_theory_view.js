@@ -8,7 +8,7 @@
   const STEPS = [1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8];
   const MAGNITUDES = [1, 10, 100].flatMap((unit) => STEPS.map((s) => s * unit)).filter((m) => m >= 2).concat(1000);
   const RATES = [0, ...[1e-5, 1e-4, 1e-3, 1e-2].flatMap((unit) => [1, 2, 5].map((s) => Number((s * unit).toPrecision(2)))), 0.1];
-  const SLICE = 10; // milliseconds of work between two looks at the reader
+  const SLICE = 8; // milliseconds of work between two looks at the reader
   const toDecibels = (relMse) => -10 * Math.log10(relMse);
 
   class TheoryView {
@@ -114,7 +114,8 @@
         this.draw(this.state);
         if (wanted.length) setTimeout(slice, 0);
       };
-      slice();
+      this.draw(this.state);
+      setTimeout(slice, 0);
     }
 
     /** What is known already. */

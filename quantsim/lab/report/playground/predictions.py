@@ -75,7 +75,8 @@ def _law(scheme: Scheme) -> dict[str, Any]:
     facts = {"reach": law.reach, "stored": None if law.stored is None else law.stored.name}
     if isinstance(law, TwoLevelScale):
         return {"kind": "two_level", "total": law.total} | facts
-    assert not (law.positive_first or law.gguf_e4m3)
+    assert not law.positive_first
+    assert not law.gguf_e4m3
     return {"kind": "absmax", "signed": law.signed, "codes_exact": law.codes_exact} | facts
 
 
