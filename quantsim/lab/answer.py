@@ -17,7 +17,7 @@ Language: TypeAlias = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 _TITLES = {"en": "What remains of the two documents", "zh": "两篇文档还剩下什么"}
-_COUNTED = {"en": "Of {all} statements: ", "zh": "{all} 条论断中:"}
+_COUNTED = {"en": "Of {all} statements: ", "zh": "{all} 条论断中："}
 #: Verdicts in the order in which they are counted, and what they are called.
 VERDICTS: dict[str, dict[str, str]] = {
     "holds": {"en": "hold", "zh": "成立"},
@@ -28,7 +28,7 @@ VERDICTS: dict[str, dict[str, str]] = {
     "out of scope": {"en": "out of scope", "zh": "不是数据能判定的"},
     "open": {"en": "open", "zh": "尚未判定"},
 }
-_MARKS = {"en": {"join": ", ", "end": ".", "ids": " ({})"}, "zh": {"join": "、", "end": "。", "ids": "({})"}}
+_MARKS = {"en": {"join": ", ", "end": ".", "ids": " ({})"}, "zh": {"join": "、", "end": "。", "ids": "（{}）"}}
 
 
 @dataclass(frozen=True)
