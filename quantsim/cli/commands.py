@@ -7,7 +7,19 @@ from collections.abc import Sequence
 import jax
 import tyro
 
-from quantsim.cli import doctor, endings, gradients, inspecting, programs, studies, sweeps, terminal, training, weights
+from quantsim.cli import (
+    doctor,
+    endings,
+    explaining,
+    gradients,
+    inspecting,
+    programs,
+    studies,
+    sweeps,
+    terminal,
+    training,
+    weights,
+)
 
 #: Every command by its name, in the order of the help.
 COMMANDS = {
@@ -20,6 +32,7 @@ COMMANDS = {
     "gradients": gradients.write,
     "sweep": sweeps.run,
     "train": training.train,
+    "explain": explaining.explain,
     "doctor": doctor.show,
 }
 

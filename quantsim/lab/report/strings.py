@@ -22,6 +22,4 @@ def words(language: str) -> Words:
     >>> words("zh")["report"]["title"]
     'quantsim:量化误差实验报告'
     """
-    return {
-        section: {name: texts[language] for name, texts in strings.items()} for section, strings in table().items()
-    }
+    return {section: {name: texts[language] for name, texts in strings.items()} for section, strings in table().items()}
