@@ -14,7 +14,7 @@ REAL_PIP = $(subst $(BIN),.venv-real/bin,$(PIP))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help figures test lint types unit small ledger test-slow test-kills test-peers test-real lock clean
+.PHONY: help figures test lint types unit small ledger test-slow test-kills test-peers test-real test-wheel lock clean
 
 help:  ## print this list
 	@echo 'make TARGET [PYTHON=python3.13] [JOBS=2] [V=1]'
@@ -67,6 +67,15 @@ test-real: .venv-real/ok  ## Gemma 3 270M against published implementations, whi
 	@echo '== test-real'
 	.venv-real/bin/pytest -m real tests/test_real_model.py $(PYTEST_ARGS)
 
+# Outside the checkout and without the lock: what a person gets. `make test-wheel PYTHON=python3.13` takes another Python.
+test-wheel: .venv/ok  ## an sdist, the wheel of it, installed in a fresh environment and run in an empty folder
+	@echo '== test-wheel'
+	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check install $(if $(V),,-qq) dist/*.whl
+	folder=$$(mktemp -d) && bin=$$PWD/.venv-wheel/bin && cd $$folder && $$bin/quantsim doctor && $$bin/quantsim explain q4_k \
+	    && $$bin/quantsim run --small --jobs $(JOBS) && test -s paper_figures/small/claims.md && rm -rf $$folder
+
 lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade takes newer versions)
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip --disable-pip-version-check install -qq --upgrade uv
@@ -75,7 +84,7 @@ lock:  ## rewrite requirements.lock for pyproject.toml (LOCK_ARGS=--upgrade take
 	    --extra test $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
 
 clean:  ## remove the environments, the caches and the builds
-	rm -rf .venv .venv-lock .venv-peers .venv-real build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-peers .venv-real .venv-wheel build dist .hypothesis .pytest_cache .ruff_cache
 	find quantsim studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the lock pins, exactly: a changed lock makes a new environment, a changed pyproject.toml only a new link to the checkout.

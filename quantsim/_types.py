@@ -22,11 +22,15 @@ fan-in
     Number of inputs that one output sums over: the last axis of a weight matrix ``(out, in)``.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key
+
+_Scalar = TypeVar("_Scalar", bound=np.generic, covariant=True)
+#: ``numpy.typing.NDArray`` for ``Float[NDArray, …]``: that of NumPy 2.5 is an alias that jaxtyping cannot take apart.
+NDArray: TypeAlias = np.ndarray[tuple[Any, ...], np.dtype[_Scalar]]
 
 Weights: TypeAlias = Float[Array, "..."]
 Matrix: TypeAlias = Float[Array, "out in"]

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
-from quantsim._types import ArrayLike, Shape
+from quantsim._types import ArrayLike, NDArray, Shape
 from quantsim.checkpoints import Checkpoint, CheckpointError, Entry, TensorError, open_checkpoint
 from quantsim.inspection.role_names import IN_BLOCKS
 from quantsim.inspection.roles import Role, roles

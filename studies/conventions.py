@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from quantsim import formats, theory
-from quantsim._types import Matrix, PRNGKey
+from quantsim._types import Matrix, NDArray, PRNGKey
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, share, share_of_cases
 from quantsim.lab.plotting import Axes

@@ -10,6 +10,7 @@ import tyro
 from quantsim.cli import (
     doctor,
     endings,
+    explaining,
     gradients,
     inspecting,
     programs,
@@ -33,6 +34,7 @@ COMMANDS = {
     "gradients": gradients.write,
     "sweep": sweeps.run,
     "train": training.train,
+    "explain": explaining.explain,
     "doctor": doctor.show,
 }
 

@@ -1,5 +1,7 @@
 """Errors by magnitude of the weights: what small weights lose, and what large ones do."""
 
+from __future__ import annotations  # jaxtyping cannot take NumPy 2.5's NDArray apart
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Signal and error of independent arrays: the sums of squares that SQNRs and paired gains are made of."""
 
+from __future__ import annotations  # jaxtyping cannot take NumPy 2.5's NDArray apart
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 
