@@ -23,8 +23,9 @@ help:  ## print this list
 figures: .venv/ok  ## measure every study anew and write paper_figures/
 	$(BIN)/quantsim run --fresh --jobs $(JOBS)
 
+# The last line says whether the tests in a browser were left out, and how to get them.
 test: lint types unit small ledger  ## all of the next five, in this order
-	@echo '== test: all stages passed'
+	@$(BIN)/python -m tests.browser
 
 lint: .venv/ok  ## ruff: rules and format
 	@echo '== lint'

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,25 +18,22 @@ INSPECT = f"inspect, {len(FORMATS)} formats"
 _COLUMNS = 4096
 
 
-def inspecting(weights: int, seed: int) -> Iterator[Contender]:
-    """One matrix in a file: its moments, and its errors in each format; a rate counts weights times formats."""
-    folder = TemporaryDirectory()
+def inspecting(folder: Path, weights: int, seed: int) -> Iterator[Contender]:
+    """One matrix in a file of a folder: its moments, and its errors in each format; a rate counts weights × formats."""
     w = np.random.default_rng(seed).standard_normal((weights // _COLUMNS, _COLUMNS), dtype=np.float32)
-    path = Path(folder.name) / "w.npy"
+    path = folder / "w.npy"
     np.save(path, w)
-    yield by_quantsim(INSPECT, w.size * len(FORMATS), partial(_ours, folder, path))
+    yield by_quantsim(INSPECT, w.size * len(FORMATS), partial(_ours, path))
     if _rivals.optional("gguf"):
-        yield by_numpy(INSPECT, w.size * len(FORMATS), partial(_by_numpy, folder, path), _rivals.NUMPY_GGUF)
+        yield by_numpy(INSPECT, w.size * len(FORMATS), partial(_by_numpy, path), _rivals.NUMPY_GGUF)
 
 
-def _ours(folder: Any, path: Path) -> list[float]:
-    del folder  # which lives as long as this is called
+def _ours(path: Path) -> list[float]:
     return inspection.inspect(path, tuple(FORMATS)).errors.column("rel_rms").tolist()
 
 
-def _by_numpy(folder: Any, path: Path) -> list[float]:
+def _by_numpy(path: Path) -> list[float]:
     """The same numbers, but for the fitted population and what it predicts."""
-    del folder
     w = np.load(path)
     power = np.mean(np.square(w, dtype=np.float64))
     units = np.abs(w) / np.sqrt(power)

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -47,12 +49,13 @@ SCALING, LAYERS = "scaling", "GPTQ"
 
 @dataclass(frozen=True)
 class Config:
-    """Weights: given, drawn, packed or unpacked, of what NumPy is slow at, on several devices, scaled; what is done."""
+    """Weights: given, drawn or unpacked, packed, of what NumPy is slow at, in a file, spread, scaled; what is done."""
 
     given: int = 2**26
     drawn: int = 2**24
     packed: int = 2**21
     fewer: int = 2**20
+    inspected: int = 2**22
     spread: int = 5 * 10**7
     scaling: tuple[int, ...] = (10**7, 10**8, 10**9, 10**10)
     quantizers: tuple[int, ...] = (1, 8, MANY)
@@ -70,7 +73,7 @@ class Config:
     @classmethod
     def small(cls) -> "Config":
         """Fewer of everything, and all in this process: no torch.compile, no scaling."""
-        few = cls(given=2**20, drawn=2**19, packed=2**18, fewer=2**18, quantizers=(1, 2), rounds=2)
+        few = cls(given=2**20, drawn=2**19, packed=2**18, fewer=2**18, inspected=2**19, quantizers=(1, 2), rounds=2)
         few = replace(few, laws=("normal",), types=("q8_0",), unpacked=("q8_0", "q4_k", "iq2_xxs"))
         return replace(few, scaling=(), devices=(), layers=(256,), compiled=False)
 
@@ -85,8 +88,8 @@ def measure(config: Config) -> Iterator[Cell]:
     for number in config.quantizers:
         yield f"{number} quantizers", partial(_compared, config, _jobs.sweeps, config.drawn, config.fewer, number)
     yield "packed", partial(_compared, config, _jobs.packing, config.packed, config.types, config.seed)
-    yield "unpacked", partial(_compared, config, _unpacking.unpacking, config.packed, config.unpacked, config.seed)
-    yield "inspected", partial(_compared, config, _inspected.inspecting, 2 * config.packed, config.seed)
+    yield "unpacked", partial(_compared, config, _unpacking.unpacking, config.drawn, config.unpacked, config.seed)
+    yield "inspected", partial(_of_a_file, config)
     yield SCALING, partial(_over_weights, config)
     yield "devices", partial(_over_devices, config)
     yield LAYERS, partial(_of_layers, config)
@@ -95,6 +98,12 @@ def measure(config: Config) -> Iterator[Cell]:
 def _compared(config: Config, job: Callable[..., Iterable[Contender]], *arguments: Any) -> list[dict]:
     """Rows of the contenders of a job, who are made here: arrays live as long as their comparison."""
     return _rows(config, _timing.timed(list(job(*arguments)), config.rounds))
+
+
+def _of_a_file(config: Config) -> list[dict]:
+    """Rows of those who inspect one file."""
+    with TemporaryDirectory() as folder:
+        return _compared(config, _inspected.inspecting, Path(folder), config.inspected, config.seed)
 
 
 def _rows(config: Config, times: dict[Contender, Seconds]) -> list[dict]:

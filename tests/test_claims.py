@@ -193,7 +193,7 @@ def cells(line):
 def test_markdown_keeps_its_columns():
     bar = claim(number=lambda rows: (rows.one("x"), 0.25), reading="|e| | |w|")
     entries = ledger([("s", [bar], ROWS)])
-    head, _, *lines = claims.to_markdown(entries).split("\n\n")[2].splitlines()
+    head, _, *lines = claims.to_markdown(entries).split("## Every statement\n\n")[1].splitlines()
     assert {len(cells(line)) for line in (head, *lines)} == {8}
     assert cells(lines[0])[2:] == ["**holds**", "2 ± 0.25", "a number", bar.rule.text, "|e| | |w|", "s"]
     assert [cells(line)[:2] for line in lines] == [[s.id, s.statement.strip()] for s in claims.statements()]

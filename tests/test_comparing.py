@@ -3,6 +3,7 @@
 import json
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -13,6 +14,7 @@ from quantsim import inspection
 from quantsim.checkpoints import CheckpointError
 from quantsim.cli.commands import main
 from quantsim.inspection.comparing import ALLOWED, EXACT, PLACES, SEARCHED, UNKNOWN, WORSE
+from tests import checkpoint_files
 from tests import inspected_files as files
 
 TENSOR = "blk.3.ffn_up"
@@ -130,11 +132,15 @@ def test_the_command(tmp_path, capsys):
     assert "No tensor is worse than its format allows" in text
     other = np.asarray(qs.gguf.pack(files.tensors()[TENSOR] * 1.1, "Q4_0"))
     wrong = files.as_gguf(tmp_path / "wrong.gguf", changed={TENSOR: other})
-    main(["compare", str(files.PATH), str(wrong), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert not found["as_allowed"]
-    main(["compare", str(files.PATH), str(wrong), "--top", "1"])
-    text = capsys.readouterr().out
+    for options in (["--json"], ["--top", "1"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", str(files.PATH), str(wrong), *options])
+        assert ended.value.code == 1
+        said = capsys.readouterr()
+        assert f"{wrong} is worse than its formats allow" in said.err
+        if options == ["--json"]:
+            assert not json.loads(said.out)["as_allowed"]
+    text = said.out
     assert TENSOR in text.splitlines()[1]
     assert "made wrongly" in text
 
@@ -164,3 +170,15 @@ def test_arrays_are_matched_whatever_their_files_are_called(tmp_path):
     np.save(tmp_path / "a.npy", w)
     np.save(tmp_path / "b.npy", w)
     assert inspection.compare(tmp_path / "a.npy", tmp_path / "b.npy").rows.values("verdict") == [EXACT]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_fp8_is_judged_where_nobody_chose_its_scales(tmp_path, scaled):
+    w = np.random.default_rng(2).normal(size=(8, 64)).astype(np.float32)
+    held = {"w.weight": ("F8_E4M3", w.shape, w.astype(ml_dtypes.float8_e4m3fn).tobytes())}
+    if scaled:
+        held["w.weight_scale"] = checkpoint_files.f32(1.0)
+    (tmp_path / "made.safetensors").write_bytes(checkpoint_files.safetensors(held))
+    save_file({"w.weight": w}, tmp_path / "w.safetensors")
+    (row,) = inspection.compare(tmp_path / "w.safetensors", tmp_path / "made.safetensors").rows
+    assert row["verdict"] == (UNKNOWN if scaled else ALLOWED)

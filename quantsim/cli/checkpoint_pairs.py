@@ -6,6 +6,7 @@ from typing import Any
 
 from quantsim import inspection
 from quantsim.cli import terminal
+from quantsim.cli.endings import CheckFailedError
 from quantsim.inspection import Comparison
 from quantsim.inspection.comparing import EXACT, PLACES, UNKNOWN, WORSE, rows_in_order
 from quantsim.rows import Rows
@@ -13,7 +14,6 @@ from quantsim.rows import Rows
 _HEADER = ("tensor", "from", "to", "bits", "SQNR dB", "‖e‖/‖w‖", "allowed", "ratio", "verdict")
 _ENDINGS = (".safetensors", ".gguf", ".npy")
 _LEFT_SHOWN = 5
-_NAME = 40
 
 
 def are_checkpoints(names: Sequence[str]) -> bool:
@@ -29,15 +29,21 @@ def show(original: str, other: str, top: int, json: bool) -> None:
         other: path of what was made of it.
         top: tensors that the table shows, the worst first.
         json: print JSON.
+
+    Raises:
+        CheckFailedError: after all is printed, if a tensor is worse than its format allows.
     """
     with terminal.progress() as report:
         found = inspection.compare(original, other, progress=report)
     print(terminal.json_text(_as_json(found)) if json else text_of(found, top))
+    if not found.is_as_allowed:
+        raise CheckFailedError(f"{other} is worse than its formats allow")
 
 
 def _as_json(found: Comparison) -> dict[str, Any]:
     return {
         "as_allowed": found.is_as_allowed,
+        "not_judged": sum(row["verdict"] == UNKNOWN for row in found.rows) + len(found.left_out),
         "tensors": list(found.rows),
         "left_out": list(found.left_out),
         "only_original": found.only_original,
@@ -53,11 +59,13 @@ def text_of(found: Comparison, top: int) -> str:
     parts = [table + more, summary(found)]
     for what, names in (("only in the first", found.only_original), ("only in the second", found.only_other)):
         if names:
-            shown = ", ".join(_short(name) for name in names[:_LEFT_SHOWN])
-            parts.append(f"{what}: {len(names)} tensors: {shown}{', …' * (len(names) > _LEFT_SHOWN)}")
+            shown = ", ".join(terminal.shortened(name) for name in names[:_LEFT_SHOWN])
+            parts.append(
+                f"{what}: {terminal.counted(len(names), 'tensor')}: {shown}{', …' * (len(names) > _LEFT_SHOWN)}"
+            )
     if found.left_out:
-        lines = [f"  {_short(row['tensor'])} {row['reason']}" for row in found.left_out[:_LEFT_SHOWN]]
-        parts.append("\n".join([f"not compared: {len(found.left_out)} tensors", *lines]))
+        lines = [f"  {terminal.shortened(row['tensor'])} {row['reason']}" for row in found.left_out[:_LEFT_SHOWN]]
+        parts.append("\n".join([f"not compared: {terminal.counted(len(found.left_out), 'tensor')}", *lines]))
     return "\n\n".join(parts)
 
 
@@ -65,7 +73,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     exact = row["verdict"] == EXACT
     allowed = "" if row["allowed_rel_rms"] is None else f"{row['allowed_rel_rms']:.4%}"
     ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
-    about = (_short(row["tensor"]), row["type"], row["other_type"], f"{row['other_bits']:.3f}")
+    about = (terminal.shortened(row["tensor"]), row["type"], row["other_type"], f"{row['other_bits']:.3f}")
     errors = ("exact" if exact else f"{row['sqnr_db']:.2f}", f"{row['rel_rms']:.4%}", allowed, ratio)
     return (*about, *errors, _verdict(row))
 
@@ -84,7 +92,7 @@ def summary(found: Comparison) -> str:
     before, after = (
         float((weights * found.rows.column(name)).sum() / weights.sum()) for name in ("bits", "other_bits")
     )
-    text = f"{len(found.rows)} tensors, {before:.3f} to {after:.3f} bits per weight. "
+    text = f"{terminal.counted(len(found.rows), 'tensor')}, {before:.3f} to {after:.3f} bits per weight. "
     wrong = Rows(row for row in found.rows if row["verdict"] in (WORSE, PLACES))
     unknown = Rows(row for row in found.rows if row["verdict"] == UNKNOWN)
     if unknown:
@@ -93,11 +101,8 @@ def summary(found: Comparison) -> str:
     if not wrong:
         what = "No other" if unknown else "None of these" if found.left_out else "No tensor"
         return f"{text}{what} is worse than its format allows."
-    named = ", ".join(_short(row["tensor"]) for row in wrong[:_LEFT_SHOWN]) + ", …" * (len(wrong) > _LEFT_SHOWN)
+    named = ", ".join(terminal.shortened(row["tensor"]) for row in wrong[:_LEFT_SHOWN]) + ", …" * (
+        len(wrong) > _LEFT_SHOWN
+    )
     advice = "made wrongly, or from other weights; make them again from these"
     return f"{text}{len(wrong)} worse than their format allows: {named}: {advice}"
-
-
-def _short(name: str) -> str:
-    text = terminal.printable(name)
-    return text if len(text) <= _NAME else f"{text[: _NAME // 2 - 1]}…{text[-_NAME // 2 :]}"

@@ -10,7 +10,6 @@ from quantsim.rows import Rows
 _TENSOR_HEADER = ("tensor", "shape", "stored", "sigma", "crest", "expected", "kurtosis", ">3σ", ">10σ", "like", "off")
 _FORMAT_HEADER = ("format", "bits", "damage", "median dB", "predicted", "worst dB", "worst tensor")
 _KEPT_SHOWN = 6
-_NAME = 36  # characters of a tensor's name in a table
 
 
 def text_of(found: Inspection, top: int) -> str:
@@ -33,7 +32,8 @@ def about(found: Inspection) -> str:
     weights = sum(found.tensors.column("weights"))
     bits = sum(found.tensors.column("weights") * found.tensors.column("stored_bits"))
     types = ", ".join(f"{len(rows)} {kind}" for (kind,), rows in found.tensors.groups("type").items())
-    text = f"{terminal.printable(str(found.path))}: {len(found.tensors)} tensors, {weights / 1e6:.4g} M weights, "
+    count = terminal.counted(len(found.tensors), "tensor")
+    text = f"{terminal.printable(str(found.path))}: {count}, {weights / 1e6:.4g} M weights, "
     text += f"{bits / weights:.3f} bits per weight ({types})"
     if found.quantized:
         text += (
@@ -42,7 +42,8 @@ def about(found: Inspection) -> str:
         )
     scaled = [row for row in found.tensors if row["scaled_by"] and row["scaled_by"] != row["tensor"]]
     if scaled:
-        text += f"\n{len(scaled)} fp8 tensors are multiplied by the scales beside them, {scaled[0]['scaled_by']} …"
+        count = terminal.counted(len(scaled), "fp8 tensor")
+        text += f"\n{count} multiplied by scales that lie beside, {scaled[0]['scaled_by']} …"
     return text
 
 
@@ -54,7 +55,7 @@ def outliers(found: Inspection, top: int) -> str:
     first = sorted(matrices, key=_crest, reverse=True)[:top]
     cells = [
         (
-            _short(row["tensor"]),
+            terminal.shortened(row["tensor"]),
             "×".join(map(str, row["shape"])),
             row["type"],
             f"{row['sigma']:.3g}",
@@ -91,7 +92,7 @@ def formats(found: Inspection) -> Iterator[str]:
         yield "* where rows are no whole blocks, the type that llama.cpp falls back to"
     left = [row for row in found.errors if "reason" in row]
     if left:
-        shown = "\n".join(f"  {_short(row['tensor'])}: {row['reason']}" for row in left[:3])
+        shown = "\n".join(f"  {terminal.shortened(row['tensor'])}: {row['reason']}" for row in left[:3])
         yield f"{len(left)} times a format does not take a tensor, which stays as it is stored:\n{shown}"
 
 
@@ -103,7 +104,7 @@ def _format_cells(found: Inspection, choice: Uniform) -> tuple[str, ...]:
     worst = min(rows, key=_sqnr)
     measured, predicted = (sorted(rows.column(c))[len(rows) // 2] for c in ("sqnr_db", "predicted_sqnr_db"))
     numbers = (f"{choice.bits_per_weight:.3f}", f"{choice.damage:.4g}", f"{measured:.2f}", f"{predicted:.2f}")
-    return (name, *numbers, f"{worst['sqnr_db']:.2f}", _short(worst["tensor"]))
+    return (name, *numbers, f"{worst['sqnr_db']:.2f}", terminal.shortened(worst["tensor"]))
 
 
 def _sqnr(row: dict[str, Any]) -> float:
@@ -115,10 +116,11 @@ def keep(found: Inspection) -> str:
     if not found.keep:
         return ""
     share, weights = (sum(getattr(k, name) for k in found.keep) for name in ("share", "weights_share"))
-    named = ", ".join(f"{_short(k.tensor)} ({k.to})" for k in found.keep[:_KEPT_SHOWN])
+    named = ", ".join(f"{terminal.shortened(k.tensor)} ({k.to})" for k in found.keep[:_KEPT_SHOWN])
     more = f", and {len(found.keep) - _KEPT_SHOWN} more" if len(found.keep) > _KEPT_SHOWN else ""
+    kept, have = terminal.counted(len(found.keep), "tensor"), "has" if len(found.keep) == 1 else "have"
     return (
-        f"keep: beside {found.reference}, {len(found.keep)} tensors with {weights:.1%} of the weights have {share:.0%} "
+        f"keep: beside {found.reference}, {kept} with {weights:.1%} of the weights {have} {share:.0%} "
         f"of the damage: {named}{more}"
     )
 
@@ -137,11 +139,6 @@ def mixture(found: Inspection, advice: Advice) -> str:
 
 def refused(rows: Rows, top: int) -> str:
     """Tensors that are left out, with the reason."""
-    lines = [f"  {_short(row['tensor'])} {row['reason']}" for row in rows[:top]]
+    lines = [f"  {terminal.shortened(row['tensor'])} {row['reason']}" for row in rows[:top]]
     more = [f"  and {len(rows) - top} more"] if len(rows) > top else []
-    return "\n".join([f"left out: {len(rows)} tensors", *lines, *more])
-
-
-def _short(name: str) -> str:
-    text = terminal.printable(name)
-    return text if len(text) <= _NAME else f"{text[: _NAME // 2 - 1]}…{text[-_NAME // 2 :]}"
+    return "\n".join([f"left out: {terminal.counted(len(rows), 'tensor')}", *lines, *more])

@@ -31,6 +31,25 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(name: str, longest: int = 36) -> str:
+    """A name from a file as a table can hold it: its beginning and its end, where it is long.
+
+    >>> shortened("model.layers.0.mlp.down_proj.weight", 16)
+    'model.l…j.weight'
+    """
+    text = printable(name)
+    return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[-longest // 2 :]}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "tensor"), counted(3, "tensor")
+    ('1 tensor', '3 tensors')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def say(text: str) -> None:
     """A message on stderr, line by line."""
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
@@ -72,13 +91,16 @@ def progress() -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr, with the rate of this run and the time that is left, for (weights done, of all, what)."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task, first = bar.add_task("starting", rate=""), []
+        first: list[tuple[int, float]] = []
 
         def report(done: int, total: int, what: str) -> None:
             if not first:  # where a run goes on, and what compiles, is not its rate
                 first.append((done, time.monotonic()))
+                bar.add_task(what, rate="")  # not before: a file that is refused has no progress
             rate = (done - first[0][0]) / max(time.monotonic() - first[0][1], 1e-9)
-            bar.update(task, completed=done, total=total, description=what, rate=f"{rate / 1e6:.0f} M weights/s")
+            bar.update(
+                bar.task_ids[0], completed=done, total=total, description=what, rate=f"{rate / 1e6:.0f} M weights/s"
+            )
 
         yield report
 

@@ -43,7 +43,7 @@ LOST, OF_OWN = 0.95, 2.0
 
 EXACT, ALLOWED, WORSE, PLACES, UNKNOWN = "exact", "as its format allows", "worse", "worse in places", "not known"
 _PLACES = 0.1  # of the blocks: where more of them err too much, it is the tensor that does
-_CASTS = {"F16": "f16", "BF16": "bf16"}
+_CASTS = {"F16": "f16", "BF16": "bf16", "F8_E4M3": "e4m3", "F8_E5M2": "e5m2"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def maker_of(entry: Entry) -> AbstractQuantizer | None:
     """The quantizer that makes what a tensor is stored as, None where quantsim has none."""
     if entry.type in gguf.TYPES:
         return gguf.TYPES[entry.type]
+    if entry.scaled_by:  # chosen by who made the file, and by no rule that all follow
+        return None
     return parse(_CASTS[entry.type]) if entry.type in _CASTS else None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from quantsim.lab import answer
 from quantsim.measure.ratios import CLEARLY, Estimate
 from quantsim.rows import Rows, plain
 
@@ -227,7 +228,7 @@ def judge(claim: Claim, rows: Rows, study: str) -> dict[str, Any]:
     verdict = claim.rule.decide(float(value), float(se))
     if verdict != "out of scope" and np.isnan([value, se]).any():
         raise ValueError(f"{claim.id} in study {study} has no number to decide on: {value} ± {se}")
-    return {
+    entry = {
         "verdict": verdict,
         "value": float(value),
         "se": float(se),
@@ -236,6 +237,21 @@ def judge(claim: Claim, rows: Rows, study: str) -> dict[str, Any]:
         "reading": claim.reading.format(value=float(value)),
         "study": study,
     }
+    return entry | ({"device": device} if (device := timed_on(rows)) else {})
+
+
+def timed_on(rows: Rows) -> str:
+    """The devices on which the times among rows were measured; without times, nothing.
+
+    >>> timed_on(Rows([{"kind": "time", "device": "cpu", "cores": 2, "instructions": "avx512_vnni"}, {"kind": "fit"}]))
+    'cpu, 2 cores, avx512_vnni'
+    """
+    found = {}
+    for row in rows:
+        if row.get("kind") == "time":
+            cores = f"{row['cores']} cores" if row.get("cores") else ""
+            found[", ".join(filter(None, (row["device"], cores, row.get("instructions"))))] = None
+    return "; ".join(found)
 
 
 def ledger(settled: Iterable[tuple[str, Iterable[Claim], Rows]]) -> list[dict[str, Any]]:
@@ -265,14 +281,17 @@ def to_json(entries: list[dict[str, Any]]) -> str:
 
 
 def to_markdown(entries: list[dict[str, Any]]) -> str:
-    """The ledger as a table."""
+    """The answer to the documents in both languages, and the ledger as a table."""
     columns = ("id", "statement", "verdict", "number", "what the number is", "rule", "reading", "study")
     table = [columns, ("---",) * len(columns)]
     for e in entries:
-        found = (e.get(name, "") for name in ("definition", "rule", "reading", "study"))
-        table.append((e["id"], e["statement"], f"**{e['verdict']}**", number_text(e), *found))
+        found = (e.get(name, "") for name in ("definition", "rule", "reading"))
+        where = e.get("study", "") + (f", timed on {e['device']}" if "device" in e else "")
+        table.append((e["id"], e["statement"], f"**{e['verdict']}**", number_text(e), *found, where))
     lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in table)
-    return f"# Ledger\n\n{settled_count(entries)} of {len(entries)} statements settled.\n\n{''.join(lines)}"
+    settled = f"{settled_count(entries)} of {len(entries)} statements settled."
+    pages = "\n".join(answer.to_markdown(entries, language) for language in answer.LANGUAGES)
+    return f"# Ledger\n\n{settled}\n\n{pages}\n## Every statement\n\n{''.join(lines)}"
 
 
 def number_text(entry: dict[str, Any]) -> str:
