@@ -3,6 +3,8 @@
 Studies judge their rows there without the shape checks of the tests, which take no whole number for a float.
 """
 
+import atexit
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,8 +17,10 @@ FIGURES = ROOT / "paper_figures"
 
 @cache
 def folder() -> Path:
-    """Where the reports lie."""
-    return Path(tempfile.mkdtemp(prefix="quantsim-reports-"))
+    """Where the reports lie, until the process ends."""
+    made = tempfile.mkdtemp(prefix="quantsim-reports-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 def written(path: Path, language: str) -> Path:

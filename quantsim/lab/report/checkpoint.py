@@ -10,7 +10,7 @@ from quantsim.inspection import Advice, Inspection, Uniform, counts_of
 from quantsim.lab import inspection_figures, plotting
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.packing import Packed
-from quantsim.lab.report.pictures import pictures, previews_style
+from quantsim.lab.report.pictures import Picture, pictures, previews_style
 from quantsim.rows import Rows
 
 #: A row of a table: the texts of its cells.
@@ -20,7 +20,7 @@ Cells: TypeAlias = list[str]
 def html(found: Inspection, language: str = "en") -> str:
     """The report of an inspection; names of tensors and files are escaped, whatever they hold."""
     packed, words = Packed(), strings.words(language)
-    [picture] = pictures([_figure(found)])
+    picture = _figure(found)
     packed.add("inspection.webp", picture.data)
     return page.render(
         "checkpoint.html.j2",
@@ -41,11 +41,12 @@ def html(found: Inspection, language: str = "en") -> str:
     )
 
 
-def _figure(found: Inspection) -> Path:
-    """The figure that ``inspect --figures`` draws, in a folder that goes when the program ends."""
-    folder = Path(tempfile.mkdtemp(prefix="quantsim-report-"))
-    plotting.save(inspection_figures.draw(found), folder, inspection_figures.STEM)
-    return folder / f"{inspection_figures.STEM}.png"
+def _figure(found: Inspection) -> Picture:
+    """The figure that ``inspect --figures`` draws."""
+    with tempfile.TemporaryDirectory(prefix="quantsim-report-") as folder:
+        plotting.save(inspection_figures.draw(found), Path(folder), inspection_figures.STEM)
+        [picture] = pictures([Path(folder) / f"{inspection_figures.STEM}.png"])
+    return picture
 
 
 def _about(found: Inspection) -> dict[str, str]:
