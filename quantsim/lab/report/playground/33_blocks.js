@@ -2,9 +2,9 @@
 //
 // A weight x of a block of n sees the maximum t of all. So the mean is the integral over t of
 //     (n - 1) p(t) G(t)^(n-2) H(t) + p(t) G(t)^(n-1) c(t)
-// with the density p of a magnitude, G(t) = P(|X| <= t), the error c(t) of the largest weight itself, and the error H(t)
-// of smaller ones under the scale of t, in closed form. Outliers of one magnitude M are a point mass: what happens at M
-// is added apart, and the bulk's integral, which does not depend on M, is kept as sums of its panels.
+// with the density p of a magnitude, G(t) = P(|X| <= t), the error c(t) of the largest weight itself, and the error
+// H(t) of smaller ones under the scale of t, in closed form. Outliers of one magnitude M are a point mass: what happens
+// at M is added apart, and the bulk's integral, which does not depend on M, is kept as sums of its panels.
 (() => {
   "use strict";
   const { magnitude } = window.quantsim.families;
@@ -12,7 +12,7 @@
 
   const NARROW = 2; // panels over which the tail falls by less take the fewer nodes
   const NOTHING = 1e-10; // part of the result that is left out
-  const RARE = 1e-3; // a probability of maxima, below which kinks of their own error do not matter
+  const RARE = 1e-6; // a probability of maxima, below which kinks of their own error do not matter
 
   /** Nodes and weights of Gauss and Legendre on -1 … 1, by Newton's method. */
   function legendre(count) {
