@@ -130,7 +130,7 @@
     draw() {
       const { model } = this;
       const colors = theme(this.root);
-    for (const name of ["low", "high", "lost"]) this.root.style.setProperty(`--pg-${name}`, `rgb(${colors[name]})`);
+      for (const name of ["low", "high", "lost"]) this.root.style.setProperty(`--pg-${name}`, `rgb(${colors[name]})`);
       const cell = this.hovered ?? model.cell;
       this.drawMaps(cell, colors);
       this.comparison.show(this.fates, model.unit, colors);

@@ -31,12 +31,19 @@
   const FEW = legendre(3);
   const MORE = legendre(7);
 
-  /** Ends of the panels: where the largest of n weights can be, as far as its square counts. */
-  function edgesOf(family, n) {
+  /** Magnitudes from where a family has its weights to as far as it reaches; kept with the family. */
+  function scaleOf(family) {
+    if (family.scale) return family.scale;
     const tails = [];
     for (let decade = -0.25; decade > -20; decade -= 0.5) tails.push(10 ** decade);
     for (let decade = -20; decade > -60; decade -= 4) tails.push(10 ** decade);
-    const far = tails.map((p) => magnitude(family, p));
+    family.scale = tails.map((p) => magnitude(family, p));
+    return family.scale;
+  }
+
+  /** Ends of the panels: where the largest of n weights can be, as far as its square counts. */
+  function edgesOf(family, n) {
+    const far = scaleOf(family);
     const all = [...[0, 0.25, 0.5, 0.75].map((part) => part * far[0]), ...far, ...family.breaks];
     const edges = [...new Set(all)].sort((a, b) => a - b);
     const expected = edges.map((x) => n * family.tail(x));
@@ -52,7 +59,7 @@
     constructor(family, n, both, law) {
       Object.assign(this, { family, n, law });
       this.both = law.signed ? { positive: both.negative, negative: both.positive, alike: both.alike } : both;
-      law.follow(...[1e-9, 1 - 1e-9].map((p) => magnitude(family, -Math.expm1(Math.log(p) / n))));
+      law.follow((p) => magnitude(family, -Math.expm1(Math.log(p) / n)));
       this.panels = this.panelsOf();
       let total = 0;
       for (const panel of this.panels) {
