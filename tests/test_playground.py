@@ -297,7 +297,7 @@ ANSWER = """async ([selector, type]) => {
 
 
 @pytest.mark.parametrize(
-    "part, event",
+    ("part", "event"),
     [
         *(("part=magnitude", "input"), ("part=format", "change"), ("part=granularity", "change")),
         *(("theory=magnitude", "input"), ("theory=rate", "input"), ("theory=format", "change")),

@@ -11,7 +11,7 @@ import quantsim as qs
 from quantsim import formats
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.report.playground.data import data
-from quantsim.lab.report.playground.facts import element_facts, element_names
+from quantsim.lab.report.playground.facts import element_facts, element_names, format_facts
 from quantsim.lab.report.playground.predictions import FAMILIES, GROUPS, SHAPE, TABULATED, study_points
 from quantsim.lab.report.strings import LANGUAGES, words
 from tests import playground_page
@@ -37,6 +37,11 @@ def test_every_choice_is_a_quantizer() -> None:
     specs = {str(qs.parse(spec_of(*choice))) for choice in choices()}
     assert len(specs) == len(choices())
     assert {"int8:tensor", "int2:block4:minmax:e4m3", "nf4:channel:absmax:bf16", "mxint8:rceil", "iq4_nl"} <= specs
+
+
+def test_every_format_is_compared_with_one_whose_granularity_is_free() -> None:
+    free = {f["name"] for f in format_facts() if f["size"] is None}
+    assert {f["compared"] for f in format_facts()} <= free
 
 
 @pytest.mark.parametrize("name", element_names())
