@@ -76,10 +76,8 @@ def _scaled(group: str, name: str, element: str, *, coding: str) -> dict[str, An
 
 def _entry(group: str, name: str, element: str, *, coding: str, size: int | None) -> dict[str, Any]:
     shared = {"name": name, "group": group, "coding": coding, "element": element, "codes": element}
-    compared = name if size is None else f"{element}:*"
-    exponent_bits = getattr(formats.parse(element), "exponent_bits", 0)
-    if exponent_bits == 8:  # takes no scale: it is compared with what has one
-        compared = "int8:*"
+    scaled = element if element in (*_INTEGERS, *_FLOATS, *_CODEBOOKS) else "int8"
+    compared = name if size is None else f"{scaled}:*"
     return shared | {"size": size, "scale_format": None, "compared": compared}
 
 

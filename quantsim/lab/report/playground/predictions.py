@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantsim import formats, theory
+from quantsim import formats, quantizer, theory
 from quantsim.lab.report.playground.facts import element_facts
 from quantsim.populations import parse
-from quantsim.quantizer import parsing as quantizers
 from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, Scheme, TwoLevelScale
 
 #: Shape of the arrays of the study ``prediction``: a channel has 1024 weights, a tensor 32768.
@@ -56,7 +55,7 @@ def theory_facts(folder: Path | None) -> dict[str, Any]:
 
 def _live(group: str, spec: str) -> dict[str, Any]:
     """Facts of a format that the page follows itself."""
-    q = quantizers.parse(spec)
+    q = quantizer.parse(spec)
     scheme = q.scheme(SHAPE)
     (size, _), *shorter = scheme.sizes or ((1, 1.0),)
     assert not shorter
@@ -82,7 +81,7 @@ def _law(scheme: Scheme) -> dict[str, Any]:
 
 def _tabulated(spec: str) -> dict[str, Any]:
     """A format with the relative mean squared errors that theory predicts of every family."""
-    q = quantizers.parse(spec)
+    q = quantizer.parse(spec)
     table = {name: theory.weight_rel_mse(parse(name), q, SHAPE) for name in FAMILIES}
     return {"spec": spec, "group": "tabulated", "bits": q.bits_per_weight(SHAPE), "rel_mse": table}
 
