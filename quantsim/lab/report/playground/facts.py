@@ -34,7 +34,6 @@ def element_facts(fmt: formats.Format) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": fmt.name, "bits": fmt.bits, "reach": formats.reach(fmt)}
     if isinstance(fmt, Codebook):
         return facts | {"kind": "codebook", "values": shortest(fmt.values)}
-    facts["reach"] = formats.reach(fmt)
     grid = formats.grid(fmt)
     facts |= {"low": float(grid.low), "high": float(grid.high)}
     if isinstance(fmt, Integer):
