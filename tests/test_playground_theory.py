@@ -10,7 +10,6 @@ import quantsim as qs
 from quantsim import theory
 from quantsim.lab.report.playground.predictions import FAMILIES, GROUPS, SHAPE, TABULATED
 from quantsim.populations import parse
-from quantsim.theory import absmax, weights
 from tests import playground_page
 
 pytestmark = pytest.mark.skipif(playground_page.CHROMIUM is None, reason="no Chromium here")
@@ -66,31 +65,6 @@ def test_the_page_predicts_what_the_package_predicts(page: Any, spec: str) -> No
     np.testing.assert_allclose(found, known, rtol=TOLERANCE)
 
 
-@pytest.fixture
-def finer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package's quadrature with every panel cut in eight.
-
-    Outliers below the largest weight of their block pass a threshold whenever the scale grows by a code of theirs; on
-    the package's own panels that costs up to 4 % (e4m3 of t3 with outliers of 5 standard deviations).
-    """
-    coarse = absmax._nodes
-
-    def cut(*args: Any) -> tuple[np.ndarray, np.ndarray]:
-        t, _ = coarse(*args)
-        rows, places = t.reshape(-1, absmax._NODES.size), absmax._NODES
-        half = (rows[:, -1] - rows[:, 0]) / (places[-1] - places[0])
-        middle = (rows[:, -1] + rows[:, 0]) / 2
-        parts = (np.arange(8) + 0.5) / 4 - 1
-        x = middle[:, None, None] + half[:, None, None] * (parts[:, None] + places / 8)
-        return x.ravel(), (half[:, None, None] / 8 * absmax._WEIGHTS * np.ones((8, 1))).ravel()
-
-    monkeypatch.setattr(absmax, "_nodes", cut)
-    weights._of_blocks.cache_clear()
-    yield
-    weights._of_blocks.cache_clear()
-
-
-@pytest.mark.usefixtures("finer")
 @pytest.mark.parametrize("spec", STRUCK)
 def test_outliers_cost_in_the_page_what_they_cost_in_the_package(page: Any, spec: str) -> None:
     cases = [(spec, family, rate, size) for family in ("normal", "laplace", "t5") for rate, size in OUTLIERS]

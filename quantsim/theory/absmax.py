@@ -21,6 +21,7 @@ from quantsim.theory.pieces import F64, Pieces, Stairs, mean_above, value_at
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _MOST = 2048  # point masses that are followed one by one
+_FOLLOWED = 512  # thresholds that outliers of one size are followed over
 _NONE = 1e-14  # part of the result that is left out
 
 Cost = Callable[[Stairs], Pieces]
@@ -92,9 +93,34 @@ def _nodes(pop: Population, n: int, sides: Sides, law: Law) -> tuple[F64, F64]:
     fixed &= (n * pop.tail(edges[:-1]) > 1e-10) | (sides.positive.thresholds.size < 32)
     at = same[0][fixed, :1] * np.concatenate([side.thresholds for side in sides])
     passed = (edges[:-1][fixed, None] < at) & (at < edges[1:][fixed, None])
-    edges = np.union1d(edges, at[passed])
+    edges = np.union1d(
+        edges, np.concatenate([at[passed], _teeth(pop, edges, np.any(same[0] != same[1], axis=1), sides, law)])
+    )
     a, b = edges[:-1, None], edges[1:, None]
     return ((a + b) / 2 + (b - a) / 2 * _NODES).ravel(), ((b - a) / 2 * _WEIGHTS).ravel()
+
+
+def _teeth(pop: Population, edges: F64, moving: np.ndarray, sides: Sides, law: Law) -> F64:
+    """Magnitudes of the extreme at which outliers of one size pass a threshold, where the scale grows with it.
+
+    All of them then change their error at once, so that the integrand has the teeth of a saw, as many as there are
+    codes between them and the last one.
+    """
+    size = np.unique(np.abs(pop._points()[0]))
+    thresholds = np.unique(np.concatenate([side.thresholds for side in sides]))
+    thresholds = thresholds[thresholds > 0]
+    if not 0 < size.size <= _FOLLOWED // max(thresholds.size, 1) or not moving.any():
+        return np.empty(0)
+    a, b = edges[:-1][moving, None], edges[1:][moving, None]
+    middle = (a + b)[:, 0] / 2
+    units = np.unique(law.scales(middle)[0] / middle[:, None], axis=1)
+    found = [
+        at[(a < at) & (at < b) & (at > s)]
+        for s in size
+        for unit in units.T
+        for at in [s / (unit[:, None] * thresholds)]
+    ]
+    return np.concatenate(found)
 
 
 def mean_of_both(pop: Population, sides: Sides, cost: Cost) -> float:
