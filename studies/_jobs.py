@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from quantsim.measure import streaming
+from quantsim.measure import weight_error
 from quantsim.populations import Normal
 from quantsim.populations import parse as population
 from quantsim.populations.structure import split_population
@@ -88,7 +88,7 @@ def given(weights: int, seed: int, *, compiled: bool) -> list[Contender]:
     x = np.random.default_rng(seed).standard_normal((rows, SHAPE[1]), dtype=np.float32)
     w = jax.device_put(x, NamedSharding(mesh, P(mesh.axis_names)))
     found = [
-        by_quantsim(FULL_STATISTICS, x.size, _on_each_device(partial(streaming.tally, parse(SPEC)), w, mesh)),
+        by_quantsim(FULL_STATISTICS, x.size, partial(weight_error, w, SPEC)),
         by_quantsim(READ, x.size, _on_each_device(jnp.sum, w, mesh)),
         by_quantsim(COPY, x.size, _on_each_device(jnp.negative, w, mesh)),
         by_numpy(READ, x.size, x.sum),
