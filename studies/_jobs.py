@@ -82,7 +82,7 @@ def generate_and_measure(quantizers: int) -> str:
 
 
 def given(weights: int, seed: int, *, compiled: bool) -> list[Contender]:
-    """Statistics of weights that are there; reads and copies of them, which are the limit."""
+    """Statistics of weights that are there, as a user asks for them; reads and copies, which are the limit."""
     mesh = programs.mesh_of(jax.devices())
     rows = weights // SHAPE[1] // mesh.size * mesh.size
     x = np.random.default_rng(seed).standard_normal((rows, SHAPE[1]), dtype=np.float32)

@@ -140,7 +140,7 @@ def test_one_program_serves_all_threads_and_all_quantizers_of_a_kind():
     """For a shape that no other test has; counted by what JAX tells."""
     w, programs = weights((1000, 544)), []
 
-    def listen(event, _, **__):
+    def listen(event, duration_secs, **_):
         programs.extend([event] if event == COMPILED else [])
 
     jax.monitoring.register_event_duration_secs_listener(listen)

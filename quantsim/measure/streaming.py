@@ -87,7 +87,7 @@ def threaded(q: AbstractQuantizer, w: Weights, unit: Exponents | None = None, *,
     stage, stages = sizes[0], w.size // sizes[0]
     most = max(min(max(w.size // (_CALLS * threads), _FEWEST), _MOST) // stage, 1)
     structure, numbers = parted(q)
-    tallies.require_known(jnp.asarray(numbers))  # inside jit they are not, though the weights may be
+    tallies.require_known(jax.device_put(numbers))  # inside jit they are not, though the weights may be
     cuts = [np.int32(cut) for cut in (*range(0, stages, most), stages)]
     program = _part().lower(structure, most, numbers, w, unit, (cuts[0], cuts[1])).compile()
 
