@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gguf
 import ml_dtypes
@@ -13,7 +14,9 @@ from quantsim.models import trained
 from tests import checkpoint_files
 
 MODEL = "lm-w32-s0"
-PATH = trained.FOLDER / f"{MODEL}.safetensors"
+_FOLDER = TemporaryDirectory(prefix="quantsim-inspected-")  # of the process; removed when it ends
+PATH = Path(_FOLDER.name) / f"{MODEL}.safetensors"
+PATH.write_bytes(trained.shipped(MODEL))
 
 
 def tensors() -> dict[str, np.ndarray]:

@@ -43,6 +43,7 @@ def test_doctor_ends_with_1_where_a_check_fails(quantsim, monkeypatch, mismatche
 
 USAGE = {
     ("run", "int8matrix"): "no study 'int8matrix'; there are fake",
+    ("run", "faked"): "no study 'faked'; did you mean fake? there are fake",
     ("matrix", "--format", "int8:blok32"): "did you mean 'int8:block32'?",
     ("compare", "int8:tensor", "--population", "norml"): "did you mean 'normal'?",
     ("compare", "int8:block0"): "at least 1 weight",

@@ -10,7 +10,7 @@ import quantsim as qs
 from quantsim import formats, mitigations, theory
 from quantsim.cli import main
 from quantsim.lab import claims, handbook, study
-from quantsim.lab.handbook import laws
+from quantsim.lab.handbook import index, laws
 from quantsim.quantizer.blockformats import SPECS
 from quantsim.quantizer.blockformats.unpacking import LAYOUTS
 
@@ -95,6 +95,13 @@ def test_a_name_or_a_spec_is_explained(asked, kinds):
     assert [topic.kind for topic in handbook.explained(asked)] == kinds
 
 
+def test_other_names_in_use_lead_somewhere():
+    for alias in index.ALIASES:
+        assert handbook.explained(alias), alias
+    assert [topic.name for topic in handbook.explained("FP8")] == ["e4m3"]
+    assert [topic.kind for topic in handbook.explained("crest factor")] == ["term"]
+
+
 def test_the_command_prints_what_the_handbook_says(capsys):
     main(["explain", "q4_k"])
     said = capsys.readouterr().out
@@ -102,7 +109,7 @@ def test_the_command_prints_what_the_handbook_says(capsys):
     assert "llama.cpp, ggml-quants.c" in said
     main(["explain"])
     listed = capsys.readouterr().out
-    assert {"q4_k", "sqnr_db", "lloyd_max", "error_averaging", "A33"} <= set(listed.split())
+    assert {"q4_k", "sqnr_db", "lloyd_max", "error_averaging", "A33"} <= set(listed.replace(",", " ").split())
     main(["explain", "sqnr_db", "--json"])
     assert dict(json.loads(capsys.readouterr().out)[0]["facts"])["unit"] == "dB"
 

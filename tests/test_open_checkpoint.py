@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ml_dtypes
 import numpy as np
@@ -12,10 +13,13 @@ from gguf import quants as package
 import quantsim as qs
 from quantsim.checkpoints import TensorError, dequantized, open_checkpoint, read, stored_tensors, weights
 from quantsim.checkpoints.gguf_types import TYPES
+from quantsim.models import trained
 from tests import checkpoint_files as made
 from tests import oracle_gguf
 
-TRAINED = Path(qs.__file__).parent / "models" / "trained" / "lm-w64-s0.safetensors"
+_FOLDER = TemporaryDirectory(prefix="quantsim-trained-")  # of the process; removed when it ends
+TRAINED = Path(_FOLDER.name) / "lm-w64-s0.safetensors"
+TRAINED.write_bytes(trained.shipped("lm-w64-s0"))
 BLOCKS = oracle_gguf.reference("ggml")
 KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 

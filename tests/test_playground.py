@@ -276,3 +276,35 @@ def test_a_phone_needs_no_scrolling_sideways(browser: Any, tmp_path: Path, langu
         page.select_option("[data-part=format]", name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
+
+
+#: Milliseconds from an input to the frame that shows what it changed, of every place of a slider or option of a list.
+ANSWER = """async ([selector, type]) => {
+  const node = document.querySelector(selector);
+  const places = node.options ? [...node.options].map((option) => option.value) : [...Array(30).keys()];
+  const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+  const times = [];
+  for (const place of places) {
+    await painted();
+    const start = performance.now();
+    node.value = place;
+    node.dispatchEvent(new Event(type, { bubbles: true }));
+    await painted();
+    times.push(performance.now() - start);
+  }
+  return times;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("part", "event"),
+    [
+        *(("part=magnitude", "input"), ("part=format", "change"), ("part=granularity", "change")),
+        *(("theory=magnitude", "input"), ("theory=rate", "input"), ("theory=format", "change")),
+    ],
+)
+def test_an_input_is_answered_within_50_ms(page: Any, part: str, event: str) -> None:
+    """The median, a frame included: other work on the machine delays some."""
+    times = page.evaluate(ANSWER, [f"[data-{part}]", event])
+    assert len(times) >= 6
+    assert np.median(times) < 50

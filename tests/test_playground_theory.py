@@ -16,9 +16,9 @@ from tests import playground_page
 pytestmark = pytest.mark.skipif(playground_page.CHROMIUM is None, reason="no Chromium here")
 
 PREDICT = """(cases) => cases.map(([spec, family, rate, magnitude]) =>
-  window.quantsim.playground.theory.theory.relMse(spec, family, rate, magnitude))"""
+  window.quantsim.playground.theory.predictions.theory.relMse(spec, family, rate, magnitude))"""
 MOMENTS = """([family, places]) => {
-  const law = window.quantsim.playground.theory.theory.families.get(family);
+  const law = window.quantsim.playground.theory.predictions.theory.families.get(family);
   const of = (upper) => places.map((x) => [0, 1].map((k) => upper(x, k)));
   const exact = places.map((x) => [0, 1, 2].map((k) => law.upper(x, k)));
   return { exact, fast: of(law.fast), pdf: places.map(law.pdf) };

@@ -106,7 +106,7 @@ def test_the_ledger_is_saved_as_it_is_stored(page):
     assert json.loads(saved(page, "#ledger-json")) == LEDGER
     found = list(csv.DictReader(saved(page, "#ledger-csv").splitlines()))
     assert [{k: v for k, v in row.items() if k not in ("value", "se")} for row in found] == [
-        {k: v for k, v in e.items() if k not in ("value", "se")} for e in LEDGER
+        {k: v for k, v in ({"device": ""} | e).items() if k not in ("value", "se")} for e in LEDGER
     ]
     assert [(float(row["value"]), float(row["se"])) for row in found if row["value"]] == [
         (e["value"], e["se"]) for e in LEDGER if e["value"] is not None

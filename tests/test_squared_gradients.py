@@ -40,9 +40,10 @@ def model():
     return trained.load("lm-w64-s0")
 
 
-def test_they_predict_the_divergence_of_each_matrix(model):
+def test_they_predict_the_divergence_of_each_matrix(model, tmp_path):
     params, config, _ = model
-    path = trained.FOLDER / "lm-w64-s0.safetensors"
+    path = tmp_path / "lm-w64-s0.safetensors"
+    path.write_bytes(trained.shipped("lm-w64-s0"))
     found = gradients.gradients_of(path, texts=16, length=config.context)
     held_out = jnp.asarray(text.held_out(config.context)[::9])
     forward = jax.jit(lambda p: llama.forward(p, held_out[:, :-1], config))
@@ -63,7 +64,8 @@ def test_they_predict_the_divergence_of_each_matrix(model):
 
 
 def test_the_command_writes_what_inspect_reads(tmp_path, capsys):
-    path, out = trained.FOLDER / "lm-w32-s0.safetensors", tmp_path / "gradients.safetensors"
+    path, out = tmp_path / "lm-w32-s0.safetensors", tmp_path / "gradients.safetensors"
+    path.write_bytes(trained.shipped("lm-w32-s0"))
     main(["gradients", str(path), str(out), "--texts", "1", "--length", "17"])
     assert "44 matrices" in capsys.readouterr().err
     arrays, metadata = checkpoint_files.read(out)

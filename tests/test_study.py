@@ -83,7 +83,7 @@ def test_another_config_is_measured(fake, undrawn, tmp_path):
 def test_an_unknown_study_names_those_there_are(register):
     register(fake=FAKE, other=FAKE)
     assert study.names() == ["fake", "other"]
-    with pytest.raises(LookupError, match="no study 'fak'; there are fake, other"):
+    with pytest.raises(LookupError, match=r"no study 'fak'; did you mean fake\? there are fake, other"):
         study.module("fak")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from quantsim.models import llama, text, trained, training
+from quantsim.models import checkpoint_files, llama, text, trained, training
 from quantsim.models.trained import FOLDER
 
 MAIN = 128
@@ -36,7 +36,7 @@ def test_a_model_reaches_the_loss_that_its_file_states(width):
             assert abs(about["loss"] - about["loss_before"]) < about["loss_se"]
 
 
-def test_files_hold_bfloat16_of_the_names_of_a_checkpoint():
+def test_files_hold_bfloat16_of_the_names_of_a_checkpoint(tmp_path):
     for name in trained.names():
         params, config, about = trained.load(name)
         assert list(params) == list(llama.shapes(config))
@@ -47,7 +47,9 @@ def test_files_hold_bfloat16_of_the_names_of_a_checkpoint():
         assert {n: about[n] for n in ("steps", "batch", "rate")} == {
             n: getattr(recipe, n) for n in ("steps", "batch", "rate")
         }
-        with safe_open(FOLDER / f"{name}.safetensors", framework="numpy") as file:
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(trained.shipped(name))
+        with safe_open(path, framework="numpy") as file:
             assert {file.get_tensor(n).dtype for n in file.keys()} == {np.dtype(ml_dtypes.bfloat16)}  # noqa: SIM118
             assert json.loads(file.metadata()["config"])["width"] == config.width
 
@@ -67,12 +69,26 @@ def test_an_unknown_name_says_which_there_are():
 
 
 def test_every_file_that_is_shipped_is_known_by_its_digest():
-    files = {path.stem for path in trained.FOLDER.glob("*.safetensors")}
+    files = {path.stem for path in trained.FOLDER.glob("*.halves")}
     assert files == set(trained.names())
 
 
+def test_what_is_shipped_by_halves_is_read_as_the_file_that_it_was(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(trained.shipped("lm-w32-s0"))
+    ours, theirs = trained.load("lm-w32-s0"), trained.read(path)
+    assert (ours.config, ours.metadata) == (theirs.config, theirs.metadata)
+    assert all((ours.params[name] == theirs.params[name]).all() for name in theirs.params)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 9, 10])
+def test_halves_are_put_together_again(size):
+    data = bytes(range(size))
+    assert checkpoint_files.whole(checkpoint_files.halves(data)) == data
+
+
 def test_a_file_that_is_not_the_shipped_one_is_refused(monkeypatch, tmp_path):
-    (tmp_path / "lm-w32-s0.safetensors").write_bytes(b"other weights")
+    (tmp_path / "lm-w32-s0.halves").write_bytes(b"other weights")
     monkeypatch.setattr(trained, "FOLDER", tmp_path)
     for name in ("lm-w32-s0", "lm-w32-s1"):
         with pytest.raises(ValueError, match="missing, or not the file that was shipped"):

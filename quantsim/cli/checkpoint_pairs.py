@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantsim import inspection
-from quantsim.cli import terminal
+from quantsim.cli import shipped, terminal
 from quantsim.cli.endings import CheckFailedError
 from quantsim.inspection import Comparison
 from quantsim.inspection.comparing import EXACT, PLACES, UNKNOWN, WORSE, rows_in_order
@@ -18,7 +18,8 @@ _LEFT_SHOWN = 5
 
 def are_checkpoints(names: Sequence[str]) -> bool:
     """Whether what was named to compare are two checkpoints, and not specs of quantizers."""
-    return len(names) == 2 and all(name.endswith(_ENDINGS) or Path(name).exists() for name in names)
+    known = shipped.names()
+    return len(names) == 2 and all(n.endswith(_ENDINGS) or Path(n).exists() or n in known for n in names)
 
 
 def show(original: str, other: str, top: int, json: bool) -> None:
@@ -34,7 +35,7 @@ def show(original: str, other: str, top: int, json: bool) -> None:
         CheckFailedError: after all is printed, if a tensor is worse than its format allows.
     """
     with terminal.progress() as report:
-        found = inspection.compare(original, other, progress=report)
+        found = inspection.compare(shipped.file_of(Path(original)), shipped.file_of(Path(other)), progress=report)
     print(terminal.json_text(_as_json(found)) if json else text_of(found, top))
     if not found.is_as_allowed:
         raise CheckFailedError(f"{other} is worse than its formats allow")

@@ -47,7 +47,7 @@ def _list(names: dict[str, list[str]]) -> list[str]:
     options = {"width": _width(), "initial_indent": "  ", "subsequent_indent": "  "}
     found = []
     for heading, those in names.items():
-        found += [f"{heading}:", textwrap.fill(" ".join(those), **options, break_on_hyphens=False)]
+        found += [f"{heading}:", textwrap.fill(", ".join(those), **options, break_on_hyphens=False)]
     return [*found, "", "quantsim explain NAME says what one is, with its formula and its source"]
 
 

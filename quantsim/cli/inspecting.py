@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from quantsim import inspection
-from quantsim.cli import terminal
+from quantsim.cli import shipped, terminal
 from quantsim.cli.inspection_text import text_of
 from quantsim.cli.terminal import Flag
 from quantsim.inspection import FORMATS, Importance, Inspection, Selection, emitting
@@ -50,7 +50,8 @@ def inspect(
     """A checkpoint, tensor by tensor: outliers, the error of each format, the best mixture of formats under a budget.
 
     Args:
-        path: .safetensors, .gguf (any part of a file in parts) or .npy, or a folder of one model.
+        path: .safetensors, .gguf (any part of a file in parts) or .npy, a folder of one model, or the name of one that
+            comes with quantsim: lm-w128-s0, unet-s0, gemma.
         formats: quantizers that are tried.
         budget: bits per weight over the whole model.
         select: which tensors.
@@ -65,7 +66,7 @@ def inspect(
         emitting.check_ending(output.emit)
     with terminal.progress() as report:
         given = {"budget": budget, "select": select, "importance": importance, "progress": report}
-        found = inspection.inspect(path, formats, **given)
+        found = inspection.inspect(shipped.file_of(path), formats, **given)
     if output.emit is not None:
         replace_text(output.emit, inspection.emitted(found, output.emit))
         terminal.say(f"quantsim: wrote {output.emit}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import tyro
 
-from quantsim.cli import terminal
+from quantsim.cli import shipped, terminal
 from quantsim.inspection import FORMATS
 from quantsim.rows import replace_text
 
@@ -16,7 +16,7 @@ class OfCheckpoint:
     """A report of a checkpoint in the place of one of the studies: what ``inspect`` finds.
 
     Attributes:
-        checkpoint: .safetensors, .gguf or .npy, or a folder of one model.
+        checkpoint: .safetensors, .gguf or .npy, a folder of one model, or a name as of inspect.
         formats: quantizers that are tried.
         budget: bits per weight over the whole model.
     """
@@ -81,5 +81,5 @@ def _of_checkpoint(of: OfCheckpoint, language: str) -> str:
 
     assert of.checkpoint is not None
     with terminal.progress() as report:
-        found = inspection.inspect(of.checkpoint, of.formats, budget=of.budget, progress=report)
+        found = inspection.inspect(shipped.file_of(of.checkpoint), of.formats, budget=of.budget, progress=report)
     return checkpoint.html(found, language)

@@ -206,19 +206,28 @@ def show_claims(check: Flag = False, json: Flag = False, out: Path = _OUT) -> No
     cells = [(e["id"], e["verdict"], claims.number_text(e), e.get("study", ""), e["statement"]) for e in entries]
     print(terminal.table(("id", "verdict", "number", "study", "statement"), cells, last=max(24, Console().width - 58)))
     print(f"\n{claims.settled_count(entries)} of {len(entries)} statements settled; definitions with --json")
+    if not any("study" in e for e in entries):
+        terminal.say(
+            f"no study has rows in {out}: `quantsim run` measures them; the published verdict of a statement is"
+        )
+        terminal.say("what `quantsim explain ID` says, for example `quantsim explain A33`")
 
 
 def _check_ledger(entries: list[dict[str, Any]], out: Path) -> None:
     from quantsim.lab import claims, provenance, study
 
-    wrong = []
+    wrong, missing = [], []
     for name in study.names():
         found = provenance.state(out, name)
         if found.word == "missing" and study.needs_real_model(name) and not study.module(name).CLAIMS:
             terminal.say(f"{name} has no rows yet: {_WITH_THE_REAL_MODEL} {name}")  # and no verdict that needs them
+        elif not (out / f"{name}.jsonl").is_file() and not study.needs_real_model(name):
+            missing.append(name)
         elif found.word != "current":
             flag = "--real " if study.needs_real_model(name) else ""
             wrong.append(f"rows of {name} are {found.word} ({found.why}): run `quantsim run {flag}{name}`")
+    if missing:
+        wrong.append(f"rows of {', '.join(missing)} are missing (there are none in {out}): run `quantsim run`")
     stored = {"claims.json": claims.to_json(entries), "claims.md": claims.to_markdown(entries)}
     for file, text in stored.items():
         if not (out / file).is_file() or (out / file).read_text(encoding="utf-8") != text:

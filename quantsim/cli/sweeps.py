@@ -28,7 +28,7 @@ def run(
     """A grid of populations, shapes, seeds and quantizers; interrupted, the same command goes on where it stopped.
 
     Args:
-        config: TOML file with populations, quantizers, weights, shapes, seeds, axes; the README has an example.
+        config: TOML file with populations, quantizers, weights, shapes, seeds, axes; docs/sweeps.md has an example.
         out: folder of the results: parts, rows.jsonl and table.csv; by default one named after the file.
         dry_run: only say what would be measured, compiled and needed; runs one chunk of every program to find out.
         json: print JSON.

@@ -10,25 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 Entries: TypeAlias = Sequence[Mapping[str, Any]]
-Language: TypeAlias = Literal["en", "zh"]
-LANGUAGES: tuple[Language, ...] = ("en", "zh")
-
-_TITLES = {"en": "What remains of the two documents", "zh": "两篇文档还剩下什么"}
-_COUNTED = {"en": "Of {all} statements: ", "zh": "{all} 条论断中："}
-#: Verdicts in the order in which they are counted, and what they are called.
-VERDICTS: dict[str, dict[str, str]] = {
-    "holds": {"en": "hold", "zh": "成立"},
-    "conditional": {"en": "hold under a condition that is measured", "zh": "在测得的条件下成立"},
-    "refuted": {"en": "refuted", "zh": "被否定"},
-    "self-contradiction": {"en": "self-contradictory", "zh": "自相矛盾"},
-    "unsourced": {"en": "unsourced", "zh": "没有来源"},
-    "out of scope": {"en": "out of scope", "zh": "不是数据能判定的"},
-    "open": {"en": "open", "zh": "尚未判定"},
-}
-_MARKS = {"en": {"join": ", ", "end": ".", "ids": " ({})"}, "zh": {"join": "、", "end": "。", "ids": "（{}）"}}
+LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True)
@@ -48,10 +33,9 @@ class Sentence:
         verdicts = {e["id"]: e["verdict"] for e in entries}
         return all(verdicts.get(name) == verdict for name, verdict in self.rests_on.items())
 
-    def said(self, entries: Entries, language: Language) -> str:
-        """The sentence with its numbers, and the statements that it rests on."""
-        numbers = {e["id"]: e["value"] for e in entries if e["id"] in self.rests_on}
-        return self.text[language].format(**numbers) + _MARKS[language]["ids"].format(", ".join(self.rests_on))
+    def said(self, entries: Entries, language: str) -> str:
+        """The sentence with its numbers."""
+        return self.text[language].format(**{e["id"]: e["value"] for e in entries if e["id"] in self.rests_on})
 
 
 @dataclass(frozen=True)
@@ -63,38 +47,52 @@ class Part:
 
 
 @cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((files("quantsim.lab") / "answer.toml").read_text(encoding="utf-8"))
+
+
+@cache
 def parts() -> tuple[Part, ...]:
     """All that is to be said, in order."""
-    read = tomllib.loads((files("quantsim.lab") / "answer.toml").read_text(encoding="utf-8"))
-    return tuple(
-        Part(
-            {language: part[language] for language in LANGUAGES},
-            tuple(
-                Sentence(found["rests_on"], {language: found[language] for language in LANGUAGES})
-                for found in part["sentence"]
-            ),
-        )
-        for part in read["part"]
-    )
+    return tuple(Part(_texts(part), tuple(map(_sentence, part["sentence"]))) for part in _table()["part"])
 
 
-def count_text(entries: Entries, language: Language) -> str:
+def _sentence(found: Mapping[str, Any]) -> Sentence:
+    return Sentence(found["rests_on"], _texts(found))
+
+
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {language: found[language] for language in LANGUAGES}
+
+
+def title(language: str) -> str:
+    """The heading of the page."""
+    return _table()["words"]["title"][language]
+
+
+def count_text(entries: Entries, language: str) -> str:
     """How many statements have which verdict.
 
     >>> count_text([{"verdict": "holds"}, {"verdict": "refuted"}, {"verdict": "holds"}], "en")
     'Of 3 statements: 2 hold, 1 refuted.'
     """
-    counts = Counter(e["verdict"] for e in entries)
-    said = (f"{counts[name]} {words[language]}" for name, words in VERDICTS.items() if counts[name])
-    marks = _MARKS[language]
-    return _COUNTED[language].format(all=len(entries)) + marks["join"].join(said) + marks["end"]
+    words, counts = _table()["words"], Counter(e["verdict"] for e in entries)
+    said = (f"{counts[name]} {texts[language]}" for name, texts in _table()["verdicts"].items() if counts[name])
+    return words["counted"][language].format(all=len(entries), counts=words["between"][language].join(said))
 
 
-def to_markdown(entries: Entries, language: Language) -> str:
+def standing(entries: Entries) -> list[tuple[Part, list[Sentence]]]:
+    """Parts with those of their sentences that stand, if there are any."""
+    found = ((part, [s for s in part.sentences if s.stands(entries)]) for part in parts())
+    return [(part, sentences) for part, sentences in found if sentences]
+
+
+def to_markdown(entries: Entries, language: str) -> str:
     """The page in a language; what does not stand is not said."""
-    lines = [f"## {_TITLES[language]}", "", count_text(entries, language)]
-    for part in parts():
-        standing = [f"- {s.said(entries, language)}" for s in part.sentences if s.stands(entries)]
-        if standing:
-            lines += ["", f"### {part.heading[language]}", "", *standing]
+    lines, rests_on = [f"## {title(language)}", "", count_text(entries, language)], _table()["words"]["rests_on"]
+    for part, sentences in standing(entries):
+        lines += ["", f"### {part.heading[language]}", ""]
+        lines += [
+            f"- {s.said(entries, language)}{rests_on[language].format(ids=', '.join(s.rests_on))}" for s in sentences
+        ]
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +40,9 @@ def module(name: str) -> ModuleType:
         LookupError: if there is none.
     """
     if name not in names():
-        raise LookupError(f"no study {name!r}; there are {', '.join(names())}")
+        near = get_close_matches(name, names(), 3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise LookupError(f"no study {name!r}; {hint}there are {', '.join(names())}")
     if "quantsim.studies" not in sys.modules:
         package = importlib.util.spec_from_file_location(
             "quantsim.studies", folder() / "__init__.py", submodule_search_locations=[str(folder())]

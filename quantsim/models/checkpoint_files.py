@@ -1,17 +1,22 @@
-"""Arrays with metadata in safetensors files, written whole or not at all."""
+"""Arrays with metadata in safetensors files, written whole or not at all; and such files as they are shipped.
+
+What is shipped holds the bytes of a safetensors file by halves, so that an archive of it is small: ``halves``.
+"""
 
 import contextlib
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes  # NumPy then knows bfloat16
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_TYPES = {"BF16": BFLOAT16, "F32": np.dtype(np.float32)}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
@@ -50,3 +55,47 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(
             f"{path}: missing, damaged, or not written here: {failure}; remove it and train again"
         ) from None
+
+
+def halves(data: bytes) -> bytes:
+    """The first bytes of all pairs, then the second ones.
+
+    Of bfloat16 that is the mantissas, which are noise, apart from signs and exponents, of which few are frequent: zip
+    archives of it take 69 % of its size in the place of 79 %.
+
+    >>> halves(b"aAbBc"), whole(halves(b"aAbBc"))
+    (b'abcAB', b'aAbBc')
+    """
+    return data[0::2] + data[1::2]
+
+
+def whole(data: bytes) -> bytes:
+    """What ``halves`` made it of."""
+    found = np.empty(len(data), np.uint8)
+    middle = len(data) - len(data) // 2
+    found[0::2] = np.frombuffer(data[:middle], np.uint8)
+    found[1::2] = np.frombuffer(data[middle:], np.uint8)
+    return found.tobytes()
+
+
+def shipped(path: Path, digest: str) -> bytes:
+    """The safetensors file that is shipped by halves.
+
+    Raises:
+        ValueError: for a file that is missing, or not the one of this SHA-256.
+    """
+    data = whole(path.read_bytes()) if path.is_file() else b""
+    if sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is missing, or not the file that was shipped: install quantsim again")
+    return data
+
+
+def arrays_of(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and metadata of the bytes of a file that ``write`` made, of bfloat16 or float32."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = {name: json.loads(text) for name, text in header["__metadata__"].items()}
+    arrays = {
+        name: np.frombuffer(found["data"], _TYPES[found["dtype"]]).reshape(found["shape"])
+        for name, found in deserialize(data)
+    }
+    return arrays, metadata

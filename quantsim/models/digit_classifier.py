@@ -78,10 +78,13 @@ def read(path: Path) -> Classifier:
     Raises:
         ValueError: for a file that is missing or damaged, or of something else.
     """
-    arrays, metadata = checkpoint_files.read(path)
+    return _classifier(*checkpoint_files.read(path), path)
+
+
+def _classifier(arrays: dict[str, np.ndarray], metadata: dict[str, Any], where: Path | str) -> Classifier:
     numbers = range(len(_WIDTHS) + 1)
     if any(f"layers.{number}" not in arrays for number in numbers):
-        raise ValueError(f"{path} holds no classifier of the digits: digit_classifier.write makes such files")
+        raise ValueError(f"{where} holds no classifier of the digits: digit_classifier.write makes such files")
     weights = tuple(arrays[f"layers.{number}"] for number in numbers)
     return Classifier(weights, tuple(arrays[f"layers.{number}.bias"] for number in numbers), metadata)
 
@@ -96,4 +99,4 @@ def load() -> Classifier:
     >>> 0.95 < load().metadata["accuracy"] < 1
     True
     """
-    return read(trained_digits.shipped(NAME))
+    return _classifier(*checkpoint_files.arrays_of(trained_digits.shipped(NAME)), NAME)

@@ -1,4 +1,4 @@
-"""A sweep as a TOML file: lists of specs, with names in braces for axes; the README has an example."""
+"""A sweep as a TOML file: lists of specs, with names in braces for axes; ``docs/sweeps.md`` has an example."""
 
 import tomllib
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from quantsim.lab.handbook.topic import Topic
 
 #: Every kind of topic under its heading, in the order of the list.
 KINDS: dict[str, Callable[[], Iterable[Topic]]] = {
+    "terms": laws.terms,
     "formats": formats.elements,
     "block formats": formats.blocks,
     "GGUF types that are only read": formats.unpacked_only,
@@ -21,6 +22,23 @@ KINDS: dict[str, Callable[[], Iterable[Topic]]] = {
     "theory": laws.predictions,
     "studies": findings.studies,
     "claims": findings.statements,
+}
+
+#: Other names in use.
+ALIASES = {
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "float32": "f32",
+    "fp16": "f16",
+    "fp32": "f32",
+    "fp8": "e4m3",
+    "fp8_e4m3": "e4m3",
+    "fp8_e5m2": "e5m2",
+    "normalfloat": "nf4",
+    "perplexity": "nll",
+    "q4_k_m": "q4_k",
+    "q5_k_m": "q5_k",
+    "snr": "sqnr_db",
 }
 
 
@@ -43,7 +61,7 @@ def explained(name: str) -> tuple[Topic, ...]:
     >>> [topic.kind for topic in explained("smoothquant")]
     ['mitigation', 'study']
     """
-    asked = name.strip()
+    asked = ALIASES.get(name.strip().lower(), name.strip())
     found = [topic for topic in _all() if topic.name.lower() == asked.lower()]
     found += () if found else _derived(asked)
     if not found:

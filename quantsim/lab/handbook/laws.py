@@ -1,11 +1,13 @@
 """Topics of metrics, conventions, populations, remedies and theory: words from tables, the rest from docstrings."""
 
+import inspect
+import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from quantsim import mitigations, populations, theory
-from quantsim.lab.handbook.topic import Topic, of_docstring, words
+from quantsim import _types, mitigations, populations, theory
+from quantsim.lab.handbook.topic import Topic, of_docstring, plain, words
 from quantsim.populations import Population
 from quantsim.populations.activation_laws import Autoregressive, LowRank, SwiGLU
 from quantsim.populations.activation_steps import ConstantRows, Massive, OutlierChannels, ReLU, Shift
@@ -115,6 +117,14 @@ def conventions() -> Iterator[Topic]:
     """What holds everywhere."""
     for name, said in words("conventions.toml").items():
         yield Topic(name, "convention", said["what"], (("where", said["where"]), ("source", said["source"])))
+
+
+def terms() -> Iterator[Topic]:
+    """Every term of the glossary, which is the docstring of ``quantsim._types``."""
+    _, *entries = re.split(r"\n(?=\w.*\n {4})", inspect.getdoc(_types) or "")
+    for entry in entries:
+        names, _, text = entry.partition("\n")
+        yield from (Topic(name, "term", plain(text)) for name in names.split(", "))
 
 
 def weights() -> Iterator[Topic]:

@@ -25,11 +25,11 @@ def head(name: str) -> str:
 
 def table(columns: tuple[str, ...], topics: Iterable[Topic]) -> Iterator[str]:
     """Rows of name, what, and the facts that are columns; a fact without text is an empty cell."""
-    yield f"| name | what | {' | '.join(columns)} |"
+    yield f"| {' | '.join(('name', 'what', *columns))} |"
     yield "|---" * (len(columns) + 2) + "|"
     for topic in topics:
         cells = (_cell(label, topic.fact(label)) for label in columns)
-        yield f"| `{topic.name}` | {_escaped(topic.what)} | {' | '.join(cells)} |"
+        yield f"| {' | '.join((f'`{topic.name}`', _escaped(topic.what), *cells))} |"
     yield ""
 
 
@@ -57,6 +57,8 @@ def _metrics() -> Iterator[str]:
 
 def _conventions() -> Iterator[str]:
     yield from table(("where", "source"), laws.conventions())
+    yield "## Terms\n"
+    yield from table((), laws.terms())
     yield head("exactness")
 
 

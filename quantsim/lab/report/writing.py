@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quantsim.lab import claims
+from quantsim.lab import answer, claims
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.gathering import Gathered, Study, gather
 from quantsim.lab.report.packing import Packed
@@ -50,6 +50,8 @@ def of(found: Gathered, language: str = "en") -> str:
         packed=packed,
         previews=previews_style(seen),
         playground_data=_playground_data(),
+        answer=answer.standing(found.ledger),
+        answer_title=answer.title(language),
     )
 
 

@@ -1,8 +1,7 @@
-"""Trained language models, shipped as checkpoints of bfloat16 with what they reached."""
+"""Trained language models, shipped as checkpoints of bfloat16 by halves, with what they reached."""
 
 import platform
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,12 +55,18 @@ def load(name: str) -> Model:
     >>> config.width, params["output_norm"].dtype.name, 0 < metadata["loss_se"] < 0.1
     (128, 'float32', True)
     """
+    return _model(*checkpoint_files.arrays_of(shipped(name)), name)
+
+
+def shipped(name: str) -> bytes:
+    """The safetensors file of a model, to be written where another program reads it.
+
+    Raises:
+        ValueError: for an unknown name, and a file that is missing or not the one that was shipped.
+    """
     if name not in SHA256:
         raise ValueError(f"no trained model {name!r}: there are {', '.join(names())}")
-    path = FOLDER / f"{name}.safetensors"
-    if not path.is_file() or sha256(path.read_bytes()).hexdigest() != SHA256[name]:
-        raise ValueError(f"{path} is missing, or not the file that was shipped: install quantsim again")
-    return read(path)
+    return checkpoint_files.shipped(FOLDER / f"{name}.halves", SHA256[name])
 
 
 def read(path: Path) -> Model:
@@ -70,9 +75,12 @@ def read(path: Path) -> Model:
     Raises:
         ValueError: for a file that is damaged, or was not written by ``write``.
     """
-    arrays, metadata = checkpoint_files.read(path)
+    return _model(*checkpoint_files.read(path), path)
+
+
+def _model(arrays: dict[str, np.ndarray], metadata: dict[str, Any], where: Path | str) -> Model:
     if "config" not in metadata:
-        raise ValueError(f"{path}: no metadata of a trained model; `quantsim train lm` writes files that have them")
+        raise ValueError(f"{where}: no metadata of a trained model; `quantsim train lm` writes files that have them")
     config = Config(**metadata.pop("config"))
     params = {name: jnp.asarray(a.astype(np.float32)) for name, a in arrays.items()}
     llama.check(params, config)

@@ -1,8 +1,7 @@
-"""Models of the digits, shipped as checkpoints of bfloat16 with what they reached: diffusion UNets of three seeds."""
+"""Models of the digits, shipped as checkpoints by halves with what they reached: diffusion UNets of three seeds."""
 
 import platform
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +45,15 @@ def names() -> tuple[str, ...]:
     return tuple(name for name in SHA256 if name.startswith("unet-"))
 
 
-def shipped(name: str) -> Path:
-    """The file of a model that is shipped.
+def shipped(name: str) -> bytes:
+    """The safetensors file of a model that is shipped.
 
     Raises:
         ValueError: for an unknown name, and a file that is missing or not the one that was shipped.
     """
     if name not in SHA256:
         raise ValueError(f"no trained model {name!r}: there are {', '.join(SHA256)}")
-    path = FOLDER / f"{name}.safetensors"
-    if not path.is_file() or sha256(path.read_bytes()).hexdigest() != SHA256[name]:
-        raise ValueError(f"{path} is missing, or not the file that was shipped: install quantsim again")
-    return path
+    return checkpoint_files.shipped(FOLDER / f"{name}.halves", SHA256[name])
 
 
 def load(name: str) -> Model:
@@ -70,7 +66,7 @@ def load(name: str) -> Model:
     >>> config.channels, params["conv_in"].dtype.name, 0 < metadata["loss_se"] < 0.1
     ((32, 32, 64), 'float32', True)
     """
-    return read(shipped(name))
+    return _model(*checkpoint_files.arrays_of(shipped(name)), name)
 
 
 def read(path: Path) -> Model:
@@ -79,9 +75,12 @@ def read(path: Path) -> Model:
     Raises:
         ValueError: for a file that is damaged, or was not written by ``write``.
     """
-    arrays, metadata = checkpoint_files.read(path)
+    return _model(*checkpoint_files.read(path), path)
+
+
+def _model(arrays: dict[str, np.ndarray], metadata: dict[str, Any], where: Path | str) -> Model:
     if "config" not in metadata:
-        raise ValueError(f"{path}: no metadata of a trained UNet; `quantsim train unet` writes files that have them")
+        raise ValueError(f"{where}: no metadata of a trained UNet; `quantsim train unet` writes files that have them")
     sizes: dict[str, Any] = metadata.pop("config")
     for name in ("channels", "attention"):
         sizes[name] = tuple(sizes[name])

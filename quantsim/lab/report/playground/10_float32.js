@@ -1,8 +1,8 @@
 // Arithmetic of float32, one rounding for each operation, as the quantizers of the package compute.
 //
-// JavaScript has float64. A sum, product, quotient or root of two float32 numbers that is rounded to float64 and then to
-// float32 is the one that is rounded once (Figueroa, 1995: 53 >= 2 * 24 + 2). Numbers below 2^-126 are flushed to zero,
-// before an operation and after it, as XLA does on CPU; which of them are told apart in their bits, and only there.
+// JavaScript has float64. A sum, product or quotient of two float32 numbers that is rounded to float64 and then to
+// float32 is the one that is rounded once (Figueroa, 1995: 53 >= 2 * 24 + 2). Numbers below 2^-126 are flushed to zero
+// before an operation and after it, as XLA does on CPU; they differ from each other in their bits alone.
 (() => {
   "use strict";
   const SMALLEST = 2 ** -126;

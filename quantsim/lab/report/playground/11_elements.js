@@ -97,6 +97,13 @@
     return negative ? -magnitude : magnitude;
   }
 
+  /** Codes of the lowest and of the highest level. */
+  function endCodes(element) {
+    if (element.kind === "codebook") return [0, element.values.length - 1];
+    if (element.kind === "integer") return [element.low, element.high];
+    return [pattern(element.low, element), pattern(element.high, element)];
+  }
+
   /** Which bits of a code mean what, from the first: "sign", "exponent", "mantissa", or "code". */
   function bitRoles(element) {
     if (element.kind === "float") {
@@ -118,5 +125,5 @@
     return signed && bits >= 2 ** (element.bits - 1) ? bits - 2 ** element.bits : bits;
   }
 
-  window.quantsim.elements = { bitRoles, bitsToCode, codeToBits, decode, encode, pattern, prepared, snap };
+  window.quantsim.elements = { bitRoles, bitsToCode, codeToBits, decode, encode, endCodes, pattern, prepared, snap };
 })();

@@ -27,9 +27,11 @@
       Object.assign(this, { reach, codesExact, signed, stored, alike: false });
     }
 
-    /** Of blocks so alike that their stored scales take few values, these are followed. */
-    follow(low, high) {
-      this.alike = this.stored !== null && (high - low) * 2 ** this.stored.mantissa_bits < FEW_SCALES * low;
+    /** Of blocks so alike that their stored scales take few values, these are followed; `quantile` of their maxima. */
+    follow(quantile) {
+      if (this.stored === null) return;
+      const [low, high] = [1e-9, 1 - 1e-9].map(quantile);
+      this.alike = (high - low) * 2 ** this.stored.mantissa_bits < FEW_SCALES * low;
     }
 
     breaks(low, high) {

@@ -2,9 +2,9 @@
 //
 // A weight x of a block of n sees the maximum t of all. So the mean is the integral over t of
 //     (n - 1) p(t) G(t)^(n-2) H(t) + p(t) G(t)^(n-1) c(t)
-// with the density p of a magnitude, G(t) = P(|X| <= t), the error c(t) of the largest weight itself, and the error H(t)
-// of smaller ones under the scale of t, in closed form. Outliers of one magnitude M are a point mass: what happens at M
-// is added apart, and the bulk's integral, which does not depend on M, is kept as sums of its panels.
+// with the density p of a magnitude, G(t) = P(|X| <= t), the error c(t) of the largest weight itself, and the error
+// H(t) of smaller ones under the scale of t, in closed form. Outliers of one magnitude M are a point mass: what happens
+// at M is added apart, and the bulk's integral, which does not depend on M, is kept as sums of its panels.
 (() => {
   "use strict";
   const { magnitude } = window.quantsim.families;
@@ -12,7 +12,7 @@
 
   const NARROW = 2; // panels over which the tail falls by less take the fewer nodes
   const NOTHING = 1e-10; // part of the result that is left out
-  const RARE = 1e-3; // a probability of maxima, below which kinks of their own error do not matter
+  const RARE = 1e-6; // a probability of maxima, below which kinks of their own error do not matter
 
   /** Nodes and weights of Gauss and Legendre on -1 … 1, by Newton's method. */
   function legendre(count) {
@@ -31,12 +31,19 @@
   const FEW = legendre(3);
   const MORE = legendre(7);
 
-  /** Ends of the panels: where the largest of n weights can be, as far as its square counts. */
-  function edgesOf(family, n) {
+  /** Magnitudes from where a family has its weights to as far as it reaches; kept with the family. */
+  function scaleOf(family) {
+    if (family.scale) return family.scale;
     const tails = [];
     for (let decade = -0.25; decade > -20; decade -= 0.5) tails.push(10 ** decade);
     for (let decade = -20; decade > -60; decade -= 4) tails.push(10 ** decade);
-    const far = tails.map((p) => magnitude(family, p));
+    family.scale = tails.map((p) => magnitude(family, p));
+    return family.scale;
+  }
+
+  /** Ends of the panels: where the largest of n weights can be, as far as its square counts. */
+  function edgesOf(family, n) {
+    const far = scaleOf(family);
     const all = [...[0, 0.25, 0.5, 0.75].map((part) => part * far[0]), ...far, ...family.breaks];
     const edges = [...new Set(all)].sort((a, b) => a - b);
     const expected = edges.map((x) => n * family.tail(x));
@@ -52,7 +59,7 @@
     constructor(family, n, both, law) {
       Object.assign(this, { family, n, law });
       this.both = law.signed ? { positive: both.negative, negative: both.positive, alike: both.alike } : both;
-      law.follow(...[1e-9, 1 - 1e-9].map((p) => magnitude(family, -Math.expm1(Math.log(p) / n))));
+      law.follow((p) => magnitude(family, -Math.expm1(Math.log(p) / n)));
       this.panels = this.panelsOf();
       let total = 0;
       for (const panel of this.panels) {

@@ -1,4 +1,4 @@
-// The error that theory predicts: E[e^2] / E[w^2] of an infinite population under a format, from density and facts alone.
+// The error that theory predicts: E[e^2] / E[w^2] of an infinite population, from its density and a format's facts.
 (() => {
   "use strict";
   const { Blocks } = window.quantsim.blocks;
@@ -105,7 +105,9 @@
     /** What of a prediction does not depend on outliers; kept. */
     errorsOf(spec, name) {
       const key = `${spec} ${name}`;
-      if (!this.prepared.has(key)) this.prepared.set(key, this.prepare(this.formats.get(spec), this.families.get(name)));
+      if (!this.prepared.has(key)) {
+        this.prepared.set(key, this.prepare(this.formats.get(spec), this.families.get(name)));
+      }
       return this.prepared.get(key);
     }
 

@@ -41,7 +41,7 @@
   class Chart {
     /** An SVG of that size in units of its view box, with room for labels. */
     constructor(svg, { width, height, left, bottom }) {
-      Object.assign(this, { svg, width, height, left, bottom, top: 12, right: 14 });
+      Object.assign(this, { svg, width, height, left, bottom, top: 12, right: 22 });
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     }
 
@@ -69,7 +69,10 @@
         this.text(left - 8, this.y.at(tick) + 4, yText(tick), "end");
       }
       this.text((left + right) / 2, this.height - 6, xLabel, "middle");
-      if (yLabel) this.add("text", { class: "pg-axis", transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, yLabel);
+      if (yLabel) {
+        const transform = `translate(14 ${(top + bottom) / 2}) rotate(-90)`;
+        this.add("text", { transform, "text-anchor": "middle", class: "pg-axis" }, yLabel);
+      }
     }
 
     add(name, attributes, text) {
@@ -78,8 +81,8 @@
       return made;
     }
 
-    text(x, y, text, anchor) {
-      this.add("text", { x, y, "text-anchor": anchor, class: "pg-axis" }, text);
+    text(x, y, text, anchor, name = "") {
+      this.add("text", { x, y, "text-anchor": anchor, class: `pg-axis ${name}` }, text);
     }
 
     line(points, name) {

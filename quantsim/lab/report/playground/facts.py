@@ -34,7 +34,6 @@ def element_facts(fmt: formats.Format) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": fmt.name, "bits": fmt.bits, "reach": formats.reach(fmt)}
     if isinstance(fmt, Codebook):
         return facts | {"kind": "codebook", "values": shortest(fmt.values)}
-    facts["reach"] = formats.reach(fmt)
     grid = formats.grid(fmt)
     facts |= {"low": float(grid.low), "high": float(grid.high)}
     if isinstance(fmt, Integer):
@@ -76,10 +75,8 @@ def _scaled(group: str, name: str, element: str, *, coding: str) -> dict[str, An
 
 def _entry(group: str, name: str, element: str, *, coding: str, size: int | None) -> dict[str, Any]:
     shared = {"name": name, "group": group, "coding": coding, "element": element, "codes": element}
-    compared = name if size is None else f"{element}:*"
-    exponent_bits = getattr(formats.parse(element), "exponent_bits", 0)
-    if exponent_bits == 8:  # takes no scale: it is compared with what has one
-        compared = "int8:*"
+    scaled = element if element in (*_INTEGERS, *_FLOATS, *_CODEBOOKS) else "int8"
+    compared = name if size is None else f"{scaled}:*"
     return shared | {"size": size, "scale_format": None, "compared": compared}
 
 

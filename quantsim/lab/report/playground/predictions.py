@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import quantsim as qs
-from quantsim import formats, theory
+from quantsim import formats, quantizer, theory
 from quantsim.lab.report.playground.facts import element_facts
 from quantsim.populations import parse
 from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, Scheme, TwoLevelScale
@@ -56,7 +55,7 @@ def theory_facts(folder: Path | None) -> dict[str, Any]:
 
 def _live(group: str, spec: str) -> dict[str, Any]:
     """Facts of a format that the page follows itself."""
-    q = qs.parse(spec)
+    q = quantizer.parse(spec)
     scheme = q.scheme(SHAPE)
     (size, _), *shorter = scheme.sizes or ((1, 1.0),)
     assert not shorter
@@ -82,7 +81,7 @@ def _law(scheme: Scheme) -> dict[str, Any]:
 
 def _tabulated(spec: str) -> dict[str, Any]:
     """A format with the relative mean squared errors that theory predicts of every family."""
-    q = qs.parse(spec)
+    q = quantizer.parse(spec)
     table = {name: theory.weight_rel_mse(parse(name), q, SHAPE) for name in FAMILIES}
     return {"spec": spec, "group": "tabulated", "bits": q.bits_per_weight(SHAPE), "rel_mse": table}
 

@@ -30,22 +30,32 @@
     };
   }
 
-  const storedAs = (plan, value) => (plan.scaleElement.bits < 32 ? `, ${plan.scaleElement.name}: ${number(value)}` : "");
+  /** A scale as it is computed, and as it is stored where that differs. */
+  function scaleLine(computation, exact, { plan, fields }) {
+    const { bits, name } = plan.scaleElement;
+    const stored = bits < 32 ? `, ${name}: ${number(fields.scale)}` : "";
+    return ["scale", `${computation} = ${number(exact)}${stored}`];
+  }
 
-  const scaledLines = ({ plan, w, unit, level, value, fields, top }) => [
-    ["scale", `${over(top, plan.element.reach)} = ${number(top / plan.element.reach)}${storedAs(plan, fields.scale)}`],
-    ["units", `${over(w, fields.scale)} = ${number(unit)}`],
-    ["rounded", `${number(unit)} → ${number(level)}`],
-    ["dequantized", `${times(level, fields.scale)} = ${number(value)}`],
-  ];
+  function scaledLines(facts) {
+    const { plan, w, unit, level, value, fields, top } = facts;
+    const { reach } = plan.element;
+    return [
+      scaleLine(over(top, reach), top / reach, facts),
+      ["units", `${over(w, fields.scale)} = ${number(unit)}`],
+      ["rounded", `${number(unit)} → ${number(level)}`],
+      ["dequantized", `${times(level, fields.scale)} = ${number(value)}`],
+    ];
+  }
 
   const castLines = ({ w, level }) => [["rounded", `${number(w, 9)} → ${number(level, 9)}`]];
 
-  function minmaxLines({ plan, w, unit, code, value, fields, ends }) {
+  function minmaxLines(facts) {
+    const { plan, w, unit, code, value, fields, ends } = facts;
     const [low, high] = [Math.min(0, ends[0]), Math.max(0, ends[1])];
-    const scale = (high - low) / plan.codeElement.high;
+    const last = plan.codeElement.high;
     return [
-      ["scale", `(${number(high)} − ${inBrackets(low)}) / ${plan.codeElement.high} = ${number(scale)}${storedAs(plan, fields.scale)}`],
+      scaleLine(`(${number(high)} − ${inBrackets(low)}) / ${last}`, (high - low) / last, facts),
       ["zero", `${over(-low, fields.scale)} → ${fields.zero}`],
       ["units", `${over(w, fields.scale)} = ${number(unit)}`],
       ["rounded", `${number(unit)} → ${number(f32.roundEven(unit) + 0)}, + ${fields.zero} → ${code}`],
@@ -80,29 +90,37 @@
 
   // GGUF divides by the exact scale, and multiplies by the one that is stored.
 
-  const absmaxLines = ({ plan, w, unit, code, value, fields, top }) => [
-    ["scale", `${over(top, plan.codeElement.high)} = ${number(top / plan.codeElement.high)}${storedAs(plan, fields.scale)}`],
-    ["units", `${over(w, top / plan.codeElement.high)} = ${number(unit)}`],
-    ["rounded", `${number(unit)} → ${code}`],
-    ["dequantized", `${times(code, fields.scale)} = ${number(value)}`],
-  ];
+  function absmaxLines(facts) {
+    const { plan, w, unit, code, value, fields, top } = facts;
+    const exact = top / plan.codeElement.high;
+    return [
+      scaleLine(over(top, plan.codeElement.high), exact, facts),
+      ["units", `${over(w, exact)} = ${number(unit)}`],
+      ["rounded", `${number(unit)} → ${code}`],
+      ["dequantized", `${times(code, fields.scale)} = ${number(value)}`],
+    ];
+  }
 
-  function symmetricLines({ plan, w, unit, code, value, fields, ends }) {
+  function symmetricLines(facts) {
+    const { plan, w, unit, code, value, fields, ends } = facts;
     const half = (plan.codeElement.high + 1) / 2;
     const extreme = -ends[0] > ends[1] ? ends[0] : ends[1];
     return [
-      ["scale", `${number(extreme)} / (−${half}) = ${number(extreme / -half)}${storedAs(plan, fields.scale)}`],
+      scaleLine(`${number(extreme)} / (−${half})`, extreme / -half, facts),
       ["units", `${number(w)} / ${inBrackets(extreme / -half)} + ${half + 0.5} = ${number(unit)}`],
       ["cut", `${number(unit)} → ${code}`],
       ["dequantized", `(${code} − ${half}) × ${inBrackets(fields.scale)} = ${number(value)}`],
     ];
   }
 
-  function affineLines({ plan, w, unit, code, value, fields, ends }) {
-    const scale = (ends[1] - ends[0]) / plan.codeElement.high;
+  function affineLines(facts) {
+    const { plan, w, unit, code, value, fields, ends } = facts;
+    const [low, high] = ends;
+    const last = plan.codeElement.high;
+    const scale = (high - low) / last;
     return [
-      ["scale", `(${number(ends[1])} − ${inBrackets(ends[0])}) / ${plan.codeElement.high} = ${number(scale)}${storedAs(plan, fields.scale)}`],
-      ["units", `(${number(w)} − ${inBrackets(ends[0])}) / ${number(scale)} + 0.5 = ${number(unit)}`],
+      scaleLine(`(${number(high)} − ${inBrackets(low)}) / ${last}`, scale, facts),
+      ["units", `(${number(w)} − ${inBrackets(low)}) / ${number(scale)} + 0.5 = ${number(unit)}`],
       ["cut", `${number(unit)} → ${code}`],
       ["dequantized", `${code} × ${number(fields.scale)} + ${inBrackets(fields.minimum)} = ${number(value)}`],
     ];

@@ -51,7 +51,7 @@
       this.canvas = canvas;
       this.rows = rows;
       this.columns = columns;
-      this.small = new OffscreenCanvas(columns, rows);
+      this.small = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
       this.image = new ImageData(columns, rows);
     }
 

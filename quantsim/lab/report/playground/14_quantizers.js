@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const f32 = window.quantsim.float32;
-  const { bitsToCode, codeToBits, decode, prepared } = window.quantsim.elements;
+  const { bitsToCode, codeToBits, decode, endCodes, prepared } = window.quantsim.elements;
   const { codings } = window.quantsim;
 
   /** Reads the facts that data.py exports. */
@@ -99,6 +99,14 @@
     return values;
   }
 
+  /** The largest magnitude that a code of a block can mean. */
+  function reachOf(stored, block) {
+    const coding = codings[stored.plan.coding];
+    const fields = fieldValues(stored, block);
+    const ends = endCodes(stored.plan.codeElement).map((code) => coding.value(code, fields, stored.plan));
+    return Math.max(...ends.map(Math.abs));
+  }
+
   /** e = dequantized - original, rounded once; the sum with 0 makes a -0 of the dequantized 0, as in the package. */
   function errors(w, values) {
     return Float32Array.from(w, (x, i) => f32.subtract(f32.add(values[i], 0), x));
@@ -138,6 +146,7 @@
     fieldValues,
     flip,
     quantize,
+    reachOf,
     statistics,
   };
 })();

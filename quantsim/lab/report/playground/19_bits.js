@@ -23,7 +23,9 @@
       const shape = stored.plan.coding + Object.entries(parts).map(([part, e]) => part + e.name).join();
       if (shape !== this.shape) this.build(parts);
       this.shape = shape;
-      for (const part of Object.keys(parts)) this.update(part, bitsOf(stored, cell, part), bitsOf(original, cell, part));
+      for (const part of Object.keys(parts)) {
+        this.update(part, bitsOf(stored, cell, part), bitsOf(original, cell, part));
+      }
     }
 
     build(parts) {
@@ -36,12 +38,11 @@
       const name = this.words["bits_" + part];
       const buttons = roles.map((role, i) => this.buttonOf(part, roles.length - 1 - i, role, name));
       this.rows.set(part, buttons);
-      const groups = [];
-      roles.forEach((role, i) => {
-        if (i === 0 || role !== roles[i - 1]) groups.push(element("span", { class: `pg-bits-group pg-bits-${role}` }));
-        groups.at(-1).append(buttons[i]);
+      const groups = [...new Set(roles)].map((role) => {
+        const own = buttons.filter((_, i) => roles[i] === role);
+        const label = element("small", { text: this.words["role_" + role] });
+        return element("span", { class: `pg-bits-group pg-bits-${role}` }, ...own, label);
       });
-      for (const group of groups) group.append(element("small", { text: this.words["role_" + group.className.slice(22)] }));
       const title = element("span", { class: "pg-bits-name", text: `${name} (${stored.name})` });
       const group = { class: "pg-bits-row", role: "group", "aria-label": `${name} (${stored.name})` };
       return element("div", group, title, element("span", { class: "pg-bits" }, ...groups));
