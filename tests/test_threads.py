@@ -131,9 +131,9 @@ def test_the_first_call_is_worth_a_thread_from_four_million_weights_on(monkeypat
 
 
 def test_known_weights_are_refused_inside_jit_as_small_ones_are():
-    for shape in ((4, 32), ROWS):
+    for w in (weights((4, 32)), weights(ROWS)):
         with pytest.raises(TypeError, match=r"measure\.tally"):
-            jax.jit(lambda x, shape=shape: x * qs.weight_error(weights(shape), "bf16").mse)(1.0)
+            jax.jit(lambda x, w=w: x * qs.weight_error(w, "bf16").mse)(1.0)
 
 
 def test_one_program_serves_all_threads_and_all_quantizers_of_a_kind():
