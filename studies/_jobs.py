@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from quantsim.measure import streaming
+from quantsim.measure import weight_error
 from quantsim.populations import Normal
 from quantsim.populations import parse as population
 from quantsim.populations.structure import split_population
@@ -82,13 +82,13 @@ def generate_and_measure(quantizers: int) -> str:
 
 
 def given(weights: int, seed: int, *, compiled: bool) -> list[Contender]:
-    """Statistics of weights that are there; reads and copies of them, which are the limit."""
+    """Statistics of weights that are there, as a user asks for them; reads and copies, which are the limit."""
     mesh = programs.mesh_of(jax.devices())
     rows = weights // SHAPE[1] // mesh.size * mesh.size
     x = np.random.default_rng(seed).standard_normal((rows, SHAPE[1]), dtype=np.float32)
     w = jax.device_put(x, NamedSharding(mesh, P(mesh.axis_names)))
     found = [
-        by_quantsim(FULL_STATISTICS, x.size, _on_each_device(partial(streaming.tally, parse(SPEC)), w, mesh)),
+        by_quantsim(FULL_STATISTICS, x.size, partial(weight_error, w, SPEC)),
         by_quantsim(READ, x.size, _on_each_device(jnp.sum, w, mesh)),
         by_quantsim(COPY, x.size, _on_each_device(jnp.negative, w, mesh)),
         by_numpy(READ, x.size, x.sum),

@@ -2,12 +2,13 @@
 
 M weights/s. All contenders of a comparison take turns in one process, A B C A B C …, on the same weights where weights
 are given; the first round compiles and is not counted. Rates are those of median times, errors of ratios a bootstrap
-over rounds. quantsim runs on all devices of JAX, torch on a device of that kind with its own threads, NumPy on one
-thread, as it does; what NumPy is slow at it does for fewer weights. Given weights are 2^26, which no cache holds; drawn
-weights come in the chunks of a sweep, buffers that rivals fill too. The limit is one read of 4 bytes a weight, at the
-best rate of any contender; for unpacking, of random bytes of every GGUF type, it is a copy of the weights. Scaling runs
-in processes of their own, whose peak of memory has nothing of torch in it; so does GPTQ of a layer, in a process for
-each contender (all of them have imported JAX), all under one convention.
+over rounds. quantsim runs on all devices of JAX (full statistics are a call of ``qs.weight_error``), torch on a device
+of that kind with its own threads, NumPy on one thread, as it does; what NumPy is slow at it does for fewer weights.
+Given weights are 2^26, which no cache holds; drawn weights come in the chunks of a sweep, buffers that rivals fill too.
+The limit is one read of 4 bytes a weight, at the best rate of any contender; for unpacking, of random bytes of every
+GGUF type, it is a copy of the weights. Scaling runs in processes of their own, whose peak of memory has nothing of
+torch in it; so does GPTQ of a layer, in a process for each contender (all of them have imported JAX), all under one
+convention.
 Expected: full statistics are some thirty operations a weight and reach a tenth of the limit, as one fused loop of
 torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
 bound by 20 rounds of threefry, 1.5 times as fast as torch's serial generator; 32 quantizers take the time of their

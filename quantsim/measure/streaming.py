@@ -1,20 +1,20 @@
-"""Errors of weights under a quantizer without forming the quantized array: stage by stage, in cache."""
+"""Errors of weights under a quantizer without forming the quantized array: stage by stage, in cache, on all cores."""
 
-from collections.abc import Callable
-from functools import partial
-from math import lcm, prod
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
-from quantsim._types import ArrayLike, PRNGKey, Shape, Weights
+from quantsim._types import ArrayLike, PRNGKey, Weights
 from quantsim.measure import statistics, tallies
+from quantsim.measure.stages import some_stages, stage_of, staged
 from quantsim.measure.statistics import ErrorStats
-from quantsim.measure.tallies import Exponents, Part, Tally
-from quantsim.numerics.fusion import STAGE, apart
+from quantsim.measure.tallies import SUMS, Exponents, Tally
+from quantsim.measure.threads import by_threads, cores
 from quantsim.numerics.ieee import on_cpu
 from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.tiles import TILE, with_whole_tiles
@@ -24,40 +24,15 @@ from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
-_LONGEST = 16 * STAGE  # a stage of rows that share a scale; arrays of longer ones are taken whole
+_FEWEST = 2**20  # weights of a call, a millisecond; from four calls on other threads help
+_MOST = 2**22  # weights of a call: milliseconds, for which one thread may wait for others and an interrupt for all
+_CALLS = 4  # of each thread, where that is more calls: cores are not equally busy
+#: Chains of arithmetic profit from vectors of 512 bits, where a processor has them; the threads here are all there are.
+_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_multi_thread_eigen": False}
 
-
-def _stage_of(q: AbstractQuantizer, shape: Shape) -> tuple[int, int] | None:
-    """Weights of a stage and of a run of weights that share scales with no others; None where there are no stages."""
-    run = q._span(shape)
-    unit = lcm(run or 1, TILE)
-    stage = unit * max(STAGE // unit, 1)
-    return None if not on_cpu() or run is None or not prod(shape) or stage > _LONGEST else (stage, run)
-
-
-def staged(f: Callable[[Weights, Weights], Part], q: AbstractQuantizer, w: Weights, key: PRNGKey | None) -> Part:
-    """``f(w, q.roundtrip(w))``, for functions of ``tallies``, with working sets that fit the cache.
-
-    A stage is whole tiles and whole runs of weights that share scales with no others. A scale for the tensor, a
-    stochastic rounding and very long rows take the array whole.
-    """
-    sizes = _stage_of(q, w.shape)
-    if sizes is None or w.size <= sizes[0]:
-        return f(w, apart(lambda: q._approximate(w, key), w) if w.size else w)
-    (stage, run), flat = sizes, w.reshape(-1)
-    whole = w.size // stage * stage
-
-    def part(rows: Callable[[], Weights], at: Array) -> Part:
-        def shaped() -> Weights:
-            return rows().reshape(-1) if run == 1 else rows().reshape(-1, run)
-
-        return f(shaped(), apart(lambda: q._approximate(shaped(), key), at))
-
-    def at(i: Array) -> Part:  # sliced where it is read: no copy
-        return part(lambda: lax.dynamic_index_in_dim(flat[:whole].reshape(-1, stage), i, keepdims=False), i)
-
-    found = tallies.joined(lax.map(at, jnp.arange(whole // stage)))
-    return tallies.joined(found, part(lambda: flat[whole:], flat)) if whole < w.size else found
+_EXTREMES, _COUNTS = ("max_abs", "max_signal"), ("nonzero", "zeroed", "clipped")
+#: Sums, extremes and counts of a tally.
+_Packed: TypeAlias = tuple[Float[Array, "6 _"], Float[Array, "2"], Int32[Array, "3"]]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -76,6 +51,77 @@ def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None, *, unit:
     One compiled program serves all quantizers that differ in numbers only: bits, range, clip ratio.
     """
     return _tally(*parted(q), w, key, unit)
+
+
+# --- by several threads ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _part() -> Any:
+    """Program that tallies some of the stages of an array, to be compiled for the whole of it and called for each."""
+
+    def measured(
+        structure: Structure,
+        most: int,
+        numbers: Float[Array, " k"],
+        w: Weights,
+        unit: Exponents | None,
+        between: tuple[Int32[Array, ""], Int32[Array, ""]],
+    ) -> tuple[_Packed, _Packed | None]:
+        q = rebuild_quantizer(structure, numbers)
+        found, rest = some_stages(partial(tallies.tally, unit=unit), q, w, between=between, most=most)
+        return _packed(found), None if rest is None else _packed(rest)
+
+    return jax.jit(measured, static_argnums=(0, 1), compiler_options=_OPTIONS)
+
+
+def threaded(q: AbstractQuantizer, w: Weights, unit: Exponents | None = None, *, threads: int) -> Tally | None:
+    """What ``tally`` gives, to the bit, in NumPy arrays, by so many threads; None where one call is as good.
+
+    One program, compiled here, takes the whole array and the numbers of the stages that a call is for. JAX runs the
+    calls of several threads at once, also on one device.
+    """
+    sizes = stage_of(q, w.shape) if _is_on_one_cpu(w) and threads > 1 and w.size >= 4 * _FEWEST else None
+    if sizes is None:
+        return None
+    stage, stages = sizes[0], w.size // sizes[0]
+    most = max(min(max(w.size // (_CALLS * threads), _FEWEST), _MOST) // stage, 1)
+    structure, numbers = parted(q)
+    tallies.require_known(jax.device_put(numbers))  # inside jit they are not, though the weights may be
+    cuts = [np.int32(cut) for cut in (*range(0, stages, most), stages)]
+    program = _part().lower(structure, most, numbers, w, unit, (cuts[0], cuts[1])).compile()
+
+    def part(cut: tuple[Any, Any]) -> list[Any]:
+        (sums, *others), rest = jax.tree.map(np.asarray, program(numbers, w, unit, cut))
+        kept = sums[:, : int(cut[1] - cut[0]) * stage // TILE], *others
+        return [kept, rest] if rest is not None and cut[1] == stages else [kept]
+
+    found = by_threads(part, list(pairwise(cuts)), threads=threads)
+    return _unpacked([packed for of_part in found for packed in of_part], unit)
+
+
+def _packed(t: Tally) -> _Packed:
+    """A tally in three arrays: to make many of Python takes longer than a stage."""
+    sums, extremes, counts = ([getattr(t, name) for name in names] for names in (SUMS, _EXTREMES, _COUNTS))
+    return jnp.stack(sums), jnp.stack(extremes), jnp.stack(counts)
+
+
+def _unpacked(parts: list[Any], unit: Exponents | None) -> Tally:
+    """The tally of consecutive parts that are packed, in NumPy arrays."""
+    sums, extremes, counts = zip(*parts, strict=True)
+    found = [*np.concatenate(sums, axis=1), *np.max(extremes, axis=0), *np.sum(counts, axis=0)]
+    names = (*SUMS, *_EXTREMES, *_COUNTS)
+    return jax.tree.map(np.asarray, Tally(**dict(zip(names, found, strict=True)), unit=unit))
+
+
+def _is_on_one_cpu(w: Weights) -> bool:
+    """Whether the array lies on one device, a CPU, and no mesh says how results are to be placed."""
+    config: Any = jax.config
+    known = on_cpu() and not config.jax_disable_jit and hasattr(w, "sharding")  # what is traced lies nowhere
+    return known and len(w.sharding.device_set) == 1 and not jax.typeof(w).sharding.mesh.explicit_axes
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
 
 
 def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | None = None) -> ErrorStats:
@@ -107,7 +153,9 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
         return statistics.init()
 
     def measured(unit: Exponents | None) -> Tally:
-        return tally(quantizer, with_whole_tiles(w32), key, unit=unit)
+        w = with_whole_tiles(w32)
+        found = threaded(quantizer, w, unit, threads=cores()) if key is None else None
+        return tally(quantizer, w, key, unit=unit) if found is None else found
 
     found = statistics.of_any_scale(measured)
     if not np.isfinite(found.max_signal):
