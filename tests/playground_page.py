@@ -1,11 +1,7 @@
-"""A minimal page around the playground, and a browser that opens it."""
+"""A minimal page around the playground."""
 
 import json
-import os
-import shutil
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -18,16 +14,6 @@ from quantsim.lab.report import playground
 from quantsim.lab.report.playground.data import data
 from quantsim.lab.report.strings import words
 
-CHROMIUM = os.environ.get("QUANTSIM_CHROMIUM") or shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 LIGHT = "--bg: #fff; --fg: #1d232b; --muted: #55606e; --line: #c9d1da; --accent: #0b5cad; --card: #f5f7fa;"
 DARK = "--bg: #12161b; --fg: #e6eaf0; --muted: #a3adba; --line: #3a434e; --accent: #7db8f5; --card: #1b2129;"
 STYLE = f"""
@@ -75,12 +61,3 @@ def page(language: str = "en") -> str:
 def part(name: str) -> str:
     """Text of a file of the playground."""
     return files(playground).joinpath(name).read_text(encoding="utf-8")
-
-
-@contextmanager
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))

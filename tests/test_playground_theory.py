@@ -10,9 +10,8 @@ import quantsim as qs
 from quantsim import theory
 from quantsim.lab.report.playground.predictions import FAMILIES, GROUPS, SHAPE, TABULATED
 from quantsim.populations import parse
+from tests import browser as chromium
 from tests import playground_page
-
-pytestmark = pytest.mark.skipif(playground_page.CHROMIUM is None, reason="no Chromium here")
 
 PREDICT = """(cases) => cases.map(([spec, family, rate, magnitude]) =>
   window.quantsim.playground.theory.predictions.theory.relMse(spec, family, rate, magnitude))"""
@@ -42,7 +41,7 @@ STRUCK = (
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    with playground_page.browser() as browser:
+    with chromium.started() as browser:
         found = browser.new_page()
         found.set_content(playground_page.page())
         yield found

@@ -5,6 +5,7 @@ from typing import Any
 
 from quantsim.cli import terminal
 from quantsim.inspection import Advice, Inspection, Uniform, counts_of
+from quantsim.lab import outlier_cells
 from quantsim.rows import Rows
 
 _TENSOR_HEADER = ("tensor", "shape", "stored", "sigma", "crest", "expected", "kurtosis", ">3σ", ">10σ", "like", "off")
@@ -52,30 +53,11 @@ def outliers(found: Inspection, top: int) -> str:
     matrices = Rows(row for row in found.tensors if row["population"] is not None)
     if not matrices or top < 1:
         return ""
-    first = sorted(matrices, key=_crest, reverse=True)[:top]
-    cells = [
-        (
-            terminal.shortened(row["tensor"]),
-            "×".join(map(str, row["shape"])),
-            row["type"],
-            f"{row['sigma']:.3g}",
-            f"{row['crest']:.1f}",
-            f"{row['expected_crest']:.1f}",
-            f"{row['kurtosis']:.1f}",
-            f"{row['beyond_3']:.2%}",
-            f"{row['beyond_10']:.2g}",
-            row["family"],
-            f"{row['distance']:.3f}",
-        )
-        for row in first
-    ]
+    first = sorted(matrices, key=outlier_cells.crest, reverse=True)[:top]
+    cells = [(terminal.shortened(row["tensor"]), *outlier_cells.cells(row)) for row in first]
     said = f"largest outliers: {len(first)} of {len(matrices)} matrices by crest factor, max |w| / σ\n"
     said += "expected: of as many weights of the population they are like; off: how far from it, max |F - F_n|\n"
     return said + terminal.table(_TENSOR_HEADER, cells)
-
-
-def _crest(row: dict[str, Any]) -> float:
-    return row["crest"]
 
 
 def formats(found: Inspection) -> Iterator[str]:

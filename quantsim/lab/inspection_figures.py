@@ -7,7 +7,7 @@ import numpy as np
 
 from quantsim import populations
 from quantsim.inspection import Inspection
-from quantsim.lab import plotting
+from quantsim.lab import outlier_cells, plotting
 from quantsim.lab.plotting import Axes, Figure
 from quantsim.rows import Rows, dumps, replace_text
 
@@ -36,17 +36,13 @@ def draw(found: Inspection) -> Figure:
     placed = _placed(errors, matrices)
     depth_map(axes["b"], placed, "percent", f"error of {found.reference}, % of rms")
     frontier(axes["c"], found)
-    worst = sorted(matrices, key=_crest, reverse=True)[:_WORST]
+    worst = sorted(matrices, key=outlier_cells.crest, reverse=True)[:_WORST]
     for name, row in zip("def", worst, strict=False):
         histogram(axes[name], row)
     for name in "def"[len(worst) :]:
         axes[name].set_axis_off()
     plotting.letter([axes[name] for name in "abcdef"[: 3 + len(worst)]])
     return fig
-
-
-def _crest(row: dict[str, Any]) -> float:
-    return row["crest"]
 
 
 def _placed(errors: Rows, matrices: Rows) -> Rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from quantsim.inspection import Advice, Inspection, Uniform, counts_of
-from quantsim.lab import inspection_figures, plotting
+from quantsim.lab import inspection_figures, outlier_cells, plotting
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.packing import Packed
 from quantsim.lab.report.pictures import Picture, pictures, previews_style
@@ -64,24 +64,8 @@ def _about(found: Inspection) -> dict[str, str]:
 def _matrices(found: Inspection) -> Iterator[Cells]:
     """Every matrix, the one whose largest weight stands out most first."""
     matrices = [row for row in found.tensors if row["population"] is not None]
-    for row in sorted(matrices, key=_crest, reverse=True):
-        yield [
-            row["tensor"],
-            "×".join(map(str, row["shape"])),
-            row["type"],
-            f"{row['sigma']:.3g}",
-            f"{row['crest']:.1f}",
-            f"{row['expected_crest']:.1f}",
-            f"{row['kurtosis']:.1f}",
-            f"{row['beyond_3']:.2%}",
-            f"{row['beyond_10']:.2g}",
-            row["family"],
-            f"{row['distance']:.3f}",
-        ]
-
-
-def _crest(row: dict[str, Any]) -> float:
-    return row["crest"]
+    for row in sorted(matrices, key=outlier_cells.crest, reverse=True):
+        yield [row["tensor"], *outlier_cells.cells(row)]
 
 
 def _uniform(found: Inspection, choice: Uniform) -> Cells:

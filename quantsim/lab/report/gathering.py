@@ -70,6 +70,7 @@ class Gathered:
 
     studies: list[Study]
     ledger: list[Entry] = field(default_factory=list)
+    folder: Path | None = None
 
     @property
     def missing(self) -> list[str]:
@@ -99,7 +100,7 @@ def gather(folder: Path) -> Gathered:
             "`quantsim run` (one study: `quantsim run int8_matrix`), or name their folder with --figures"
         )
     ledger = claims.ledger(runner.settled(folder, _own(folder)))
-    return Gathered(list(_studies(folder, ledger)), ledger)
+    return Gathered(list(_studies(folder, ledger)), ledger, folder)
 
 
 def _own(folder: Path) -> list[str]:

@@ -51,16 +51,10 @@ def render(template: str, previews: str = "", **given: Any) -> str:
             script=Markup(script),
             policy=policy(script, style, previews),
             previews=Markup(previews),
-            playground=has_playground(),
             **given,
         )
     )
     return _BLANK.sub("\n", text)
-
-
-def has_playground() -> bool:
-    """Whether there is an interactive part to include."""
-    return (_HERE / "playground" / "markup.html.j2").is_file()
 
 
 @cache

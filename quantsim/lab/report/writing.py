@@ -9,6 +9,7 @@ from quantsim.lab.report import page, strings
 from quantsim.lab.report.gathering import Gathered, Study, gather
 from quantsim.lab.report.packing import Packed
 from quantsim.lab.report.pictures import Picture, pictures, previews_style
+from quantsim.lab.report.playground import data
 from quantsim.rows import dumps
 
 #: Most bytes of a report.
@@ -49,7 +50,7 @@ def of(found: Gathered, language: str = "en") -> str:
         settled=claims.settled_count(found.ledger),
         packed=packed,
         previews=previews_style(seen),
-        playground_data=_playground_data(),
+        playground_data=data.data(found.folder),
         answer=answer.standing(found.ledger),
         answer_title=answer.title(language),
     )
@@ -91,12 +92,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_cell(v) for v in value[:3])}{', …' if len(value) > 3 else ''}]"
     return str(value)
-
-
-def _playground_data() -> dict[str, Any] | None:
-    """What the interactive part computes with."""
-    if not page.has_playground():
-        return None
-    from quantsim.lab.report.playground import data  # pyright: ignore[reportMissingImports]
-
-    return data.data()
