@@ -22,7 +22,7 @@ READ = (
     "quantsim/lab/handbook/findings.toml",
     "quantsim/lab/handbook/formats.toml",
     "quantsim/lab/handbook/heads/theory.md",
-    "quantsim/lab/report/playground/22_matrix.js",
+    "quantsim/lab/report/playground/25_matrix.js",
     "quantsim/lab/report/playground/playground.css",
     "quantsim/lab/report/strings.toml",
     "quantsim/lab/report/templates/report.html.j2",
