@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import quantsim as qs
-from quantsim.measure import statistics, streaming, tallies, threads
+from quantsim.measure import shards, statistics, streaming, tallies, threads
 from quantsim.measure.stages import stage_of
 from quantsim.measure.threads import by_threads
 from quantsim.numerics.fusion import STAGE
@@ -121,6 +121,29 @@ def test_small_arrays_one_thread_and_several_devices_take_one_call(monkeypatch):
         assert streaming.threaded(q, weights(ROWS), threads=8) is None
     monkeypatch.setattr(streaming, "on_cpu", lambda: False)
     assert streaming.threaded(q, weights(ROWS), threads=8) is None
+
+
+@pytest.mark.parametrize("spec", ["int8:block32", "int4:channel", "q4_0", "bf16", "int8:tensor", "nvfp4"])
+def test_weights_on_several_devices_have_the_bits_of_one(spec):
+    w, mesh = weights(ROWS), jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
+    for placement in (PartitionSpec("d"), PartitionSpec(None, "d"), PartitionSpec()):
+        found = qs.weight_error(jax.device_put(w, NamedSharding(mesh, placement)), spec)
+        jax.tree.map(np.testing.assert_array_equal, found, qs.weight_error(w, spec))
+
+
+def test_parts_of_several_devices_are_taken_where_they_lie():
+    mesh = jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
+    w = jax.device_put(weights((8, STAGE)), NamedSharding(mesh, PartitionSpec("d")))
+    parts = shards.in_order(w)
+    held = [shard.data.unsafe_buffer_pointer() for shard in w.addressable_shards]
+    assert [part.unsafe_buffer_pointer() for part in parts] == held
+    assert {d for part in parts for d in part.devices()} == {jax.devices()[0]}
+    np.testing.assert_array_equal(np.concatenate(parts), w)
+    for other in (PartitionSpec(None, "d"), PartitionSpec()):  # columns, copies
+        placed = jax.device_put(w, NamedSharding(mesh, other))
+        assert shards.in_order(placed)[0] is placed
+    small = jax.device_put(weights((8, 4)), NamedSharding(mesh, PartitionSpec("d")))  # no whole tiles
+    assert len(shards.in_order(small)) == 1
 
 
 def test_the_first_call_is_worth_a_thread_from_four_million_weights_on(monkeypatch):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int32
 
 from quantsim._types import ArrayLike, PRNGKey, Weights
 from quantsim.measure import statistics, tallies
+from quantsim.measure.shards import in_order
 from quantsim.measure.stages import some_stages, stage_of, staged
 from quantsim.measure.statistics import ErrorStats
 from quantsim.measure.tallies import SUMS, Exponents, Tally
@@ -152,15 +153,21 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     if not w32.size:  # nothing to compile a program for
         return statistics.init()
 
+    parts = in_order(w32) if key is None and stage_of(quantizer, w32.shape) else [w32]
+
     def measured(unit: Exponents | None) -> Tally:
-        w = with_whole_tiles(w32)
-        found = threaded(quantizer, w, unit, threads=cores()) if key is None else None
-        return tally(quantizer, w, key, unit=unit) if found is None else found
+        found = [_by_all_cores(quantizer, with_whole_tiles(part), key, unit) for part in parts]
+        return found[0] if len(found) == 1 else tallies.joined(*found)
 
     found = statistics.of_any_scale(measured)
     if not np.isfinite(found.max_signal):
         as_weights(w)  # says which weight it is
     return statistics.fold(statistics.init(), found)
+
+
+def _by_all_cores(q: AbstractQuantizer, w: Weights, key: PRNGKey | None, unit: Exponents | None) -> Tally:
+    found = threaded(q, w, unit, threads=cores()) if key is None else None
+    return tally(q, w, key, unit=unit) if found is None else found
 
 
 def _is_narrow(w: ArrayLike) -> bool:
