@@ -40,5 +40,5 @@ def _first_row(shard: Any) -> int:
     return shard.index[0].start or 0
 
 
-def _number(device: jax.Device) -> int:
+def _number(device: Any) -> int:
     return device.id
