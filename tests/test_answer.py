@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_verdicts():
 
 
 def test_it_fits_a_page():
-    """Sixty lines of a hundred characters, headings and all."""
+    """Eighty lines of a hundred characters, headings and all."""
     for language in answer.LANGUAGES:
         lines = answer.to_markdown(LEDGER, language).splitlines()
         assert sum(-(-len(line) // 100) or 1 for line in lines) <= 80

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import quantsim as qs
 from quantsim.lab import claims, provenance, study
-from quantsim.lab.report import gathering, page, strings, writing
+from quantsim.lab.report import checkpoint, gathering, page, strings, writing
 from quantsim.rows import load
 from tests.fake_study import FAKE, command, registry
 from tests.report_pages import FIGURES, report, written
@@ -111,6 +112,16 @@ def test_ids_are_unique_and_links_reach_them(text):
         assert {attrs[name] for _, attrs in elements.found if name in attrs} <= set(ids)
 
 
+def test_counts_are_those_of_the_files():
+    rows = sum(len(load(FIGURES / f"{name}.jsonl")) for name in study.names())
+    ledger = json.loads((FIGURES / "claims.json").read_text(encoding="utf-8"))
+    settled = sum(entry["verdict"] != "open" for entry in ledger)
+    for language in strings.LANGUAGES:
+        said = strings.words(language)["report"]["counts"]
+        counts = {"studies": len(study.names()), "rows": f"{rows:,}", "settled": settled, "statements": len(ledger)}
+        assert said.format(**counts) in report(language)
+
+
 def test_ids_are_the_same_in_every_language():
     english, chinese = ([a.get("id") for _, a in Elements(report(language)).found] for language in strings.LANGUAGES)
     assert english == chinese
@@ -181,7 +192,37 @@ def test_names_of_tensors_are_no_markup(tmp_path, quantsim):
     assert "&lt;script&gt;alert(1)" in text
     assert text.count("<script>") == 1
     assert "<b>" not in text
-    assert "quantsim inspect" in text
+    assert "<code>quantsim inspect &#39;&lt;b&gt;&amp;.safetensors&#39; --formats q4_0 q8_0 --budget 6</code>" in text
+    assert strings.words("zh")["checkpoint"]["footer"].format(version=qs.__version__) in text
+    assert strings.words("zh")["report"]["footer"].format(version=qs.__version__) not in text  # it holds no rows
+
+
+def cells_of(text, table):
+    """Rows of a table as texts of their cells."""
+    [body] = re.findall(rf'<table[^>]* id="{table}">.*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", body, re.DOTALL)]
+
+
+def test_a_page_of_a_checkpoint_says_what_the_inspection_found(tmp_path):
+    """Numbers found anew from the weights: crest factors, and the SQNR of every matrix in every format."""
+    rng, path = np.random.default_rng(1), tmp_path / "w.safetensors"
+    w = {f"blk.{k}.up": rng.normal(size=(64, 256)).astype(np.float32) for k in range(3)}
+    w["blk.1.up"][5, 7] = 30
+    save_file(w, str(path))
+    found = qs.inspect(path, ("q8_0", "q4_0"), budget=6.0)
+    text = checkpoint.html(found)
+    assert cells_of(text, "matrices")[0][0] == "blk.1.up"  # what stands out most comes first
+    db = {(name, spec): qs.weight_error(w[name], spec).sqnr_db for name in w for spec in ("q8_0", "q4_0")}
+    assert {tuple(c) for c in cells_of(text, "errors")} == {
+        (name, *(f"{db[name, spec]:.2f}" for spec in ("q4_0", "q8_0"))) for name in w
+    }
+    for spec, _, _, median, _, worst, tensor in cells_of(text, "uniform"):
+        assert (worst, tensor) == min((f"{db[name, spec]:.2f}", name) for name in w)
+        assert median == sorted(f"{db[name, spec]:.2f}" for name in w)[1]
+    assert found.advice is not None
+    assert f"{found.advice.best_uniform.damage / found.advice.allocation.damage:.2f} times" in text
+    counted = strings.words("en")["checkpoint"]["mixture_is"].split(":")[0].format(budget="6")
+    assert counted in text
 
 
 def test_a_report_of_part_of_the_rows_says_what_is_missing(fake, quantsim, tmp_path):
@@ -201,6 +242,38 @@ def test_a_report_of_part_of_the_rows_says_what_is_missing(fake, quantsim, tmp_p
     assert "not current" in message
     assert "is not the file that was measured" in out.read_text(encoding="utf-8")
     assert provenance.state(fake, "fake").word == "edited"
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no rows", "a column less", "text for a number"])
+def test_damaged_rows_are_named(damage, tmp_path, quantsim):
+    """In a folder of two studies, of which one is whole."""
+    for name in ("int8_matrix", "outlier_example"):
+        (tmp_path / f"{name}.jsonl").write_bytes((FIGURES / f"{name}.jsonl").read_bytes())
+    file = tmp_path / "outlier_example.jsonl"
+    rows = load(file)
+    text = {
+        "cut off": file.read_text(encoding="utf-8")[:-30],
+        "no rows": "",
+        "a column less": "".join(json.dumps({k: v for k, v in row.items() if k != "of"}) + "\n" for row in rows),
+        "text for a number": "".join(
+            json.dumps({k: "x" if isinstance(v, float) else v for k, v in row.items()}) + "\n" for row in rows
+        ),
+    }[damage]
+    file.write_text(text, encoding="utf-8")
+    code, _, message = quantsim("report", "--figures", str(tmp_path), "--out", str(tmp_path / "x.html"))
+    assert code == 2
+    assert "rows of outlier_example" in message
+    assert "`quantsim run --fresh outlier_example`" in message
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("part", [b"no picture", (FIGURES / "width.png").read_bytes()[:9000]])
+def test_a_damaged_picture_is_named(part, fake, quantsim, tmp_path):
+    assert quantsim("run", "--out", str(fake))[0] == 0
+    (fake / "fake.png").write_bytes(part)
+    code, _, message = quantsim("report", "--figures", str(fake), "--out", str(tmp_path / "x.html"))
+    assert code == 2
+    assert f"{fake / 'fake.png'} cannot be read as a picture" in message
 
 
 def test_no_rows_end_with_what_to_run(tmp_path, quantsim):

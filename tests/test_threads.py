@@ -131,6 +131,14 @@ def test_weights_on_several_devices_have_the_bits_of_one(spec):
         assert found.result() == qs.weight_error(w, spec).result()
 
 
+@pytest.mark.parametrize("spec", ["int8:block48", "int4:block12", "int4:block96:minmax", "int8:block32"])
+def test_blocks_that_two_devices_share_keep_their_scale(spec):
+    """Parts that are whole tiles and no whole blocks: 2^16 is no multiple of 3."""
+    w, mesh = weights((3 * STAGE,)), jax.sharding.Mesh(np.array(jax.devices()[:3]), ("d",))
+    placed, q = jax.device_put(w, NamedSharding(mesh, PartitionSpec("d"))), qs.parse(spec)
+    assert qs.weight_error(placed, spec).result() == qs.error_stats(w, q.roundtrip(w)).result()
+
+
 def test_parts_of_several_devices_are_taken_where_they_lie():
     mesh = jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
     w = jax.device_put(weights((8, STAGE)), NamedSharding(mesh, PartitionSpec("d")))

@@ -153,7 +153,8 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     if not w32.size:  # nothing to compile a program for
         return statistics.init()
 
-    parts = in_order(w32) if key is None and stage_of(quantizer, w32.shape) else [w32]
+    sizes = stage_of(quantizer, w32.shape) if key is None else None
+    parts = [w32] if sizes is None else in_order(w32, sizes[1])
 
     def measured(unit: Exponents | None) -> Tally:
         found = [_by_all_cores(quantizer, with_whole_tiles(part), key, unit) for part in parts]

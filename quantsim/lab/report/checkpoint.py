@@ -1,12 +1,13 @@
 """The report of one checkpoint: what ``inspect`` finds, as a page."""
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from quantsim.inspection import Advice, Inspection, Uniform, counts_of
+from quantsim.inspection import FORMATS, Advice, Inspection, Uniform, counts_of
 from quantsim.lab import inspection_figures, outlier_cells, plotting
 from quantsim.lab.report import page, strings
 from quantsim.lab.report.packing import Packed
@@ -38,7 +39,18 @@ def html(found: Inspection, language: str = "en") -> str:
         errors=list(_errors(found)),
         mixture=None if found.advice is None else _mixture(found, found.advice),
         packed=packed,
+        command=_command(found),
     )
+
+
+def _command(found: Inspection) -> str:
+    """What inspects the file anew, for a shell, whatever the file's name."""
+    words, specs = ["quantsim", "inspect", found.path.name], [choice.spec for choice in found.uniform]
+    if specs and set(specs) != set(FORMATS):
+        words += ["--formats", *specs]
+    if found.advice is not None:
+        words += ["--budget", f"{found.advice.budget:g}"]
+    return shlex.join(words)
 
 
 def _figure(found: Inspection) -> Picture:

@@ -11,11 +11,16 @@ from quantsim.rows import Rows, load
 #: A row of the ledger, as ``claims.ledger`` makes it.
 Entry: TypeAlias = dict[str, Any]
 _MOST_SAMPLED = 6
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # what rows can bring about
 _FINDING = 400  # characters of a finding in a picture's text
 
 
 class NoRowsError(LookupError):
     """A folder without the rows of any study."""
+
+
+class DamagedRowsError(ValueError):
+    """Rows that are cut off, edited or incomplete, so that no number follows from them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +98,37 @@ def gather(folder: Path) -> Gathered:
 
     Raises:
         NoRowsError: if there are rows of no study.
+        DamagedRowsError: if there are rows that their study cannot judge.
     """
     if not any((folder / f"{name}.jsonl").is_file() for name in study.names()):
         raise NoRowsError(
             f"no rows in {folder}, and a report only tells of rows that lie there: measure them with "
             "`quantsim run` (one study: `quantsim run int8_matrix`), or name their folder with --figures"
         )
-    ledger = claims.ledger(runner.settled(folder, _own(folder)))
-    return Gathered(list(_studies(folder, ledger)), ledger, folder)
+    try:
+        ledger = claims.ledger(runner.settled(folder, _own(folder)))
+        return Gathered(list(_studies(folder, ledger)), ledger, folder)
+    except _UNFIT as why:
+        name = next((name for name in study.names() if not _is_fit(folder, name)), None)
+        if name is None:
+            raise
+        raise DamagedRowsError(
+            f"the rows of {name} in {folder} are damaged or incomplete ({why}): measure them again with "
+            f"`quantsim run --fresh {name}`, or take {name}.jsonl away"
+        ) from why
+
+
+def _is_fit(folder: Path, name: str) -> bool:
+    """Whether a study can judge and sum up the rows of it that lie in a folder, if there are any."""
+    if not (folder / f"{name}.jsonl").is_file():
+        return True
+    try:
+        study.summary(name, load(folder / f"{name}.jsonl"))
+        if name in _own(folder):
+            claims.ledger(runner.settled(folder, [name]))
+    except _UNFIT:
+        return False
+    return True
 
 
 def _own(folder: Path) -> list[str]:

@@ -44,15 +44,28 @@ class Spot:
 
 
 def pictures(paths: Sequence[Path]) -> list[Picture]:
-    """The figures in these PNG files."""
+    """The figures in these PNG files.
+
+    Raises:
+        ValueError: for a file that is no picture, or only a part of one.
+    """
     with ThreadPoolExecutor() as threads:
         return list(threads.map(_picture, paths))
 
 
+def _read(path: Path) -> Image.Image:
+    """A picture on white."""
+    try:
+        with Image.open(path) as file:
+            drawn = Image.new("RGB", file.size, "white")
+            drawn.paste(file, mask=file.getchannel("A") if "A" in file.getbands() else None)
+    except (OSError, SyntaxError) as why:  # as Pillow says that a file is damaged
+        raise ValueError(f"{path} cannot be read as a picture ({why}): `quantsim run {path.stem}` draws it") from why
+    return drawn
+
+
 def _picture(path: Path) -> Picture:
-    with Image.open(path) as file:
-        drawn = Image.new("RGB", file.size, "white")
-        drawn.paste(file, mask=file.getchannel("A") if "A" in file.getbands() else None)
+    drawn = _read(path)
     width, height = (round(n / DENSITY) for n in drawn.size)
     # No channel of a pixel moves by more than about 16 of 255, and files are a fifth smaller than with all colours.
     few = drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).convert("RGB")
