@@ -59,7 +59,7 @@ print(f"{'best mixture':20}{best.bits / count:7.3f}{best.damage:10.4f}")
 # %%
 for spec in sorted(set(best.formats.values())):
     names = [name for name, chosen in best.formats.items() if chosen == spec]
-    print(f"{spec:14}{len(names):3} tensors, such as {', '.join(names[:3])}")
+    print(f"{spec:14} for {len(names):2}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
 
 # %% [markdown]
 # # Try a format of your own
@@ -68,6 +68,7 @@ for spec in sorted(set(best.formats.values())):
 
 # %%
 w = weights["blk.1.ffn_up"]
+print("\nblk.1.ffn_up")
 for spec in ("int4:block32", "int4:block32:mse", "int4:block32:mse:f16", "e2m1:block32", "e3m0:block32", "nf4:block32"):
     q = qs.parse(spec)
     print(f"{spec:26}{q.bits_per_weight(w.shape):7.3f} bits  {qs.weight_error(w, q).sqnr_db:6.2f} dB")

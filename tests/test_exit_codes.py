@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import quantsim as qs
@@ -47,6 +48,9 @@ USAGE = {
     ("matrix", "--format", "int8:blok32"): "did you mean 'int8:block32'?",
     ("compare", "int8:tensor", "--population", "norml"): "did you mean 'normal'?",
     ("compare", "int8:block0"): "at least 1 weight",
+    ("compare", "lm-w32-s0"): "lm-w32-s0 is a checkpoint, which is compared with one other",
+    ("compare", "q8_0", "w.gguf"): "w.gguf is a checkpoint, which is compared with one other",
+    ("matrix", "int8:channel"): "in the place of a file: quantsim matrix --format int8:channel",
     ("compare",): "name at least one quantizer",
     ("compare", "int8:tensor", "--shape", "0", "5"): "at least one row and column",
     ("compare", "int8:tensor", "--seed", str(2**70)): "a seed lies between 0 and 2^32 - 1",
@@ -97,6 +101,24 @@ def test_a_folder_that_cannot_be_written_to_ends_with_4(quantsim, studies, tmp_p
     assert (code, shown) == (4, "")
     assert f"cannot write {tmp_path / 'out'}" in message
     assert "choose another folder with --out" in message
+
+
+def test_the_option_that_chose_a_place_is_named_before_anything_is_read(quantsim, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    code, shown, message = quantsim("inspect", "lm-w32-s0", "--figures", tmp_path / "out" / "deeper")
+    assert (code, shown, message.count("\n")) == (4, "", 1)
+    assert "choose another folder with --figures" in message
+
+
+def test_a_budget_that_only_formats_out_of_gguf_meet_says_how_they_are_mixed(quantsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", np.random.default_rng(0).normal(size=(32, 128)).astype(np.float32))
+    code, _, message = quantsim("inspect", "w.npy", "--budget", "4.3")
+    assert code == 2
+    assert "only GGUF types are mixed where --formats names none" in message
+    code, shown, _ = quantsim("inspect", "w.npy", "--budget", "4.3", "--formats", "mxfp4", "q8_0")
+    assert code == 0
+    assert "mxfp4" in shown
 
 
 def test_a_full_disk_ends_with_4(quantsim, studies, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantsim.checkpoints import open_checkpoint
+from quantsim.checkpoints import CheckpointError, open_checkpoint
 from quantsim.cli import shipped
 from quantsim.cli.commands import main
 from quantsim.models import trained, trained_digits
@@ -45,3 +45,12 @@ def test_commands_take_names(capsys):
     assert {row["tensor"].split(".")[1] for row in rows if "tensor" in row} == {"0"}
     main(["compare", "lm-w32-s0", "lm-w32-s0"])
     assert "No tensor is worse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("lm-w32-s9", "did you mean lm-w32-s"), ("nothing", "those are lm-w32-s0, ")]
+)
+def test_a_word_that_is_no_name_and_no_file_says_what_was_meant(word, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"{word}: no such file, and no model that comes with quantsim; {meant}"):
+        shipped.file_of(Path(word))

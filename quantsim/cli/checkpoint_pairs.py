@@ -17,9 +17,22 @@ _LEFT_SHOWN = 5
 
 
 def are_checkpoints(names: Sequence[str]) -> bool:
-    """Whether what was named to compare are two checkpoints, and not specs of quantizers."""
+    """Whether what was named to compare are two checkpoints, and not specs of quantizers.
+
+    Raises:
+        ValueError: for a checkpoint beside specs, alone, or as one of three.
+    """
     known = shipped.names()
-    return len(names) == 2 and all(n.endswith(_ENDINGS) or Path(n).exists() or n in known for n in names)
+    sure = [n for n in names if n.endswith(_ENDINGS) or n in known]
+    if len(names) == 2 and all(n in sure or Path(n).exists() for n in names):
+        return True
+    if sure:  # a folder may well have the name of a spec
+        file = sure[0]
+        raise ValueError(
+            f"{file} is a checkpoint, which is compared with one other, that was made of it; formats on its weights: "
+            f"quantsim inspect {file}"
+        )
+    return False
 
 
 def show(original: str, other: str, top: int, json: bool) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 
@@ -11,6 +13,16 @@ from quantsim.sweep.config import ConfigError
 
 class CheckFailedError(Exception):
     """A check that was asked for did not pass."""
+
+
+@contextmanager
+def writing(option: str) -> Iterator[None]:
+    """Output whose place this option chose: the line about a failure names it."""
+    try:
+        yield
+    except OSError as failure:
+        failure.add_note(option)
+        raise
 
 
 def ending(failure: BaseException) -> tuple[int, str] | None:
@@ -29,7 +41,8 @@ def ending(failure: BaseException) -> tuple[int, str] | None:
         return 3, str(failure)
     if isinstance(failure, OSError):
         where, why = failure.filename or "output", failure.strerror or failure
-        return 4, f"cannot write {where}: {why}; choose another folder with --out"
+        option = next(iter(getattr(failure, "__notes__", ())), "--out")
+        return 4, f"cannot write {where}: {why}; choose another folder with {option}"
     if isinstance(failure, ValueError | LookupError | OverflowError):
         return 2, str(failure.args[0] if failure.args else failure)
     if isinstance(failure, RuntimeError | AssertionError) and (missing := _missing_device()):

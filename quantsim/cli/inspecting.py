@@ -4,14 +4,16 @@ import csv as csv_files
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from quantsim import inspection
-from quantsim.cli import shipped, terminal
+from quantsim.cli import endings, shipped, terminal
 from quantsim.cli.inspection_text import text_of
 from quantsim.cli.terminal import Flag
 from quantsim.inspection import FORMATS, Importance, Inspection, Selection, emitting
+from quantsim.inspection.budget import NoRoomError
 from quantsim.rows import Rows, replace_text
 
 
@@ -58,26 +60,43 @@ def inspect(
         importance: what an error of a weight counts.
         output: what is printed and written.
     """
-    if output.json and output.csv:
-        raise ValueError("--json and --csv are two ways to print: leave one of them out")
-    if output.emit is not None and budget is None:
-        raise ValueError("--emit writes the mixture under a budget: give --budget, for example --budget 4.5")
+    _check(output, budget)
+    found = _found(shipped.file_of(path), formats, budget=budget, select=select, importance=importance)
     if output.emit is not None:
-        emitting.check_ending(output.emit)
-    with terminal.progress() as report:
-        given = {"budget": budget, "select": select, "importance": importance, "progress": report}
-        found = inspection.inspect(shipped.file_of(path), formats, **given)
-    if output.emit is not None:
-        replace_text(output.emit, inspection.emitted(found, output.emit))
+        with endings.writing("--emit"):
+            replace_text(output.emit, inspection.emitted(found, output.emit))
         terminal.say(f"quantsim: wrote {output.emit}")
     if output.figures is not None:
-        _draw(found, output.figures)
+        with endings.writing("--figures"):
+            _draw(found, output.figures)
     if output.json:
         print(terminal.json_text(list(found.rows())))
     elif output.csv:
         _print_csv(found.errors)
     else:
         print(text_of(found, output.top))
+
+
+def _check(output: Output, budget: float | None) -> None:
+    """What would fail at the end fails before anything is read."""
+    if output.json and output.csv:
+        raise ValueError("--json and --csv are two ways to print: leave one of them out")
+    if output.emit is not None and budget is None:
+        raise ValueError("--emit writes the mixture under a budget: give --budget, for example --budget 4.5")
+    if output.emit is not None:
+        emitting.check_ending(output.emit)
+    if output.figures is not None:
+        with endings.writing("--figures"):
+            output.figures.mkdir(parents=True, exist_ok=True)
+
+
+def _found(path: Path, formats: tuple[str, ...], **given: Any) -> Inspection:
+    with terminal.progress() as report:
+        try:
+            return inspection.inspect(path, formats, **given, progress=report)
+        except NoRoomError as failure:
+            why = "; only GGUF types are mixed where --formats names none" if formats == FORMATS else ""
+            raise ValueError(f"{failure}{why}") from None
 
 
 def _draw(found: Inspection, folder: Path) -> None:

@@ -72,7 +72,8 @@ def _tell(found: Any, figures: Path) -> None:
             shown = " ".join(names[:5]) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
             terminal.say(f"in {figures} these studies {what}, and the report says so: {shown}")
     if mend := list(dict.fromkeys([*found.missing, *found.undrawn, *found.stale])):
-        terminal.say(f"to measure and draw them: quantsim run {' '.join(mend)}")
+        named = f" {' '.join(mend)}" if len(mend) <= 5 else ", or with the names of some of them"
+        terminal.say(f"to measure and draw them: quantsim run{named}")
 
 
 def _of_checkpoint(of: OfCheckpoint, language: str) -> str:

@@ -153,6 +153,8 @@ def show_matrix(
         raise ValueError("--csv and --json are two ways to print: leave one of them out")
     if file and seed is not None:
         raise ValueError("--seed is of the documents' matrix: leave it out where a file is given")
+    if file and not file.exists() and _is_spec(str(file)):
+        raise ValueError(f"{file} is a format, in the place of a file: quantsim matrix --format {file}")
     if tensor and not file:
         raise ValueError("--tensor names one of a file: name the file too")
     show = _print_json if json else _print_csv if csv else _print_maps
@@ -161,6 +163,14 @@ def show_matrix(
         show(f"numpy.random.seed({seed})", document_matrix(seed), parse(format), documented=True)
     else:
         _show_tensors(show, file, tensor, parse(format))
+
+
+def _is_spec(text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _show_tensors(show: Any, file: Path, tensor: str | None, q: AbstractQuantizer) -> None:

@@ -42,7 +42,8 @@ def module(name: str) -> ModuleType:
     if name not in names():
         near = get_close_matches(name, names(), 3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise LookupError(f"no study {name!r}; {hint}there are {', '.join(names())}")
+        known = ", ".join(names()) if len(names()) <= 8 else f"{len(names())}, which `quantsim list` names"
+        raise LookupError(f"no study {name!r}; {hint}there are {known}")
     if "quantsim.studies" not in sys.modules:
         package = importlib.util.spec_from_file_location(
             "quantsim.studies", folder() / "__init__.py", submodule_search_locations=[str(folder())]
