@@ -39,7 +39,8 @@ def weight_mse(pop: Population, q: HasScheme, shape: Shape | None = None) -> flo
     percentiles, rms, MX, NVFP4 and GGUF's q4_0, q4_1, q5_0, q5_1, q8_0, tq1_0, tq2_0, mxfp4 and nvfp4. Blocks are
     conditioned on their true extremes, not on their expectation. What is left of quadrature, where weights have a
     fourth moment: 1e-6 for casts and scales from the largest weight, 4e-4 and mostly 1e-5 for minmax (q4_1 and q5_1
-    too), percentiles and rms; with outliers of one size that are no block's largest, 2e-3 for 11 and more bits, and
+    too), percentiles and rms; with outliers of one size that are no block's largest, 2e-3 for 11 and more bits (or
+    several sizes whose thresholds are as many), and
     4e-3 for NVFP4 where the tensor's largest weight is hardly larger than they are. Taken as uniform within a step are
     the rounding of f16 and bf16 scales, the places of minimum and maximum for 6 and more bits, and the weights of
     floats with 8 and more mantissa bits.
