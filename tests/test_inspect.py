@@ -347,3 +347,11 @@ def test_stochastic_rounding_is_refused_at_once(tmp_path):
     np.save(tmp_path / "w.npy", np.ones((32, 32), np.float32))
     with pytest.raises(ValueError, match="draw to draw"):
         qs.inspect(tmp_path / "w.npy", ["q8_0", "int8:channel:stochastic"])
+
+
+def test_a_file_on_the_grid_of_a_format_is_not_said_to_gain_without_bound(tmp_path, capsys):
+    made = files.as_gguf(tmp_path / "made.gguf", "Q4_0")
+    main(["inspect", str(made), "--formats", "q4_0", "q8_0", "--budget", "5.5", "--include", "blk.0.*"])
+    said = capsys.readouterr().out
+    assert "damage 0; q4_0 alone loses nothing either" in said
+    assert "inf times" not in said

@@ -116,6 +116,8 @@ def mixture(found: Inspection, advice: Advice) -> str:
     if advice.best_uniform is None:
         return text + "; no single format fits the budget"
     best = advice.best_uniform
+    if not best.damage:
+        return text + f"; {best.spec} alone loses nothing either"
     return text + f"; {best.spec} alone, at {best.bits_per_weight:.3f} bits, does {advice.gain:.2f} times that"
 
 

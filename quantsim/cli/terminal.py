@@ -90,19 +90,23 @@ def digit_map(values: NDArray[np.floating], top: float) -> str:
 def progress() -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr, with the rate of this run and the time that is left, for (weights done, of all, what)."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        first: list[tuple[int, float]] = []
+    bar, first = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)), list[tuple[int, float]]()
+    try:
 
         def report(done: int, total: int, what: str) -> None:
             if not first:  # where a run goes on, and what compiles, is not its rate
                 first.append((done, time.monotonic()))
-                bar.add_task(what, rate="")  # not before: a file that is refused has no progress
+                bar.start()  # not before: a file that is refused has no progress
+                bar.add_task(what, rate="")
             rate = (done - first[0][0]) / max(time.monotonic() - first[0][1], 1e-9)
             bar.update(
                 bar.task_ids[0], completed=done, total=total, description=what, rate=f"{rate / 1e6:.0f} M weights/s"
             )
 
         yield report
+    finally:
+        if first:
+            bar.stop()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, last: int | None = None) -> str:

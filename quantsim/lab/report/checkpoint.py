@@ -112,7 +112,7 @@ def _mixture(found: Inspection, advice: Advice) -> dict[str, Any]:
         "bits": f"{advice.bits_per_weight:.3f}",
         "damage": f"{advice.allocation.damage:.4g}",
         "counts": ", ".join(f"{n} × {spec}" for spec, n in counts_of(found).items()),
-        "best": None if best is None else best.spec,
+        "best": None if best is None or not best.damage else best.spec,
         "gain": "" if best is None else f"{advice.gain:.2f}",
         "formats": sorted(advice.allocation.formats.items()),
     }
