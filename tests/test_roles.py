@@ -2,15 +2,14 @@
 
 import re
 import time
-from importlib import resources
 
 import pytest
 from gguf.constants import TENSOR_NAMES
 from gguf.tensor_mapping import TensorNameMap
-from safetensors import safe_open
 
 from quantsim.inspection.role_names import GPT2, IN_BLOCKS, OUTSIDE
 from quantsim.inspection.roles import Role, roles
+from quantsim.models import checkpoint_files, trained, trained_digits
 
 # Names from state dicts of transformers 5 and diffusers 0.3x at two blocks or more, from index files of published
 # checkpoints (Qwen 7B, Molmo, Qwen 3.5 of MLX), and from the LDM repository's files; kind, layer, expert.
@@ -402,22 +401,19 @@ def test_no_ending_means_two_things():
 # --- this project's own -----------------------------------------------------------------------------------------------
 
 
-def shipped():
-    models = resources.files("quantsim.models")
-    for folder in ("trained", "trained_digits"):
-        yield from sorted(str(p) for p in models.joinpath(folder).iterdir() if p.name.endswith(".safetensors"))
-
-
 def test_every_matrix_of_the_shipped_models_has_a_role():
-    assert len([*shipped()]) == 13
-    for path in shipped():
-        with safe_open(path, "numpy") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    names = [(package, name) for package in (trained, trained_digits) for name in package.SHA256]
+    assert len(names) == 13
+    for package, name in names:
+        arrays, _ = checkpoint_files.arrays_of(package.shipped(name))
+        shapes = {tensor: array.shape for tensor, array in arrays.items()}
         found = roles([*shapes], shapes)
         without = [
-            name for name, shape in shapes.items() if len(shape) > 1 and found[name].kind in ("other", "bias", "norm")
+            tensor
+            for tensor, shape in shapes.items()
+            if len(shape) > 1 and found[tensor].kind in ("other", "bias", "norm")
         ]
-        assert not without, path
+        assert not without, name
         assert not any(role.transposed for role in found.values())
 
 

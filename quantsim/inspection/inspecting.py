@@ -158,6 +158,7 @@ def inspect(
     >>> found = inspect(f"{folder.name}/w.npy", ["q8_0", "q4_0"])
     >>> [(row["used"], round(row["rel_rms"], 3)) for row in found.errors]
     [('q8_0', 0.005), ('q4_0', 0.086)]
+    >>> folder.cleanup()
     """
     checkpoint = open_checkpoint(path)
     quantizers = list(dict.fromkeys(parse(f) for f in formats))

@@ -248,7 +248,7 @@ def timed_on(rows: Rows) -> str:
     """
     found = {}
     for row in rows:
-        if row.get("kind") == "time":
+        if row.get("kind") == "time" and row.get("device"):
             cores = f"{row['cores']} cores" if row.get("cores") else ""
             found[", ".join(filter(None, (row["device"], cores, row.get("instructions"))))] = None
     return "; ".join(found)
