@@ -128,7 +128,8 @@ def _is_on_one_cpu(w: Weights) -> bool:
 def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | None = None) -> ErrorStats:
     """Error statistics of the weights when they are quantized: ``error_stats(w, q.roundtrip(w))`` to the bit.
 
-    The quantized array is never formed, so this is several times as fast and needs no second copy of the weights.
+    The quantized array is never formed, so this is several times as fast, and a ``jax.Array`` is not copied; an array
+    of NumPy is, where it is checked and handed to JAX.
 
     Args:
         w: weights of any shape; a matrix is (out, in).
