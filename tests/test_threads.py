@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import quantsim as qs
-from quantsim.measure import shards, statistics, streaming, tallies, threads
+from quantsim.measure import shards, statistics, streaming, tallies
 from quantsim.measure.stages import stage_of
-from quantsim.measure.threads import by_threads
+from quantsim.numerics import threads
 from quantsim.numerics.fusion import STAGE
+from quantsim.numerics.threads import by_threads
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # what JAX tells its listeners when it has made a program
 
