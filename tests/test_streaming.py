@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec
 
 import quantsim as qs
 from quantsim.granularity import Block, Channel, Tensor, span
-from quantsim.measure import stages, streaming, tallies
+from quantsim.measure import streaming, tallies
+from quantsim.measure.stages import stages_of
 from quantsim.numerics import fusion
 from quantsim.numerics.fusion import apart, over_stages
 from quantsim.numerics.tiles import TILE
@@ -93,21 +94,21 @@ SHAPES = {
 def test_weight_error_of_any_shape_equals_that_of_the_whole(shape):
     in_stages, whole = SHAPES[shape]
     for text in in_stages:
-        stage, run = stages.stage_of(qs.parse(text), shape)
-        assert stage % TILE == stage % run == 0
-        assert prod(shape) > 2 * stage
-        assert prod(shape) % stage  # a rest
+        cut = stages_of(qs.parse(text)._span(shape), shape)
+        assert cut.length % TILE == cut.length % cut.run == 0
+        assert prod(shape) > 2 * cut.length
+        assert prod(shape) % cut.length  # a rest
         check(qs.parse(text), shape)
     for text in whole:
-        sizes = stages.stage_of(qs.parse(text), shape)
-        assert sizes is None or prod(shape) <= sizes[0]
+        cut = stages_of(qs.parse(text)._span(shape), shape)
+        assert cut is None or prod(shape) <= cut.length
         check(qs.parse(text), shape)
 
 
 def test_rows_that_are_too_long_and_scales_across_rows_leave_no_stages():
     """The array is then taken whole, as that of int8:tensor is above."""
     for text, shape in (("int8:channel", (2, 100_000)), ("int7:block4@0", (3, 140, 512))):
-        assert stages.stage_of(qs.parse(text), shape) is None
+        assert stages_of(qs.parse(text)._span(shape), shape) is None
 
 
 def test_an_empty_array_needs_no_program():

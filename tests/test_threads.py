@@ -13,9 +13,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import quantsim as qs
-from quantsim.measure import shards, statistics, streaming, tallies
-from quantsim.measure.stages import stage_of
-from quantsim.numerics import threads
+from quantsim.measure import shards, statistics, streaming, tallies, threaded
+from quantsim.measure.stages import stages_of
+from quantsim.numerics import meshes, threads
 from quantsim.numerics.fusion import STAGE
 from quantsim.numerics.threads import by_threads
 
@@ -25,8 +25,9 @@ COMPILED = "/jax/core/compile/backend_compile_duration"  # what JAX tells its li
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch):
     """Calls of a stage, so that arrays of a few stages are shared, and perhaps more threads than cores."""
-    monkeypatch.setattr(streaming, "_FEWEST", STAGE)
-    monkeypatch.setattr(streaming, "cores", lambda: 3)
+    monkeypatch.setattr(threads, "_FEWEST", STAGE)
+    for module in (streaming, statistics):
+        monkeypatch.setattr(module, "cores", lambda: 3)
 
 
 @lru_cache(None)
@@ -65,24 +66,24 @@ def test_any_number_of_threads_gives_the_tally_of_the_whole(text, shape):
     q, w = qs.parse(text), weights(shape)
     expected = tallies.tally(w, q.roundtrip(w))
     for number in (2, 3, 7):
-        same_tally(streaming.threaded(q, w, threads=number), expected)
+        same_tally(threaded.of_quantized(q, w, threads=number), expected)
     assert statistics.fold(statistics.init(), expected).result() == qs.weight_error(w, q).result()
 
 
 @pytest.mark.parametrize("most", [1, 3, 5, 8])
 def test_calls_of_any_length_leave_no_stage_out(monkeypatch, most):
     """Also where the last call has fewer than the others, beside the rest."""
-    monkeypatch.setattr(streaming, "_FEWEST", 1)
-    monkeypatch.setattr(streaming, "_MOST", most * STAGE)
+    monkeypatch.setattr(threads, "_FEWEST", 1)
+    monkeypatch.setattr(threads, "_MOST", most * STAGE)
     q, w = qs.parse("int8:block32"), weights(RAGGED)
-    same_tally(streaming.threaded(q, w, threads=2), tallies.tally(w, q.roundtrip(w)))
+    same_tally(threaded.of_quantized(q, w, threads=2), tallies.tally(w, q.roundtrip(w)))
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
 def test_other_units_are_shared_too(scale):
     q, w = qs.parse("int4:block32"), weights(RAGGED, scale)
     unit = tallies.unit_for(float(jnp.abs(w).max()), 1.0)
-    same_tally(streaming.threaded(q, w, unit, threads=3), tallies.tally(w, q.roundtrip(w), unit=unit))
+    same_tally(threaded.of_quantized(q, w, unit, threads=3), tallies.tally(w, q.roundtrip(w), unit=unit))
     assert qs.weight_error(w, q).result() == qs.error_stats(w, q.roundtrip(w)).result()
 
 
@@ -90,9 +91,27 @@ def test_other_units_are_shared_too(scale):
 def test_what_has_no_stages_is_taken_whole(text):
     q, w = qs.parse(text), weights(ROWS)
     key = jax.random.key(9) if "stochastic" in text else None
-    assert stage_of(q, ROWS) is None
-    assert streaming.threaded(q, w, threads=3) is None
+    assert stages_of(q._span(ROWS), ROWS) is None
+    assert threaded.of_quantized(q, w, threads=3) is None
     assert qs.weight_error(w, q, key=key).result() == qs.error_stats(w, q.roundtrip(w, key=key)).result()
+
+
+@pytest.mark.parametrize("shape", [ROWS, RAGGED], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e-18])
+def test_weights_and_what_they_became_are_shared_as_well(shape, scale):
+    w = weights(shape, scale)
+    w_hat = qs.parse("int4:block32").roundtrip(w)
+    unit = tallies.unit_for(float(jnp.abs(w).max()), float(jnp.abs(w_hat - w).max()))
+    expected = tallies.tally(w, w_hat, unit=unit)
+    for number in (2, 3, 7):
+        same_tally(threaded.of_given(w, w_hat, unit, threads=number), expected)
+    assert statistics.fold(statistics.init(), expected).result() == qs.error_stats(w, w_hat).result()
+
+
+def test_weights_on_other_devices_than_what_they_became_take_one_call():
+    w = weights(ROWS)
+    assert threaded.of_given(w, jax.device_put(w, jax.devices()[1]), threads=3) is None
+    assert threaded.of_given(w, w, threads=1) is None
 
 
 def test_weights_that_are_not_finite_are_named():
@@ -107,21 +126,21 @@ def test_weights_that_are_not_finite_are_named():
 
 def test_small_arrays_one_thread_and_several_devices_take_one_call(monkeypatch):
     q = qs.parse("int8:block32")
-    assert streaming.threaded(q, weights((3, STAGE)), threads=8) is None
-    assert streaming.threaded(q, weights(ROWS), threads=1) is None
+    assert threaded.of_quantized(q, weights((3, STAGE)), threads=8) is None
+    assert threaded.of_quantized(q, weights(ROWS), threads=1) is None
     mesh = jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
     for spec in (PartitionSpec("d"), PartitionSpec()):
-        assert streaming.threaded(q, jax.device_put(weights(ROWS), NamedSharding(mesh, spec)), threads=8) is None
+        assert threaded.of_quantized(q, jax.device_put(weights(ROWS), NamedSharding(mesh, spec)), threads=8) is None
     explicit = jax.make_mesh((1,), ("d",), (jax.sharding.AxisType.Explicit,))
     placed = jax.device_put(weights(ROWS), NamedSharding(explicit, PartitionSpec("d")))
-    assert streaming.threaded(q, placed, threads=8) is None
+    assert threaded.of_quantized(q, placed, threads=8) is None
     one = jax.make_mesh((1,), ("d",), (jax.sharding.AxisType.Auto,))
     placed = jax.device_put(weights(ROWS), NamedSharding(one, PartitionSpec("d")))
-    same_tally(streaming.threaded(q, placed, threads=8), streaming.tally(q, weights(ROWS)))
+    same_tally(threaded.of_quantized(q, placed, threads=8), streaming.tally(q, weights(ROWS)))
     with jax.disable_jit():
-        assert streaming.threaded(q, weights(ROWS), threads=8) is None
-    monkeypatch.setattr(streaming, "on_cpu", lambda: False)
-    assert streaming.threaded(q, weights(ROWS), threads=8) is None
+        assert threaded.of_quantized(q, weights(ROWS), threads=8) is None
+    monkeypatch.setattr(meshes, "on_cpu", lambda: False)
+    assert threaded.of_quantized(q, weights(ROWS), threads=8) is None
 
 
 @pytest.mark.parametrize("spec", ["int8:block32", "int4:channel", "q4_0", "bf16", "int8:tensor", "nvfp4"])
@@ -158,8 +177,8 @@ def test_parts_of_several_devices_are_taken_where_they_lie():
 def test_the_first_call_is_worth_a_thread_from_four_million_weights_on(monkeypatch):
     monkeypatch.undo()
     q = qs.parse("bf16")
-    assert streaming.threaded(q, jnp.zeros(2**22 - 1), threads=8) is None
-    assert streaming.threaded(q, jnp.zeros(2**22), threads=8) is not None
+    assert threaded.of_quantized(q, jnp.zeros(2**22 - 1), threads=8) is None
+    assert threaded.of_quantized(q, jnp.zeros(2**22), threads=8) is not None
 
 
 def test_known_weights_are_refused_inside_jit_as_small_ones_are():
@@ -191,12 +210,12 @@ def test_one_program_serves_all_threads_and_all_quantizers_of_a_kind():
 def test_the_program_holds_no_copy_of_the_weights():
     """Neither the loop over stages nor the branch of the rest: less than three stages in float32."""
     w, q, ends = weights(RAGGED), qs.parse("int8:block32"), (np.int32(0), np.int32(4))
-    lowered = streaming._part().lower(*_arguments(q, 4), w, None, ends)
+    lowered = threaded._some_of_quantized().lower(*_arguments(q, 4), w, None, ends)
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 3 * 4 * STAGE
 
 
 def _arguments(q, most):
-    structure, numbers = streaming.parted(q)
+    structure, numbers = threaded.parted(q)
     return structure, most, numbers
 
 
@@ -204,7 +223,7 @@ def test_settings_of_the_calling_thread_change_no_bit():
     """They are settings of a thread, which its helpers do not have."""
     q, w = qs.parse("int8:block32"), weights(ROWS)
     with jax.enable_x64(True):
-        found = streaming.threaded(q, w, threads=3)
+        found = threaded.of_quantized(q, w, threads=3)
     same_tally(found, streaming.tally(q, w))
 
 

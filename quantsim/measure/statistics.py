@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike, Weights
-from quantsim.measure import tallies
+from quantsim.measure import tallies, threaded
 from quantsim.measure.tallies import SUMS, Exponents, Tally
+from quantsim.numerics.threads import cores
 from quantsim.numerics.tiles import with_whole_tiles
 from quantsim.quantizer.inputs import as_weights
 
@@ -210,7 +211,8 @@ def update(stats: ErrorStats, w: ArrayLike, w_hat: ArrayLike, unit: Unit = "tile
         return stats
 
     def measured(in_units: Exponents | None) -> Tally:
-        return tallies.tally(a, b, unit=in_units)
+        found = threaded.of_given(a, b, in_units, threads=cores())
+        return tallies.tally(a, b, unit=in_units) if found is None else found
 
     return fold(stats, of_any_scale(measured), unit)
 

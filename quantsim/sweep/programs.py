@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, UInt32
 
 from quantsim._types import Shape, Weights
 from quantsim.measure import tallies
-from quantsim.measure.stages import staged
+from quantsim.measure.pairs import staged
 from quantsim.measure.tallies import Exponents, Noise, Signal
 from quantsim.numerics.ieee import on_cpu
 from quantsim.populations.structure import Structure, rebuild_population
