@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from scipy import stats
 
-from quantsim.populations import Normal, draws, key
+from quantsim.populations import Normal, draws, inverse_erf, key
 from quantsim.populations.draws import Index
 
 REFERENCES = {
@@ -272,8 +272,31 @@ def test_the_series_of_the_cosine_is_as_good_as_its_docstring_says():
 def test_the_inverse_error_function_is_xlas_to_the_bit(every):
     u = np.arange(-(2**23) + 1, 2**23, every, dtype=np.float32) * np.float32(2.0**-23)
     u = np.concatenate([u, np.float32([1 - 2.0**-24, 2.0**-24 - 1, 1e-30, -1e-30])])
-    ours = jax.jit(lambda u: draws._erf_inv(u, -lax.log1p(u * -u)))
+    ours = jax.jit(lambda u: inverse_erf.erf_inv(u, inverse_erf.minus_log_1m(u * u)))
     same_bits(ours(u), jax.jit(lax.erf_inv)(u))
+
+
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_logarithm_is_xlas_to_the_bit(every):
+    """Of all arguments of a Laplace draw, |u|, and of a normal draw, u^2."""
+    u = np.arange(1, 2**24, every, dtype=np.float32) * np.float32(2.0**-24)
+    for y in (u, u * u):
+        same_bits(jax.jit(inverse_erf.minus_log_1m)(y), -jax.jit(lambda y: lax.log1p(-y))(y))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("counted_bits")
+@pytest.mark.parametrize("name", ["normal", "laplace"])
+def test_every_draw_there_is_equals_jax_random(name):
+    """The 2^23 draws, in the order of their uniforms, and what jax.random makes of those on [-1, 1)."""
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    u = np.maximum(np.arange(2**23, dtype=np.float32) * np.float32(2.0**-22) + low, low)
+    made = {
+        "normal": lambda u: np.float32(2**0.5) * lax.erf_inv(u),
+        "laplace": lambda u: jnp.sign(u) * lax.log1p(-abs(u)),
+    }
+    i = Index(jnp.uint32(0), jnp.arange(2**23, dtype=jnp.uint32) << 9)
+    same_bits(jax.jit(partial(draw, name))(key(0), i), jax.jit(made[name])(u))
 
 
 LAWS = {

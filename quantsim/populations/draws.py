@@ -20,34 +20,11 @@ from quantsim._types import Number, PRNGKey
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
 from quantsim.numerics.ieee import on_cpu
+from quantsim.populations import inverse_erf
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROUNDS = 12
 _ROOT2 = np.float32(np.sqrt(2))
-_ERF_INV = (
-    (
-        2.81022636e-08,
-        3.43273939e-07,
-        -3.5233877e-06,
-        -4.39150654e-06,
-        0.00021858087,
-        -0.00125372503,
-        -0.00417768164,
-        0.246640727,
-        1.50140941,
-    ),
-    (
-        -0.000200214257,
-        0.000100950558,
-        0.00134934322,
-        -0.00367342844,
-        0.00573950773,
-        -0.0076224613,
-        0.00943887047,
-        1.00167406,
-        2.83297682,
-    ),
-)
 _SINE = tuple((-1) ** k * (2 * np.pi) ** (2 * k + 1) / factorial(2 * k + 1) for k in range(6, -1, -1))
 
 
@@ -128,32 +105,15 @@ def normal(key: PRNGKey, i: Index) -> Float[Array, "..."]:
     u = apart(lambda: _symmetric(key, i, np.nextafter(np.float32(-1), np.float32(0))), i.low)
     if not on_cpu():
         return _ROOT2 * lax.erf_inv(u)
-    return _ROOT2 * _erf_inv(u, -apart(lambda: lax.log1p(u * -u), i.low))
-
-
-@jax.jit
-def _erf_inv(u: Float[Array, "..."], w: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``erfinv(u)`` for |u| < 1 and ``w = -log(1 - u^2)``, to the bit what XLA makes of ``lax.erf_inv``.
-
-    Source: Giles, GPU Computing Gems Jade Edition (2011), ch. 10: a polynomial for w < 5 and one for the tail. XLA
-    selects each coefficient; here both polynomials are evaluated, which vectorizes better.
-    """
-    near, tail = (_polynomial(c, t) for c, t in zip(_ERF_INV, (w - 2.5, jnp.sqrt(w) - 3), strict=True))
-    return jnp.where(w < 5, near, tail) * u
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Value at ``x``; the coefficient of the largest power comes first."""
-    value = jnp.full_like(x, np.float32(coefficients[0]))
-    for c in coefficients[1:]:
-        value = np.float32(c) + value * x
-    return value
+    return _ROOT2 * inverse_erf.erf_inv(u, apart(lambda: inverse_erf.minus_log_1m(u * u), i.low))
 
 
 def laplace(key: PRNGKey, i: Index) -> Float[Array, "..."]:
     """Laplace of scale 1 (variance 2), as ``jax.random.laplace`` draws it."""
-    u = _symmetric(key, i, np.float32(-1.0) + np.finfo(np.float32).epsneg)
-    return jnp.sign(u) * jnp.log1p(-jnp.abs(u))
+    u = apart(lambda: _symmetric(key, i, np.float32(-1.0) + np.finfo(np.float32).epsneg), i.low)
+    if not on_cpu():
+        return jnp.sign(u) * jnp.log1p(-jnp.abs(u))
+    return -jnp.sign(u) * inverse_erf.minus_log_1m(jnp.abs(u))
 
 
 def student_t(key: PRNGKey, i: Index, df: Number, power: Number | None = None) -> Float[Array, "..."]:
@@ -176,7 +136,7 @@ def _cos_of_turn(v: Float[Array, "..."]) -> Float[Array, "..."]:
     XLA on CPU calls a scalar function for each cosine, which takes longer than all else in a draw.
     """
     q = jnp.abs(v - 0.5) - 0.25  # exact, and cos(2 pi v) = sin(2 pi q)
-    return _polynomial(_SINE, q * q) * q
+    return inverse_erf.polynomial(_SINE, q * q) * q
 
 
 def generalized_normal(key: PRNGKey, i: Index, beta: Number, spread: Number | None = None) -> Float[Array, "..."]:
