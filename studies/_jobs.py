@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from quantsim.measure import weight_error
-from quantsim.populations import Normal
+from quantsim.numerics.threads import by_threads, cores
+from quantsim.populations import Normal, key
 from quantsim.populations import parse as population
 from quantsim.populations.structure import split_population
 from quantsim.quantizer import parse
@@ -66,6 +67,7 @@ FULL_STATISTICS, READ, COPY = "full statistics", "read", "copy"
 #: Name of a contender: quantsim's programs one by one.
 SUM_OF_PARTS = "sum of parts"
 FEWER = 8  # times fewer draws, of laws that rivals are slow at
+CHUNK = 2**22  # weights of a draw, a buffer that rivals fill, too
 
 
 def generate(law: str) -> str:
@@ -100,14 +102,14 @@ def given(weights: int, seed: int, *, compiled: bool) -> list[Contender]:
 
 
 def _on_each_device(f: Callable[[Any], Any], w: jax.Array, mesh: Any) -> Callable[[], Any]:
-    """A call of ``f`` on the part of ``w`` that each device holds, compiled as the programs of a sweep are."""
+    """A call of ``f`` on the part of ``w`` that each device holds."""
     along = P(mesh.axis_names)
 
     def stacked(part: jax.Array) -> Any:
         return jax.tree.map(lambda leaf: leaf[None], f(part))
 
     spread = jax.shard_map(stacked, mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
-    return partial(jax.jit(spread, compiler_options=programs._options()), w)
+    return partial(jax.jit(spread), w)
 
 
 def _given_to_torch(x: np.ndarray, compiled: bool) -> list[Contender]:
@@ -132,13 +134,19 @@ def _given_to_torch(x: np.ndarray, compiled: bool) -> list[Contender]:
 def _layout(weights: int) -> tuple[programs.Layout, int]:
     """Layout of a sweep of so many weights, and its number of chunks."""
     arrays = -(-weights // prod(SHAPE))
-    layout = programs.chunk_layout(SHAPE, arrays, programs.mesh_of(jax.devices()))
+    engine, cell = chunks.Engine([], programs.mesh_of(jax.devices())), chunks.Cell(Normal(), SHAPE, 0, arrays)
+    layout = engine.layout(cell)
     return layout, -(-arrays // layout.arrays)
 
 
 def _repeated(times: int, f: Callable[..., Any], *args: Any) -> None:
     for _ in range(times):
         finish(f(*args))
+
+
+def _by_threads(times: int, f: Callable[[], Any]) -> None:
+    """Calls of one core each, as many at once as a sweep makes."""
+    by_threads(lambda _: finish(f()), range(times), threads=cores() if programs.are_called_by_threads() else 1)
 
 
 def _drawing(law: str, layout: programs.Layout) -> Callable[[], Any]:
@@ -151,12 +159,13 @@ def _drawing(law: str, layout: programs.Layout) -> Callable[[], Any]:
 
 def draws(weights: int, laws: tuple[str, ...]) -> Iterator[Contender]:
     """Each law, a chunk at a time; of what rivals are slow at they draw fewer chunks."""
-    layout, chunks_of_all = _layout(weights)
-    chunk = layout.arrays * prod(SHAPE)
+    chunk = min(weights, CHUNK)
+    chunks_of_all = -(-weights // chunk)
     for name in laws:
         law, job = LAWS[name], generate(name)
         fewer = chunks_of_all if law == "normal" else -(-chunks_of_all // FEWER)
-        yield by_quantsim(job, chunks_of_all * chunk, partial(_repeated, chunks_of_all, _drawing(law, layout)))
+        draw = partial(population(law).sample, key(0), (chunk,))
+        yield by_quantsim(job, chunks_of_all * chunk, partial(_repeated, chunks_of_all, draw))
         fill = partial(_rivals.numpy_drawn, law, np.random.default_rng(0), np.empty(chunk, np.float32))
         yield by_numpy(job, fewer * chunk, partial(_repeated, fewer, fill))
         if torch := _rivals.optional("torch"):
@@ -172,13 +181,13 @@ def sweeps(weights: int, fewer: int, quantizers: int) -> Iterator[Contender]:
     parsed = [parse(spec) for spec in specs]
     yield by_quantsim(job, drawn, partial(measure, Normal(), parsed, shape=SHAPE, arrays=arrays))
     draw = _drawing("normal", layout)
-    yield by_quantsim(job, drawn, partial(_repeated, chunks_of_all, draw), SUM_OF_PARTS)
+    yield by_quantsim(job, drawn, partial(_by_threads, chunks_of_all, draw), SUM_OF_PARTS)
     w, _ = draw()
     for kind in chunks.kinds_of(parsed):
         first, unit = np.uint32(0), None
         arguments = kind.numbers, streams.stream_of(0, "normal"), first, unit, w
         measured = partial(programs.measuring(kind.structure, layout), *arguments)
-        yield by_quantsim(job, drawn, partial(_repeated, chunks_of_all, measured), SUM_OF_PARTS)
+        yield by_quantsim(job, drawn, partial(_by_threads, chunks_of_all, measured), SUM_OF_PARTS)
     if _rivals.optional("gguf"):
         arrays = -(-fewer // prod(SHAPE))
         yield by_numpy(job, arrays * prod(SHAPE), partial(_rivals.numpy_sweep, specs, SHAPE, arrays), NUMPY_GGUF)

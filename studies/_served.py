@@ -1,4 +1,4 @@
-"""Processes of their own for what a process must not share: its number of devices, and its peak of memory."""
+"""Processes of their own for what a process must not share: its cores and devices, and its peak of memory."""
 
 import json
 import os
@@ -20,6 +20,8 @@ from quantsim.sweep.totals import Totals
 
 SHAPE = (256, 1024)
 SPEC = "int8:block32"
+#: Environment that says on how many cores a process may run.
+_CORES = "QUANTSIM_SERVED_CORES"
 #: What a process runs; it finds its module as a study's neighbour, wherever the studies lie.
 _CODE = "from quantsim.lab import study; study.module('throughput').{module}.serve()"
 
@@ -45,13 +47,16 @@ def answering(module: str, **environment: str) -> Iterator[Ask]:
         yield ask
 
 
-def serving(devices: int) -> AbstractContextManager[Ask]:
-    """A process with so many CPU devices that sweeps as many weights as it is asked to."""
-    return answering("_served", JAX_NUM_CPU_DEVICES=str(devices), XLA_PYTHON_CLIENT_PREALLOCATE="false")
+def serving(cores: int | None = None, devices: int = 1) -> AbstractContextManager[Ask]:
+    """A process that sweeps as many weights as it is asked to, with so many CPU devices, on so many cores or on all."""
+    chosen = {} if cores is None else {_CORES: str(cores)}
+    return answering("_served", JAX_NUM_CPU_DEVICES=str(devices), XLA_PYTHON_CLIENT_PREALLOCATE="false", **chosen)
 
 
 def serve() -> None:
     """Answer each line of the standard input, a number of weights, by what sweeping so many takes."""
+    if chosen := os.environ.get(_CORES):  # before JAX starts its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(chosen)])
     for line in sys.stdin:
         print(json.dumps(swept(json.loads(line))), flush=True)
 
@@ -62,8 +67,8 @@ def swept(weights: int) -> dict[str, Any]:
     engine, totals = chunks.Engine([parse(SPEC)], programs.mesh_of(jax.devices())), Totals.of(1)
     jax.block_until_ready(engine.launch(cell, 0))
     start = time.perf_counter()
-    for chunk in engine.chunks(cell):
-        for array in chunks.unstacked(*chunk):
+    for _, signal, noise in engine.chunks([(cell, 0)]):
+        for array in chunks.unstacked(signal, noise):
             totals.add(*array)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_gb": peak_gb(), "sqnr_db": totals.stats()[0].sqnr_db}

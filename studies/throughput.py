@@ -21,6 +21,7 @@ weights are too few chunks to hide what a sweep does once. On an H100 torch.comp
 XLA's row reductions at a tenth.)
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from quantsim.measure.ratios import Estimate
 from quantsim.rows import Rows
 
 from . import _bounds, _gptq, _inspected, _jobs, _rivals, _served, _timing, _unpacking
-from ._bounds import BOUNDS, EXPONENT, LAYER, MANY, PEAK, SMALLER_LAYER, on_devices
+from ._bounds import BOUNDS, EXPONENT, LAYER, MANY, PEAK, SMALLER_LAYER, on_cores
 from ._jobs import COPY, READ, SUM_OF_PARTS, generate_and_measure
 from ._rivals import NUMPY_GGUF
 from ._timing import OURS, Contender, Seconds
@@ -63,7 +64,7 @@ class Config:
     laws: tuple[str, ...] = ("normal", "student-t", "Laplace")
     types: tuple[str, ...] = _unpacking.COMMON  # that are packed
     unpacked: tuple[str, ...] = _unpacking.TYPES
-    devices: tuple[int, ...] = (1, 2)
+    cores: tuple[tuple[int, int], ...] = ((1, 1), (2, 1), (2, 2))  # and devices that JAX makes of them
     layers: tuple[int, ...] = (SMALLER_LAYER, LAYER)  # for GPTQ: inputs, outputs and tokens
     layers_of_qwix: int = SMALLER_LAYER  # and not larger ones, which take it many minutes
     compiled: bool = True  # torch.compile, too
@@ -76,7 +77,7 @@ class Config:
         """Fewer of everything, and all in this process: no torch.compile, no scaling."""
         few = cls(given=2**20, drawn=2**19, packed=2**18, fewer=2**18, inspected=2**19, quantizers=(1, 2), rounds=2)
         few = replace(few, laws=("normal",), types=("q8_0",), unpacked=("q8_0", "q4_k", "iq2_xxs"))
-        return replace(few, scaling=(), devices=(), layers=(256,), compiled=False)
+        return replace(few, scaling=(), cores=(), layers=(256,), compiled=False)
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def measure(config: Config) -> Iterator[Cell]:
     yield "unpacked", partial(_compared, config, _unpacking.unpacking, config.drawn, config.unpacked, config.seed)
     yield "inspected", partial(_of_a_file, config)
     yield SCALING, partial(_over_weights, config)
-    yield "devices", partial(_over_devices, config)
+    yield "cores", partial(_over_cores, config)
     yield LAYERS, partial(_of_layers, config)
 
 
@@ -119,7 +120,7 @@ def _over_weights(config: Config) -> list[dict]:
     if not config.scaling:
         return []
     rows: list[dict] = []
-    with _served.serving(jax.device_count()) as ask:
+    with _served.serving() as ask:
         for weights in sorted(config.scaling):
             repeats = min(max(10**9 // weights, 1), config.rounds)
             found = [ask(weights) for _ in range(repeats)]
@@ -131,16 +132,16 @@ def _over_weights(config: Config) -> list[dict]:
     return [*rows, exponent, _bounds.ratio_row(PEAK, Estimate(rows[-1]["peak_gb"]))]
 
 
-def _over_devices(config: Config) -> list[dict]:
-    """One sweep on one device and on several, in processes that take turns."""
-    if jax.default_backend() != "cpu":
-        return [{"kind": "note", "text": "Scaling over devices is measured on CPU only."}]
-    if not config.devices:
+def _over_cores(config: Config) -> list[dict]:
+    """One sweep on one core and on several, of which JAX makes one device or several, in processes that take turns."""
+    if jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
+        return [{"kind": "note", "text": "Scaling over cores is measured on CPUs of Linux only."}]
+    if not config.cores:
         return []
     with ExitStack() as stack:
-        asks = [stack.enter_context(_served.serving(n)) for n in config.devices]
+        asks = [stack.enter_context(_served.serving(*those)) for those in config.cores]
         rounds = [[ask(config.spread)["seconds"] for ask in asks] for _ in range(config.rounds)]
-    contenders = [_timing.by_quantsim(on_devices(n), config.spread, _served.serve) for n in config.devices]
+    contenders = [_timing.by_quantsim(on_cores(*those), config.spread, _served.serve) for those in config.cores]
     return _rows(config, dict(zip(contenders, np.array(rounds).T, strict=True)))
 
 

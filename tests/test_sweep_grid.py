@@ -11,7 +11,7 @@ import pytest
 import quantsim as qs
 from quantsim.measure import statistics, tallies
 from quantsim.populations.structure import split_population
-from quantsim.sweep import measure, population_key, programs
+from quantsim.sweep import chunks, measure, population_key, programs
 from quantsim.sweep.chunks import Cell, Engine, kinds_of, unstacked
 from quantsim.sweep.plan import Plan
 from quantsim.sweep.programs import chunk_layout, mesh_of
@@ -111,18 +111,18 @@ def test_rows_are_the_same_bits_on_any_number_of_devices(rows, devices, monkeypa
         assert s.result() == {name: row[name] for name in s.result()}
 
 
-def test_totals_are_the_same_bits_for_any_size_of_a_chunk():
-    """One array on each device at a time, and all in one chunk; four on a device are in test_sweep_hosts.py."""
-    arrays, cell = 1, Cell(qs.populations.parse(POPULATIONS[0]), (32, 160), 7, 47)
-    chunks = {}
-    for size in (arrays * 32 * 160, None):
+def test_totals_are_the_same_bits_for_any_size_of_a_chunk(monkeypatch):
+    """One array at a time, and all at once, by any number of threads, and by the four devices of this process."""
+    cell, totals = Cell(qs.populations.parse(POPULATIONS[0]), (32, 160), 7, 47), set()
+    for threads, size, expected in ((0, 32 * 160, 12), (0, None, 1), (1, 32 * 160, 47), (3, None, 3), (50, None, 47)):
+        monkeypatch.setattr(chunks, "cores", lambda threads=threads: threads)
         engine = Engine([qs.parse(SPECS[1])], mesh_of(jax.devices()), size)
-        parts, total = list(engine.chunks(cell)), Totals.of(1)
-        for array in (a for part in parts for a in unstacked(*part)):
+        parts, total = list(engine.chunks([(cell, 0)])), Totals.of(1)
+        for array in (a for _, *part in parts for a in unstacked(*part)):
             total.add(*array)
-        chunks[len(parts)] = total.plain()
-    assert chunks.keys() == {-(-47 // (4 * arrays)), 1}
-    assert len({json.dumps(total) for total in chunks.values()}) == 1
+        assert len(parts) == expected
+        totals.add(json.dumps(total.plain()))
+    assert len(totals) == 1
 
 
 def test_rows_do_not_depend_on_the_rest_of_the_grid(rows):
@@ -145,7 +145,8 @@ def test_quantizers_see_the_same_arrays(rows):
         assert len(signal) == 1
 
 
-def test_progress_is_reported_after_every_chunk():
+def test_progress_is_reported_after_every_chunk(monkeypatch):
+    monkeypatch.setattr(chunks, "cores", lambda: 1)
     seen = []
     swept(seeds=0, report=lambda *what: seen.append(what))
     plan = Plan.of(ALL_POPULATIONS, ALL_SPECS, seeds=0, shapes=SHAPES, weights=WEIGHTS)

@@ -301,9 +301,10 @@ def test_scaling_is_drawn_with_slope_and_peak(rows, tmp_path):
     plotting.save(fig, tmp_path, "throughput")
 
 
-def test_a_process_of_its_own_sweeps_on_the_devices_it_is_given():
-    """In two of them the package is imported as users import it, and results are those of one device."""
-    with _served.serving(2) as ask:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="asks Linux for one core")
+def test_a_process_of_its_own_sweeps_on_the_cores_and_devices_it_is_given():
+    """There the package is imported as users import it, and results are those of one device."""
+    with _served.serving(cores=1, devices=2) as ask:
         found = [ask(2**18), ask(2**20)]
     assert all(f["seconds"] > 0 for f in found)
     assert found[0]["peak_gb"] is None or found[0]["peak_gb"] > 0.05  # no interpreter with JAX is smaller

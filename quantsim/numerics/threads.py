@@ -2,8 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -86,6 +86,27 @@ def by_threads(f: Callable[[Part], Result], parts: Sequence[Part], *, threads: i
             if not helper.cancel():
                 helper.result()
     return [found[place] for place in range(len(parts))]
+
+
+def ahead(f: Callable[[Part], Result], parts: Iterable[Part], *, threads: int) -> Iterator[Result]:
+    """``f(part) for part in parts``, by so many threads that work ahead of the caller, twice as many parts at most.
+
+    An error is raised where its part is due. Where the caller stops, or is interrupted, parts that are under way are
+    finished and no other is begun.
+
+    >>> list(ahead(abs, [-3, 2, -1], threads=2))
+    [3, 2, 1]
+    """
+    under_way: deque[Future[Result]] = deque()
+    try:
+        for part in parts:
+            under_way.append(_pool(threads).submit(f, part))
+            if len(under_way) >= 2 * threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        wait([future for future in under_way if not future.cancel()])
 
 
 def _next(left: deque[Part]) -> Part | None:

@@ -1,11 +1,12 @@
 """From compiled programs to tallies on the host: a cell's arrays, chunk after chunk."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from threading import Lock
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from quantsim._types import Shape
 from quantsim.measure import tallies
 from quantsim.measure.tallies import Exponents, Noise, Signal
+from quantsim.numerics.threads import ahead, cores
 from quantsim.populations import Population
 from quantsim.populations.structure import Structure, split_population
 from quantsim.quantizer.face import AbstractQuantizer
@@ -73,24 +75,41 @@ def kinds_of(quantizers: Sequence[AbstractQuantizer]) -> list[Kind]:
     ]
 
 
+#: Place of a cell in a list, the cell, and the number of the first array of one of its chunks.
+Task: TypeAlias = tuple[int, Cell, int]
+#: Place of a cell, and of the arrays of one of its chunks the signal, and the noise under every quantizer.
+Measured: TypeAlias = tuple[int, Signal, Noise]
+
+
 class Engine:
-    """The programs that measure a set of quantizers on cells, on the devices of a mesh.
+    """The programs that measure a set of quantizers on cells: on CPU by threads, else on the devices of a mesh.
+
+    On CPU, in a process that is alone, each thread takes the next chunk and works on one core; how many devices JAX
+    makes of the cores does not matter. Several processes, and accelerators, run each program on all their devices.
 
     Args:
         quantizers: measured on the same arrays.
         mesh: devices.
-        chunk: about how many weights are on a device at a time; by default what suits the kind of device.
+        chunk: about how many weights a device, or a thread, works on at a time; by default what suits it.
     """
 
     def __init__(self, quantizers: Sequence[AbstractQuantizer], mesh: Mesh, chunk: int | None = None) -> None:
-        self.quantizers, self.mesh, self._chunk = tuple(quantizers), mesh, chunk
+        self.quantizers, self._chunk = tuple(quantizers), chunk
+        self._threads = cores() if programs.are_called_by_threads() else 0
+        self.mesh = programs.mesh_of(list(mesh.devices.flat)[:1]) if self._threads else mesh
         self._kinds = kinds_of(quantizers)
         self._order = np.argsort([place for kind in self._kinds for place in kind.places])
         self._compiled: set[Program] = set()
+        self._compiling = Lock()
+
+    @property
+    def at_once(self) -> int:
+        """How many chunks are measured at once."""
+        return self._threads or 1
 
     def layout(self, cell: Cell) -> programs.Layout:
         """How the arrays of a cell are shared out."""
-        return programs.chunk_layout(cell.shape, cell.arrays, self.mesh, self._chunk)
+        return programs.chunk_layout(cell.shape, cell.arrays, self.mesh, self._chunk, workers=self._threads or None)
 
     def programs(self, cells: Sequence[Cell]) -> set[Program]:
         """What is compiled for these cells."""
@@ -107,7 +126,8 @@ class Engine:
         structure, numbers, shared = _arguments(cell, first)
         layout = self.layout(cell)
         with jax.set_mesh(self.mesh):  # whichever mesh the caller has set
-            self._compile(cell)
+            with self._compiling:
+                self._compile(cell)
             w, signal = programs.drawing(structure, layout)(numbers, *shared)
             noises = [programs.measuring(kind.structure, layout)(kind.numbers, *shared, w) for kind in self._kinds]
         return signal, noises
@@ -128,28 +148,40 @@ class Engine:
             list(pool.map(_compiled, lowered))
         self._compiled.add(self._drawing(cell))
 
-    def chunks(self, cell: Cell, first: int = 0) -> Iterator[tuple[Signal, Noise]]:
-        """Signal and noise of the arrays from ``first`` on, a chunk at a time, the next one being under way."""
-        step, under_way = self.layout(cell).arrays, None
-        for start in range(first, cell.arrays, step):
-            launched = self.launch(cell, start), min(step, cell.arrays - start), cell.unit
+    def chunks(self, cells: Iterable[tuple[Cell, int]]) -> Iterator[Measured]:
+        """Signal and noise of the arrays of cells, from a first one on, a chunk at a time; others are under way."""
+        tasks = (
+            (place, cell, start)
+            for place, (cell, first) in enumerate(cells)
+            for start in range(first, cell.arrays, self.layout(cell).arrays)
+        )
+        if self._threads:
+            yield from ahead(self._measured, tasks, threads=self._threads)
+            return
+        under_way: tuple[Task, tuple[Signal, list[Noise]]] | None = None
+        for task in tasks:
+            launched = task, self.launch(*task[1:])
             if under_way is not None:
                 yield self._fetched(*under_way)
             under_way = launched
         if under_way is not None:
             yield self._fetched(*under_way)
 
-    def _fetched(
-        self, launched: tuple[Signal, list[Noise]], arrays: int, unit: Exponents | None
-    ) -> tuple[Signal, Noise]:
+    def _measured(self, task: Task) -> Measured:
+        return self._fetched(task, self.launch(*task[1:]))
+
+    def _fetched(self, task: Task, launched: tuple[Signal, list[Noise]]) -> Measured:
         """On the host, cut to the arrays that count; noise as (arrays, quantizers, …), in the order of the list."""
+        place, cell, start = task
+        arrays = min(self.layout(cell).arrays, cell.arrays - start)
         signal, noises = jax.tree.map(lambda leaf: np.asarray(leaf)[:arrays], launched)
 
         def in_order(*of_kinds: Any) -> np.ndarray:
             return np.concatenate(of_kinds, axis=1)[:, self._order]
 
         noise = jax.tree.map(in_order, *noises)
-        return tallies.on_host(replace(signal, unit=unit)), tallies.on_host(replace(noise, unit=unit))
+        of_w, of_e = (tallies.on_host(replace(part, unit=cell.unit)) for part in (signal, noise))
+        return place, of_w, of_e
 
 
 def _arguments(cell: Cell, first: int) -> tuple[Structure, NDArray[np.float32], tuple[Any, ...]]:

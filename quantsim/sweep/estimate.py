@@ -75,7 +75,8 @@ def _seconds(engine: Engine, cells: Iterable[Cell]) -> tuple[float, float]:
             first = _first_chunk(engine, cell)
             of_a_chunk[kind] = _first_chunk(engine, cell)
             compiling += first - of_a_chunk[kind]
-        measuring += of_a_chunk[kind] * -(-cell.arrays // engine.layout(cell).arrays)
+        chunks = -(-cell.arrays // engine.layout(cell).arrays)
+        measuring += of_a_chunk[kind] * -(-chunks // engine.at_once)
     return compiling, measuring
 
 
@@ -86,5 +87,5 @@ def _first_chunk(engine: Engine, cell: Cell) -> float:
 
 
 def _held(engine: Engine, cell: Cell) -> int:
-    """Bytes on a device: its arrays twice, as the next chunk is drawn meanwhile, and a copy of one."""
-    return (2 * engine.layout(cell).per_device + 1) * prod(cell.shape) * 4
+    """Bytes on a device: its arrays twice, as the next chunk is drawn meanwhile, or once a thread, and a copy of one."""
+    return (max(engine.at_once, 2) * engine.layout(cell).per_device + 1) * prod(cell.shape) * 4

@@ -25,6 +25,7 @@ from quantsim.measure import tallies
 from quantsim.measure.pairs import staged
 from quantsim.measure.tallies import Exponents, Noise, Signal
 from quantsim.numerics.ieee import on_cpu
+from quantsim.numerics.threads import ONE_CORE_A_CALL
 from quantsim.populations.structure import Structure, rebuild_population
 from quantsim.quantizer.structure import rebuild_quantizer
 from quantsim.sweep.streams import Stream, array_key, rounding_key
@@ -59,16 +60,26 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.array(devices), (_AXIS,))
 
 
-def chunk_layout(shape: Shape, arrays: int, mesh: Mesh, chunk: int | None = None) -> Layout:
+def chunk_layout(
+    shape: Shape, arrays: int, mesh: Mesh, chunk: int | None = None, *, workers: int | None = None
+) -> Layout:
     """Layout for ``arrays`` arrays in as few chunks as fit about ``chunk`` weights on a device, evenly filled.
 
-    >>> chunk_layout((256, 1024), 38, mesh_of(jax.devices()[:1])).per_device
-    13
+    Where threads work on one device, ``workers`` of them, each has a chunk of its own, and all as many.
+
+    >>> one = mesh_of(jax.devices()[:1])
+    >>> chunk_layout((256, 1024), 38, one).per_device, chunk_layout((256, 1024), 38, one, workers=2).per_device
+    (13, 10)
     """
-    size = chunk or (CHUNK_ON_CPU if on_cpu() else CHUNK_ON_ACCELERATOR)
+    size, workers = chunk or (CHUNK_ON_CPU if on_cpu() else CHUNK_ON_ACCELERATOR), workers or mesh.size
     most = max(size // max(prod(shape), 1), 1)
-    chunks = -(-arrays // (mesh.size * most))
-    return Layout(tuple(shape), mesh, -(-arrays // (mesh.size * chunks)))
+    chunks = -(-arrays // (workers * most))
+    return Layout(tuple(shape), mesh, -(-arrays // (workers * chunks)))
+
+
+def are_called_by_threads() -> bool:
+    """Whether each call of a program works on one core: on CPU, unless several processes work as one."""
+    return on_cpu() and jax.process_count() == 1
 
 
 # --- the two programs -----------------------------------------------------------------------------------------------
@@ -132,6 +143,8 @@ def arrays_of(layout: Layout) -> jax.ShapeDtypeStruct:
 
 def _options() -> dict[str, Any] | None:
     """What the compiler is told: chains of arithmetic profit from vectors of 512 bits, where a processor has them."""
+    if are_called_by_threads():
+        return ONE_CORE_A_CALL
     return {"xla_cpu_prefer_vector_width": 512} if on_cpu() else None
 
 

@@ -67,8 +67,8 @@ def measure(
         check_shape(cell.shape, q)
     totals = Totals.of(len(parsed))
     engine = Engine(parsed, programs.mesh_of(jax.local_devices()))
-    for chunk in engine.chunks(cell):
-        for array in unstacked(*chunk):
+    for _, signal, noise in engine.chunks([(cell, 0)]):
+        for array in unstacked(signal, noise):
             totals.add(*array)
             if enough is not None and totals.arrays % _ASKED_EVERY == 0 and enough(totals.stats()):
                 return totals.stats()
@@ -143,15 +143,15 @@ def run(plan: Plan, *, out: Path | str | None = None, mesh: Mesh | None = None, 
     parts, totals, starts = _stored(plan, out, devices)
     engine, cells, compiled = Engine(plan.quantizers, devices), plan.cells(), programs.compiles_so_far()
     drawn = sum(start * prod(cell.shape) for cell, start in zip(cells, starts, strict=True))
-    for cell, found, start in zip(cells, totals, starts, strict=True):
-        for signal, noise in engine.chunks(cell, start):
-            for array in unstacked(signal, noise):
-                found.add(*array)
-            if parts:
-                parts.save(cell, found)
-            drawn += len(signal.nonzero) * prod(cell.shape)
-            if report:
-                report(drawn, plan.drawn, str(cell))
+    for place, signal, noise in engine.chunks(zip(cells, starts, strict=True)):
+        cell, found = cells[place], totals[place]
+        for array in unstacked(signal, noise):
+            found.add(*array)
+        if parts:
+            parts.save(cell, found)
+        drawn += len(signal.nonzero) * prod(cell.shape)
+        if report:
+            report(drawn, plan.drawn, str(cell))
     compiles = programs.compiles_so_far() - compiled
     rows = _rows(plan, totals, report) if jax.process_index() == 0 else Result()
     rows.compiles, rows.seconds = compiles, time.perf_counter() - started
