@@ -1,6 +1,7 @@
 """Throughput: rivals do the same work, turns are taken, bounds are judged; nothing here asserts a time."""
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path

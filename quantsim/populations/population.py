@@ -70,10 +70,8 @@ class Population(Law):
         first = checked_start(start)
         if isinstance(first, int) and first + prod(shape) > prod(whole):
             self._check_beyond(whole)
-        elements = drawn(
-            with_float32_leaves(self._sampler()), key, words_of(first), prod(shape), whole if self._placed else ()
-        )
-        return elements.reshape(shape).astype(dtype)
+        sampler = with_float32_leaves(self._sampler())
+        return drawn(sampler, key, words_of(first), shape, whole if self._placed else ()).astype(dtype)
 
     @property
     def _placed(self) -> bool:

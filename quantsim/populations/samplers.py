@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any, TypeVar
 
 import jax
@@ -126,5 +127,7 @@ def in_chunks(sampler: Sampler, key: PRNGKey, start: Index, count: int, whole: S
     return chunks.reshape(-1)[:count]
 
 
-#: ``in_chunks`` as one program for each structure, count and shape.
-drawn = partial(jax.jit, static_argnums=(3, 4))(in_chunks)
+@partial(jax.jit, static_argnums=(3, 4))
+def drawn(sampler: Sampler, key: PRNGKey, start: Index, shape: Shape, whole: Shape) -> Float[Array, "..."]:
+    """``in_chunks`` as one program for each structure and shapes; reshaped in it, as to do so later would copy."""
+    return in_chunks(sampler, key, start, prod(shape), whole).reshape(shape)

@@ -87,5 +87,5 @@ def _first_chunk(engine: Engine, cell: Cell) -> float:
 
 
 def _held(engine: Engine, cell: Cell) -> int:
-    """Bytes on a device: its arrays twice, as the next chunk is drawn meanwhile, or once a thread, and a copy of one."""
+    """Bytes on a device: its arrays twice, as the next chunk is drawn meanwhile, or once a thread; and one more."""
     return (max(engine.at_once, 2) * engine.layout(cell).per_device + 1) * prod(cell.shape) * 4
