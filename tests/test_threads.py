@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import quantsim as qs
-from quantsim.measure import shards, statistics, streaming, tallies, threads
+from quantsim.measure import shards, statistics, streaming, tallies
 from quantsim.measure.stages import stage_of
-from quantsim.measure.threads import by_threads
+from quantsim.numerics import meshes, threads
 from quantsim.numerics.fusion import STAGE
+from quantsim.numerics.threads import by_threads
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # what JAX tells its listeners when it has made a program
 
@@ -119,7 +120,7 @@ def test_small_arrays_one_thread_and_several_devices_take_one_call(monkeypatch):
     same_tally(streaming.threaded(q, placed, threads=8), streaming.tally(q, weights(ROWS)))
     with jax.disable_jit():
         assert streaming.threaded(q, weights(ROWS), threads=8) is None
-    monkeypatch.setattr(streaming, "on_cpu", lambda: False)
+    monkeypatch.setattr(meshes, "on_cpu", lambda: False)
     assert streaming.threaded(q, weights(ROWS), threads=8) is None
 
 

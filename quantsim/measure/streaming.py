@@ -15,9 +15,8 @@ from quantsim.measure.shards import in_order
 from quantsim.measure.stages import some_stages, stage_of, staged
 from quantsim.measure.statistics import ErrorStats
 from quantsim.measure.tallies import SUMS, Exponents, Tally
-from quantsim.measure.threads import by_threads, cores
-from quantsim.numerics.ieee import on_cpu
-from quantsim.numerics.meshes import placed_like
+from quantsim.numerics.meshes import is_on_one_cpu, placed_like
+from quantsim.numerics.threads import by_threads, cores
 from quantsim.numerics.tiles import TILE, with_whole_tiles
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.face import AbstractQuantizer
@@ -82,7 +81,7 @@ def threaded(q: AbstractQuantizer, w: Weights, unit: Exponents | None = None, *,
     One program, compiled here, takes the whole array and the numbers of the stages that a call is for. JAX runs the
     calls of several threads at once, also on one device.
     """
-    sizes = stage_of(q, w.shape) if _is_on_one_cpu(w) and threads > 1 and w.size >= 4 * _FEWEST else None
+    sizes = stage_of(q, w.shape) if is_on_one_cpu(w) and threads > 1 and w.size >= 4 * _FEWEST else None
     if sizes is None:
         return None
     stage, stages = sizes[0], w.size // sizes[0]
@@ -113,13 +112,6 @@ def _unpacked(parts: list[Any], unit: Exponents | None) -> Tally:
     found = [*np.concatenate(sums, axis=1), *np.max(extremes, axis=0), *np.sum(counts, axis=0)]
     names = (*SUMS, *_EXTREMES, *_COUNTS)
     return jax.tree.map(np.asarray, Tally(**dict(zip(names, found, strict=True)), unit=unit))
-
-
-def _is_on_one_cpu(w: Weights) -> bool:
-    """Whether the array lies on one device, a CPU, and no mesh says how results are to be placed."""
-    config: Any = jax.config
-    known = on_cpu() and not config.jax_disable_jit and hasattr(w, "sharding")  # what is traced lies nowhere
-    return known and len(w.sharding.device_set) == 1 and not jax.typeof(w).sharding.mesh.explicit_axes
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------

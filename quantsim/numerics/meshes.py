@@ -12,6 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from quantsim._types import Shape
+from quantsim.numerics.ieee import on_cpu
 
 
 def placed_like(w: jax.Array, f: Callable[..., Any], *arguments: Any) -> Any:
@@ -30,6 +31,18 @@ def placed_like(w: jax.Array, f: Callable[..., Any], *arguments: Any) -> Any:
     unplaced = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     results = jax.tree.map(lambda out: _placement(placement, out.shape), jax.eval_shape(f, *unplaced))
     return jax.sharding.auto_axes(f, axes=placement.mesh.explicit_axes, out_sharding=results)(*arguments)
+
+
+def is_on_one_cpu(w: jax.Array) -> bool:
+    """Whether the array lies on one device, a CPU, and no mesh says how results are to be placed.
+
+    >>> import jax.numpy as jnp
+    >>> is_on_one_cpu(jnp.zeros(2)), bool(jax.jit(lambda w: is_on_one_cpu(w) + w.sum())(jnp.zeros(2)))
+    (True, False)
+    """
+    config: Any = jax.config
+    known = on_cpu() and not config.jax_disable_jit and hasattr(w, "sharding")  # what is traced lies nowhere
+    return known and len(w.sharding.device_set) == 1 and not jax.typeof(w).sharding.mesh.explicit_axes
 
 
 def _placement(like: NamedSharding, shape: Shape) -> NamedSharding:

@@ -61,4 +61,4 @@ def _next(left: deque[Part]) -> Part | None:
 @cache
 def _pool(helpers: int) -> ThreadPoolExecutor:
     """Threads that wait for work, and end with the interpreter; to start them takes longer than a small task."""
-    return ThreadPoolExecutor(helpers, "quantsim-measure")
+    return ThreadPoolExecutor(helpers, "quantsim")
