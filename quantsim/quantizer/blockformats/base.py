@@ -170,7 +170,7 @@ class BlockFormat(AbstractQuantizer):
         """Search on finite weights; where a weight is not finite, the scales become NaN."""
         top = ieee.absmax(blocks)
         poison = top - top
-        finite = jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit))
+        finite = apart(lambda: jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit)), blocks)
         codes, scales = self.coding.search(finite, importance)
         return Stored(codes, tuple(s - poison if jnp.issubdtype(s.dtype, jnp.floating) else s for s in scales))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
@@ -109,11 +109,9 @@ class Refined(NamedTuple):
     scale: PerBlock
     slowly: Callable[[], tuple[Rows, PerBlock]]
 
-    def codes(self, needed: Bool[Array, ""]) -> Blocks:
-        """The codes if ``needed``, else zeros; 0 in a block of zeros."""
-        shape = jax.eval_shape(self.slowly)[0].shape
-        none = jnp.full(shape, 0.0 * needed.astype(jnp.float32))  # as sharded as the data
-        return lax.cond(needed, lambda: self.slowly()[0], lambda: none).T
+    def codes(self) -> Blocks:
+        """The codes; 0 in a block of zeros."""
+        return self.slowly()[0].T
 
 
 def _ends(half: int) -> tuple[int, int]:
