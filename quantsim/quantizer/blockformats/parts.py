@@ -6,7 +6,7 @@ part of the blocks; a block's bytes depend on nothing else, so they are those of
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ PART = 2**18
 _OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_multi_thread_eigen": False}
 
 
+@runtime_checkable
 class Packing(Protocol):
     """What is asked of a block format; equal ones share a program."""
 
