@@ -134,7 +134,7 @@ class BlockFormat(AbstractQuantizer):
         return self.coding.to_bytes(apart(lambda: self._found(blocks, importance), blocks))
 
     def _quantized(self, w: Weights, importance: Float[Array, " in"] | None) -> QuantizedArray:
-        if importance is not None or not parts.is_shared(w):
+        if importance is not None or not (self.coding.tries and parts.is_shared(w)):
             return _quantize(self, w, importance)
         return QuantizedArray(parts.packed(self, w).reshape(self._packed_shape(w.shape)), None, None, self)
 

@@ -23,6 +23,7 @@ SIZE = 16
 class Q3K(Coding):
     """Three-bit codes, the middle one meaning zero, and six-bit scales."""
 
+    tries = True
     half = 4
 
     def search(self, blocks: Supers, importance: Importance | None) -> Stored:
@@ -69,6 +70,7 @@ class Q3K(Coding):
 class Q6K(Coding):
     """Six-bit codes, the middle one meaning zero, and eight-bit scales."""
 
+    tries = True
     half = 32
 
     def search(self, blocks: Supers, importance: Importance | None) -> Stored:
