@@ -10,8 +10,8 @@ from quantsim.rows import Rows
 
 from . import _gptq, _timing, _unpacking
 from ._inspected import INSPECT
-from ._jobs import FULL_STATISTICS, SUM_OF_PARTS, generate, generate_and_measure
-from ._rivals import NUMPY_GGUF
+from ._jobs import FULL_STATISTICS, SUM_OF_PARTS, generate, generate_and_measure, pack
+from ._rivals import C_REFERENCE, NUMPY_GGUF
 from ._timing import OURS, Contender, Seconds
 
 MANY = 32  # quantizers of one draw
@@ -67,6 +67,10 @@ def _unpacked(kind: str) -> Bound:
     return Bound(f"{job}: rate / gguf", _unpacking.TIMES, of=(job, OURS), over=(job, NUMPY_GGUF))
 
 
+def _packed(kind: str, times: float) -> Bound:
+    return Bound(f"{pack(kind)}: rate / C", times, of=(pack(kind), OURS), over=(pack(kind), C_REFERENCE))
+
+
 STATISTICS, NORMAL, SWEEP = (FULL_STATISTICS, OURS), (generate("normal"), OURS), (generate_and_measure(MANY), OURS)
 GPTQ, SMALLER_GPTQ = _gptq.job(LAYER), _gptq.job(SMALLER_LAYER)
 BOUNDS = (
@@ -80,6 +84,8 @@ BOUNDS = (
     Bound("student-t: rate / normal", 0.5, of=(generate("student-t"), OURS), over=NORMAL),
     Bound("Laplace: rate / normal", 0.5, of=(generate("Laplace"), OURS), over=NORMAL),
     Bound("inspect: rate / NumPy + gguf", 10.0, of=(INSPECT, OURS), over=(INSPECT, NUMPY_GGUF)),
+    _packed("q3_k", 2.0),
+    _packed("q2_k", 3.0),
     Bound(PEAK, 0.0, 1.0),
     Bound(EXPONENT, 0.95, 1.05),
     Bound("two cores: rate / one", 1.8, of=(on_cores(2), OURS), over=(on_cores(1), OURS)),

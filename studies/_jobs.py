@@ -1,4 +1,4 @@
-"""The jobs of the study ``throughput``, and who does each of them: quantsim, NumPy (with gguf), torch."""
+"""The jobs of the study ``throughput``, and who does each of them: quantsim, NumPy (with gguf), C, torch."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +21,7 @@ from quantsim.quantizer.blockformats import gguf
 from quantsim.sweep import chunks, measure, programs, streams
 
 from . import _rivals
-from ._rivals import NUMPY_GGUF
+from ._rivals import C_REFERENCE, NUMPY_GGUF
 from ._served import SHAPE, SPEC
 from ._timing import Contender, by_numpy, by_quantsim, by_torch, finish
 
@@ -60,6 +60,8 @@ SPECS = (
     "mxint8",
     "q4_0",
 )
+#: Types that are packed: those of most files, and the K-quants of fewest bits.
+PACKED = ("q8_0", "q4_0", "q2_k", "q3_k", "q4_k", "q6_k")
 #: Laws that are drawn, by their name in the figure.
 LAWS = {"normal": "normal", "student-t": "t5", "Laplace": "laplace"}
 
@@ -78,6 +80,11 @@ def generate(law: str) -> str:
 def generate_and_measure(quantizers: int) -> str:
     """Name of the job that draws normal weights and measures them with so many quantizers."""
     return f"generate + measure, {quantizers}"
+
+
+def pack(kind: str) -> str:
+    """Name of the job that packs a type."""
+    return f"pack {kind}"
 
 
 # --- weights that are given -----------------------------------------------------------------------------------------
@@ -201,7 +208,8 @@ def packing(weights: int, types: tuple[str, ...], seed: int) -> Iterator[Contend
     x = np.random.default_rng(seed).standard_normal((weights // SHAPE[1], SHAPE[1]), dtype=np.float32)
     w = jnp.asarray(x)
     for kind in types:
-        pack = f"pack {kind}"
-        yield by_quantsim(pack, x.size, partial(gguf.pack, w, kind))
+        yield by_quantsim(pack(kind), x.size, partial(gguf.pack, w, kind))
         if _rivals.optional("gguf") and _rivals.can_pack(kind):
-            yield by_numpy(pack, x.size, partial(_rivals.packed, kind, x), NUMPY_GGUF)
+            yield by_numpy(pack(kind), x.size, partial(_rivals.packed, kind, x), NUMPY_GGUF)
+        if _rivals.optional("libgguf"):
+            yield by_numpy(pack(kind), x.size, partial(_rivals.packed_in_c, kind, x), C_REFERENCE)

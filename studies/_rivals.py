@@ -1,7 +1,8 @@
-"""What quantsim is timed against: the same work in NumPy with the gguf package, in torch and in torch.compile.
+"""What quantsim is timed against: the same work in NumPy with the gguf package, in C, in torch and in torch.compile.
 
-Each does it as its users would: NumPy with arrays, ml_dtypes for small floats and gguf for q8_0 and q4_0; torch with
-tensors on the device that JAX computes on. Nothing here calls a quantizer of quantsim.
+Each does it as its users would: NumPy with arrays, ml_dtypes for small floats and gguf for q8_0 and q4_0; C with the
+quantizers of ggml, which libgguf calls on one thread; torch with tensors on the device that JAX computes on. Nothing
+here calls a quantizer of quantsim.
 """
 
 import importlib
@@ -20,8 +21,10 @@ F32 = NDArray[np.float32]
 Round = Callable[[F32], Any]
 #: Name of a contender: NumPy with the package of GGUF.
 NUMPY_GGUF = "NumPy + gguf"
+#: Name of a contender: the quantizers of ggml, which the package libgguf binds.
+C_REFERENCE = "C"
 #: Package: what its contenders' names begin with.
-_NEEDED = {"torch": "torch", "gguf": NUMPY_GGUF}
+_NEEDED = {"torch": "torch", "gguf": NUMPY_GGUF, "libgguf": C_REFERENCE}
 _NEEDED_FOR_LAYERS = {"neural-compressor-pt": "neural-compressor", "qwix": "qwix"}
 
 
@@ -73,6 +76,12 @@ def can_pack(kind: str) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def packed_in_c(kind: str, w: F32) -> NDArray[np.uint8]:
+    """Bytes of a GGUF type by the reference, whatever the type."""
+    libgguf = optional("libgguf")
+    return libgguf.quantize_rows(w, libgguf.GGMLQuantizationType[kind.upper()])
 
 
 _TYPES = {

@@ -55,7 +55,7 @@ def by_quantsim(job: str, weights: int, run: Callable[[], Any], name: str = OURS
 
 
 def by_numpy(job: str, weights: int, run: Callable[[], Any], name: str = "NumPy") -> Contender:
-    """NumPy, which works on one thread."""
+    """NumPy or another one that works on one thread."""
     return Contender(job, name, weights, run, processor(), 1)
 
 

@@ -1,11 +1,12 @@
 """Mitigations against qwix 0.1.8 on one problem, under its conventions; where it departs from them, and why.
+Packing against the quantizers of ggml in C, which libgguf 0.2.2 binds.
 
 Its conventions: symmetric int4 has codes -8 … 7 and scales absmax / 7.5, our bounds "half"; the scale of a block is
 found from weights without the updates pending in the lazy block, our scales "block"; weights are (out, in), and its
 Hessian is XXᵀ of inputs (in, tokens), which is ours times the number of tokens. XLA makes its division by 7.5 a product
 with the reciprocal, so that scales may be off by an ulp.
 
-Nothing here is skipped: without qwix these tests fail. `make test-peers` installs it.
+Nothing here is skipped: without these packages the tests fail. `make test-peers` installs them.
 """
 
 import jax
@@ -152,3 +153,13 @@ def test_awq_is_not_worse_than_theirs(peer, problem, size):
     assert mine <= nothing * (1 + 1e-5)
     assert mine <= theirs * 1.005
     assert size != FAN_IN or theirs > nothing * 1.005  # a row is one block: theirs ends worse than doing nothing
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"])
+def test_the_bytes_of_timed_weights_are_those_of_c(kind):
+    """The weights that the study ``throughput`` packs, by the call that it times."""
+    import libgguf
+
+    w = np.random.default_rng(0).standard_normal((2**21 // 1024, 1024), dtype=np.float32)
+    expected = libgguf.quantize_rows(w, libgguf.GGMLQuantizationType[kind.upper()])
+    np.testing.assert_array_equal(qs.gguf.pack(jnp.asarray(w), kind), expected)

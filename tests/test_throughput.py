@@ -190,7 +190,7 @@ def made(kind, **more):
     return base | (timed | {"device": "a machine", "threads": 2} if kind == "time" else {}) | more
 
 
-def table(*ratios, contenders=("quantsim", "torch", "NumPy + gguf")):
+def table(*ratios, contenders=("quantsim", "torch", "NumPy + gguf", "C")):
     rows = [made("time", job=job, contender=c, rate=1000.0) for job in ("read", "copy") for c in contenders]
     named = {b.name: b for b in throughput.BOUNDS}
     rows += [made("ratio", name=n, ratio=r, ratio_se=0.1) for n, r in zip(named, ratios, strict=False)]
@@ -199,7 +199,8 @@ def table(*ratios, contenders=("quantsim", "torch", "NumPy + gguf")):
 
 def test_every_bound_is_judged():
     """By three standard errors, here 0.3: what noise can move over its bound is neither met nor missed."""
-    first, *lines = table(1.4, 9.5, 100.0, 1.6, 9.8, 2.0, 3.1, 0.9, 0.1, 10.9, 0.41, 1.5, 1.8, 3.0, 9.0, 59.9, 1.5)
+    statistics, drawn, packed = (1.4, 9.5, 100.0, 1.6, 9.8), (2.0, 3.1, 0.9, 0.1, 10.9), (2.4, 2.6)
+    first, *lines = table(*statistics, *drawn, *packed, 0.41, 1.5, 1.8, 3.0, 9.0, 59.9, 1.5)
     assert "a machine" in first
     assert "4.0 and copies 8.0 GB/s" in first
     unclear = "error"
@@ -216,16 +217,18 @@ def test_every_bound_is_judged():
         "met",
         "met",
         "missed",
+        "met",
+        "missed",
         unclear,
     ]
     expected += ["missed", "met", unclear, "met"]
     assert [line.split()[-1] for line in lines[: len(expected)]] == expected
     unpacking = [b.name for b in throughput.BOUNDS[len(expected) :]]
-    assert all(name in line and "not measured" in line for name, line in zip(unpacking, lines[17:], strict=True))
+    assert all(name in line and "not measured" in line for name, line in zip(unpacking, lines[19:], strict=True))
     assert len(unpacking) == 4 + 23
     assert "1.40 ± 0.10   ≥ 1 " in lines[0]
     assert "≤ 1.25" in lines[3]
-    assert "0.95 to 1.05" in lines[11]
+    assert "0.95 to 1.05" in lines[13]
 
 
 def test_what_was_not_measured_is_neither():
@@ -237,7 +240,7 @@ def test_what_was_not_measured_is_neither():
 
 @pytest.mark.parametrize(
     ("contenders", "absent"),
-    [(("quantsim", "NumPy", "NumPy + gguf"), "torch not"), (("quantsim", "NumPy"), "torch and gguf not")],
+    [(("quantsim", "NumPy", "NumPy + gguf", "C"), "torch not"), (("quantsim", "NumPy"), "torch, gguf and libgguf not")],
 )
 def test_what_is_not_installed_is_named_with_the_command_that_installs_it(contenders, absent):
     last = table(contenders=contenders)[-1]
@@ -246,11 +249,11 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(conten
 
 
 def test_rivals_of_layers_are_missed_where_layers_are_measured():
-    installed = ["quantsim", "torch", "NumPy + gguf"]
+    installed = ["quantsim", "torch", "NumPy + gguf", "C"]
     assert _rivals.missing(installed) is None
     assert _rivals.missing(installed, among_layers=True).startswith("neural-compressor-pt and qwix not installed")
     assert _rivals.missing(installed[:1], among_layers=True).startswith(
-        "torch, gguf, neural-compressor-pt and qwix not"
+        "torch, gguf, libgguf, neural-compressor-pt and qwix not"
     )
 
 

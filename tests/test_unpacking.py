@@ -17,9 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 import quantsim as qs
 from quantsim import checkpoints
-from quantsim.quantizer.blockformats import unpacking
+from quantsim.quantizer.blockformats import memory, unpacking
 from quantsim.quantizer.blockformats.gguf import LAYOUTS, TYPES, layout
-from quantsim.quantizer.blockformats.unpacking import grids, host, memory
+from quantsim.quantizer.blockformats.unpacking import grids, host
 from quantsim.quantizer.face import QuantizedArray
 from tests import oracles
 from tests.oracle_gguf import dequantize, dequantize_by_definition

@@ -14,6 +14,7 @@ from quantsim._types import ArrayLike, Blocks, PRNGKey, Shape, Weights
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
 from quantsim.numerics.meshes import placed_like
+from quantsim.quantizer.blockformats import parts
 from quantsim.quantizer.blockformats.blocks import mean_square
 from quantsim.quantizer.blockformats.chunks import CHUNK, over_chunks
 from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
@@ -79,7 +80,7 @@ class BlockFormat(AbstractQuantizer):
             ValueError: for a NaN or infinity, for rows that are not whole blocks, for an imatrix that does not fit.
         """
         w32 = self._checked(w, nonfinite)
-        return _quantize(self, w32, self._importance(imatrix, w32.shape))
+        return self._quantized(w32, self._importance(imatrix, w32.shape))
 
     def roundtrip(
         self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
@@ -123,14 +124,23 @@ class BlockFormat(AbstractQuantizer):
         """``quantize(w).codes``, as ``gguf.pack`` has it: whatever is not finite is refused."""
         w32 = as_weights(w, remedy="mend the input")
         self._blocks_in_row(w32.shape)
-        return _quantize(self, w32, self._importance(imatrix, w32.shape)).codes
+        return self._quantized(w32, self._importance(imatrix, w32.shape)).codes
+
+    def bytes_of(self, blocks: Blocks) -> UInt8[Array, "blocks nbytes"]:
+        """The bytes of float32 blocks, of which there is one: a part of the weights that ``pack`` takes."""
+        return self._over_blocks(self._bytes_of, blocks, None)
+
+    def _bytes_of(self, blocks: Blocks, importance: Importance | None) -> UInt8[Array, "blocks nbytes"]:
+        return self.coding.to_bytes(apart(lambda: self._found(blocks, importance), blocks))
+
+    def _quantized(self, w: Weights, importance: Float[Array, " in"] | None) -> QuantizedArray:
+        if importance is not None or not (self.coding.tries and parts.is_shared(w)):
+            return _quantize(self, w, importance)
+        return QuantizedArray(parts.packed(self, w).reshape(self._packed_shape(w.shape)), None, None, self)
 
     def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
-        def encode(blocks: Blocks, importance: Importance | None) -> UInt8[Array, "blocks nbytes"]:
-            return self.coding.to_bytes(apart(lambda: self._found(blocks, importance), blocks))
-
-        shape = (*w.shape[:-1], self._blocks_in_row(w.shape) * self.nbytes)
-        data = self._over_blocks(encode, w, importance) if w.size else jnp.zeros(shape, jnp.uint8)
+        shape = self._packed_shape(w.shape)
+        data = self._over_blocks(self._bytes_of, w, importance) if w.size else jnp.zeros(shape, jnp.uint8)
         return QuantizedArray(data.reshape(shape), None, None, self)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
@@ -160,7 +170,7 @@ class BlockFormat(AbstractQuantizer):
         """Search on finite weights; where a weight is not finite, the scales become NaN."""
         top = ieee.absmax(blocks)
         poison = top - top
-        finite = jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit))
+        finite = apart(lambda: jnp.where(jnp.isnan(poison), 0.0, jnp.clip(blocks, -self.limit, self.limit)), blocks)
         codes, scales = self.coding.search(finite, importance)
         return Stored(codes, tuple(s - poison if jnp.issubdtype(s.dtype, jnp.floating) else s for s in scales))
 
@@ -187,6 +197,9 @@ class BlockFormat(AbstractQuantizer):
 
     def _nbytes(self, shape: Shape) -> int:
         return prod(shape[:-1]) * self._blocks_in_row(shape) * self.nbytes
+
+    def _packed_shape(self, shape: Shape) -> Shape:
+        return (*shape[:-1], self._blocks_in_row(shape) * self.nbytes)
 
     def _shape(self, codes: Shape) -> Shape:
         return (*codes[:-1], codes[-1] // self.nbytes * self.size)

@@ -25,6 +25,9 @@ class Importance(NamedTuple):
 class Coding(abc.ABC):
     """Four functions of blocks. Members are frozen dataclasses, so that a copy of a format is equal to it."""
 
+    #: Whether many scales are tried for each block, so that copies of blocks and bytes cost nothing beside it.
+    tries = False
+
     @abc.abstractmethod
     def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
         """Codes and scales of float32 weights; errors are weighed by the importance, if there is one."""

@@ -20,6 +20,8 @@ from quantsim.rounding import round_integer
 class Q2K(Coding):
     """Sub-blocks of 16, two-bit codes, four-bit scales and minimums."""
 
+    tries = True
+
     def search(self, blocks: Supers, importance: Importance | None) -> Stored:
         """Absolute errors weighed by abs(w), or squared ones by importance."""
         sub, grid = sub_blocks(blocks, 16), Grid(3, -0.5, 0.1, 15, absolute=True)
@@ -46,6 +48,8 @@ class Q2K(Coding):
 @dataclass(frozen=True)
 class Q45K(Coding):
     """Sub-blocks of 32, codes of four or five ``bits``, six-bit scales and minimums."""
+
+    tries = True
 
     bits: int
     grid: Grid

@@ -23,6 +23,7 @@ SIZE = 16
 class Q3K(Coding):
     """Three-bit codes, the middle one meaning zero, and six-bit scales."""
 
+    tries = True
     half = 4
 
     def search(self, blocks: Supers, importance: Importance | None) -> Stored:
@@ -31,13 +32,17 @@ class Q3K(Coding):
         if importance is None:
             refined = refined_scale_search(sub, self.half)
             d, levels = _levels(refined.scale.reshape(-1, 16), 32)
-            codes = refined.codes(jnp.any(d * levels == 0))
+            found = lax.cond(
+                jnp.any(d * levels == 0),
+                lambda: _codes_again(blocks, d * levels, self.half, refined.codes()),
+                lambda: _codes_again(blocks, d * levels, self.half),
+            )
         else:
             weights = sub_blocks(error_weights(blocks, importance, 2.0), SIZE)
             scale, codes = scale_search(sub, weights, self.half)
             d, levels = scale_search(scale.reshape(-1, 16), totals(weights, 16), 32)
             d, levels = stored_f16(d), levels - 32
-        found = _codes_again(blocks, d * levels, self.half, codes)
+            found = _codes_again(blocks, d * levels, self.half, codes)
         return Stored(found, (d, levels.astype(jnp.int8)))
 
     def values(self, stored: Stored) -> Supers:
@@ -65,6 +70,7 @@ class Q3K(Coding):
 class Q6K(Coding):
     """Six-bit codes, the middle one meaning zero, and eight-bit scales."""
 
+    tries = True
     half = 32
 
     def search(self, blocks: Supers, importance: Importance | None) -> Stored:
@@ -104,12 +110,12 @@ def _levels(found: Float[Array, "blocks 16"], half: int) -> tuple[PerBlock, Floa
 
 
 def _codes_again(
-    blocks: Supers, step: Float[Array, "supers 16"], half: int, codes: Blocks
+    blocks: Supers, step: Float[Array, "supers 16"], half: int, codes: Blocks | None = None
 ) -> UInt8[Array, "supers 256"]:
-    """Codes for the scales as stored; those of the search where a stored scale is 0."""
+    """Codes for the scales as stored; those of the search where a stored scale is 0, if there may be one."""
     step = spread(step, SIZE)
     again = jnp.clip(round_integer(ieee.divide(blocks, jnp.where(step == 0, 1.0, step))), -half, half - 1) + half
-    return jnp.where(step == 0, codes.reshape(blocks.shape), again).astype(jnp.uint8)
+    return (again if codes is None else jnp.where(step == 0, codes.reshape(blocks.shape), again)).astype(jnp.uint8)
 
 
 def _values(stored: Stored, half: int) -> Supers:

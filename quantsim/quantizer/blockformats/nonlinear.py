@@ -31,6 +31,8 @@ _DIVISORS = np.array([127.0, *(t - 127.0 for t in range(-7, 8))], np.float32)
 class IQ4NL(Coding):
     """A float16 scale for each block of 32."""
 
+    tries = True
+
     def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
         """The best of sixteen scales."""
         scale = _best_scale(blocks, _weights(blocks, importance))
@@ -53,6 +55,8 @@ class IQ4NL(Coding):
 @dataclass(frozen=True)
 class IQ4XS(Coding):
     """A float16 scale for 256 weights, and a signed 6-bit scale for each 32 of them."""
+
+    tries = True
 
     def search(self, blocks: Blocks, importance: Importance | None) -> Stored:
         """The best of sixteen scales for each 32, quantized in units of the largest; codes for the result."""

@@ -5,6 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float, Num, UInt8
 
 from quantsim.formats import FORMATS
+from quantsim.numerics.fusion import apart
 from quantsim.rounding import snap
 
 _F16 = FORMATS["f16"]
@@ -35,11 +36,15 @@ def pack_planes(codes: Num[Array, "blocks size"], run: int, bits: int) -> UInt8[
     [[49, 66]]
     """
     planes = 8 // bits
-    runs = (codes.astype(jnp.uint8) & (2**bits - 1)).reshape(len(codes), -1, planes, run)
-    out = runs[:, :, 0]
-    for i in range(1, planes):
-        out = out | (runs[:, :, i] << (bits * i))
-    return out.reshape(len(codes), -1)
+
+    def packed() -> UInt8[Array, "blocks bytes"]:
+        runs = (codes.astype(jnp.uint8) & (2**bits - 1)).reshape(len(codes), -1, planes, run)
+        out = runs[:, :, 0]
+        for i in range(1, planes):
+            out = out | (runs[:, :, i] << (bits * i))
+        return out.reshape(len(codes), -1)
+
+    return apart(packed, codes)  # else the fields of a block are one loop, which asks of each byte whose it is
 
 
 def unpack_planes(data: UInt8[Array, "blocks bytes"], run: int, bits: int) -> UInt8[Array, "blocks size"]:

@@ -4,24 +4,27 @@ Source: llama.cpp, ggml-quants.c: ``make_q3_quants`` (the scales of q3_k) and ``
 the K-quants with importances).
 """
 
+import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from quantsim._types import Blocks, PerBlock
 from quantsim.numerics import ieee
 from quantsim.numerics.fusion import apart
+from quantsim.numerics.ieee import on_cpu
 from quantsim.quantizer.blockformats.blocks import extreme
 from quantsim.quantizer.blockformats.search import TINY, Lane, flat, in_order, lanes
 from quantsim.rounding import round_integer
 
 SWEEPS = 5
+SOME = 256  # blocks that are swept at a time
 
 Rows: TypeAlias = Float[Array, "size blocks"]
 
@@ -68,6 +71,11 @@ def _moved(x: Lane, w: Lane, term: _Term, fit: _Fit, ends: tuple[int, int]) -> t
     return jax.tree.map(partial(jnp.where, moves), (other, longer), (term, fit))
 
 
+def _moves(x: Lane, w: Lane, term: _Term, fit: _Fit, ends: tuple[int, int]) -> Bool[Array, " blocks"]:
+    """Whether one code is not at its best given all others."""
+    return _moved(x, w, term, fit, ends)[0].code != term.code
+
+
 def _rounded(power: Lane, subnormal: Lane) -> Lane:
     """``power`` rounded again where the reference's is subnormal (XLA would flush it to zero)."""
     coarse = 1.5 * subnormal
@@ -83,6 +91,36 @@ def _swept(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> PerBlock:
         for i in range(len(x)):
             terms[i], fit = _moved(x[i], w[i], terms[i], fit, ends)
     return _ratio(fit)
+
+
+def _settled(x: list[Lane], codes: list[Lane], ends: tuple[int, int]) -> Complex[Array, " blocks"]:
+    """The scale of the codes as they are and, as the imaginary part, 1 where a sweep would move one of them.
+
+    While none moves the sums stay, so that all can be asked at once; step by step each waits for the one before it.
+    """
+    w = [ieee.square(v) for v in x]
+    terms = [_term(*of_one) for of_one in zip(x, w, codes, strict=True)]
+    fit = _sums(terms, None)
+    moving = [_moves(*of_one, fit, ends) for of_one in zip(x, w, terms, strict=True)]
+    return lax.complex(_ratio(fit)[:, 0], reduce(operator.or_, moving).astype(jnp.float32))
+
+
+def _swept_where_needed(rows: Rows, factor: Lane, half: int, whole: Blocks) -> PerBlock:
+    """The scale after all sweeps, which few blocks need: these are gathered and swept some at a time."""
+    first = [_first_codes(v, factor, half) for v in rows]
+    found = apart(lambda: _settled(list(rows), first, _ends(half)), whole)
+    moving, some = lax.imag(found) > 0, min(rows.shape[1], SOME)
+    (places,) = jnp.nonzero(moving, size=rows.shape[1], fill_value=0)  # sweeps of block 0 are right, needed or not
+
+    def step(state: tuple[Int[Array, ""], Lane]) -> tuple[Int[Array, ""], Lane]:
+        begin, scale = state
+        at = lax.dynamic_slice_in_dim(places, begin, some)
+        x, f = apart(lambda: (rows[:, at], factor[at]), whole)
+        swept = apart(lambda: _swept(list(x), [_first_codes(v, f, half) for v in x], _ends(half)), whole)
+        return begin + some, scale.at[at].set(swept[:, 0])
+
+    begin = jnp.sum(moving, dtype=jnp.int32) * 0  # as sharded as the data
+    return lax.while_loop(lambda s: s[0] < jnp.sum(moving, dtype=jnp.int32), step, (begin, lax.real(found)))[1][:, None]
 
 
 def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
@@ -109,11 +147,9 @@ class Refined(NamedTuple):
     scale: PerBlock
     slowly: Callable[[], tuple[Rows, PerBlock]]
 
-    def codes(self, needed: Bool[Array, ""]) -> Blocks:
-        """The codes if ``needed``, else zeros; 0 in a block of zeros."""
-        shape = jax.eval_shape(self.slowly)[0].shape
-        none = jnp.full(shape, 0.0 * needed.astype(jnp.float32))  # as sharded as the data
-        return lax.cond(needed, lambda: self.slowly()[0], lambda: none).T
+    def codes(self) -> Blocks:
+        """The codes; 0 in a block of zeros."""
+        return self.slowly()[0].T
 
 
 def _ends(half: int) -> tuple[int, int]:
@@ -138,6 +174,8 @@ def refined_scale_search(blocks: Blocks, half: int) -> Refined:
     x = lanes(flat_x, blocks.shape[-1])
 
     def quickly() -> PerBlock:
+        if on_cpu():
+            return _swept_where_needed(flat_x.reshape(len(x), -1), factor, half, blocks)
         return apart(lambda: _swept(x, [_first_codes(v, factor, half) for v in x], _ends(half)), blocks)
 
     def slowly() -> tuple[Rows, PerBlock]:

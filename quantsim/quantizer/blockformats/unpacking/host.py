@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float32, UInt8
 
+from quantsim.quantizer.blockformats.memory import empty
 from quantsim.quantizer.blockformats.unpacking.layout import Layout
-from quantsim.quantizer.blockformats.unpacking.memory import empty
 
 #: Weights of a chunk, and of the parts that a program goes through, as many as are needed.
 CHUNK, _PART = 2**20, 2**17
