@@ -6,7 +6,7 @@ part of the blocks; a block's bytes depend on nothing else, so they are those of
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,12 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from quantsim._types import Blocks, Weights
+from quantsim.numerics.memory import empty
 from quantsim.numerics.meshes import is_on_one_cpu
-from quantsim.numerics.threads import by_threads, cores
-from quantsim.quantizer.blockformats.memory import empty
+from quantsim.numerics.threads import ONE_CORE_A_CALL, by_threads, cores
 
 #: Weights of a call: milliseconds, few enough for an even share of two calls and more.
 PART = 2**18
-#: Searches are chains of arithmetic, which profit from vectors of 512 bits, where a processor has them.
-_OPTIONS: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_multi_thread_eigen": False}
 
 
 @runtime_checkable
@@ -59,4 +57,4 @@ def packed(q: Packing, w: Weights) -> UInt8[Array, "blocks nbytes"]:
 def _program(q: Packing) -> Callable[[np.ndarray], jax.Array]:
     """Compiled ahead of time: called with arrays of NumPy it is no part of a program that is being traced."""
     blocks = jax.ShapeDtypeStruct((PART // q.size, q.size), jnp.float32)
-    return jax.jit(q.bytes_of, compiler_options=_OPTIONS).lower(blocks).compile()
+    return jax.jit(q.bytes_of, compiler_options=ONE_CORE_A_CALL).lower(blocks).compile()

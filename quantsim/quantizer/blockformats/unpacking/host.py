@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float32, UInt8
 
-from quantsim.quantizer.blockformats.memory import empty
+from quantsim.numerics.memory import empty
 from quantsim.quantizer.blockformats.unpacking.layout import Layout
 
 #: Weights of a chunk, and of the parts that a program goes through, as many as are needed.
