@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec
 import quantsim as qs
 from quantsim.granularity import Block, Channel, Tensor, span
 from quantsim.measure import streaming, tallies
-from quantsim.measure.stages import stages_of
 from quantsim.numerics import fusion
 from quantsim.numerics.fusion import apart, over_stages
 from quantsim.numerics.tiles import TILE
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.stages import stages_of
 from tests import oracles, test_block_contract, test_contract
 
 

@@ -14,10 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import quantsim as qs
 from quantsim.measure import shards, statistics, streaming, tallies, threaded
-from quantsim.measure.stages import stages_of
 from quantsim.numerics import meshes, threads
 from quantsim.numerics.fusion import STAGE
 from quantsim.numerics.threads import by_threads
+from quantsim.quantizer.stages import stages_of
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # what JAX tells its listeners when it has made a program
 

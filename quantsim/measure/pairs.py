@@ -11,10 +11,10 @@ from jaxtyping import Array, Int32
 
 from quantsim._types import PRNGKey, Shape, Weights
 from quantsim.measure import tallies
-from quantsim.measure.stages import Stages, stages_of
 from quantsim.measure.tallies import Part
 from quantsim.numerics.fusion import STAGE, apart
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.stages import Stages, stages_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from quantsim._types import ArrayLike, PRNGKey, Weights
 from quantsim.measure import statistics, tallies, threaded
 from quantsim.measure.pairs import staged
 from quantsim.measure.shards import in_order
-from quantsim.measure.stages import stages_of
 from quantsim.measure.statistics import ErrorStats
 from quantsim.measure.tallies import Exponents, Tally
 from quantsim.numerics.meshes import placed_like
@@ -21,6 +20,7 @@ from quantsim.populations.structure import Structure
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
+from quantsim.quantizer.stages import stages_of
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int32
 from quantsim._types import Weights
 from quantsim.measure import tallies
 from quantsim.measure.pairs import Given, Pairs, Quantized, some_stages
-from quantsim.measure.stages import Stages, stages_of
 from quantsim.measure.tallies import SUMS, Exponents, Tally
 from quantsim.numerics.fusion import STAGE
 from quantsim.numerics.meshes import is_on_one_cpu
@@ -23,6 +22,7 @@ from quantsim.numerics.threads import ONE_CORE_A_CALL, by_threads, most_of_a_sha
 from quantsim.numerics.tiles import TILE
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.stages import Stages, stages_of
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
 _EXTREMES, _COUNTS = ("max_abs", "max_signal"), ("nonzero", "zeroed", "clipped")

@@ -22,6 +22,7 @@ from quantsim.populations.outliers import Outliers
 from quantsim.populations.parameters import F64, Vector
 from quantsim.populations.placement import Places, Replaced, marks_of
 from quantsim.populations.samplers import Sampler, drawn, with_float32_leaves
+from quantsim.populations.shared_draws import shared_draw
 
 
 class Population(Law):
@@ -70,8 +71,9 @@ class Population(Law):
         first = checked_start(start)
         if isinstance(first, int) and first + prod(shape) > prod(whole):
             self._check_beyond(whole)
-        sampler = with_float32_leaves(self._sampler())
-        return drawn(sampler, key, words_of(first), shape, whole if self._placed else ()).astype(dtype)
+        sampler, placed = with_float32_leaves(self._sampler()), whole if self._placed else ()
+        found = shared_draw(sampler, key, first, shape, placed) if isinstance(first, int) else None
+        return (drawn(sampler, key, words_of(first), shape, placed) if found is None else found).astype(dtype)
 
     @property
     def _placed(self) -> bool:

@@ -19,6 +19,7 @@ from quantsim._types import ArrayLike, Codes, Number, PRNGKey, Scale, Shape, Wei
 from quantsim.populations.structure import Structure
 from quantsim.quantizer import programs
 from quantsim.quantizer.inputs import as_key, as_shape, as_weights, known_true
+from quantsim.quantizer.shared_roundtrip import shared_roundtrip
 from quantsim.quantizer.structure import parted
 from quantsim.theory.scheme import NoTheoryError, Scheme
 
@@ -64,7 +65,9 @@ class AbstractQuantizer(abc.ABC):
         >>> jax.grad(lambda w: qs.parse("int4:tensor:p50").roundtrip(w).sum())(jnp.array([1.0, 2.0, 9.0])).tolist()
         [1.0, 1.0, 0.0]
         """
-        return programs.roundtrip(*parted(self), self._checked(w, nonfinite), as_key(key))
+        w32, key = self._checked(w, nonfinite), as_key(key)
+        found = shared_roundtrip(self, w32) if key is None else None
+        return programs.roundtrip(*parted(self), w32, key) if found is None else found
 
     def clipped(self, w: ArrayLike) -> Bool[Array, "..."]:
         """Which weights lie more than half a step outside the range of their block.

@@ -1,0 +1,116 @@
+"""Round trips and draws of large arrays by threads: the bits of one call, wherever they are asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quantsim as qs
+from quantsim.numerics import threads
+from quantsim.numerics.fusion import STAGE
+from quantsim.populations import key, shared_draws
+from quantsim.populations.arguments import words_of
+from quantsim.populations.samplers import drawn, with_float32_leaves
+from quantsim.populations.shared_draws import shared_draw
+from quantsim.quantizer import programs, shared_roundtrip
+from quantsim.quantizer.structure import parted
+from tests.oracles import same_bits
+
+ROWS, RAGGED, SHORT = (1024, 544), (2, 275_016), (1500, 352)  # stages; a rest; rows that are no tiles
+SPECS = ["int8:block32", "int4:block64:minmax", "int8:channel", "bf16", "nf4:block64", "mxfp4", "q8_0"]
+
+
+@pytest.fixture(autouse=True)
+def small_arrays_are_shared(monkeypatch):
+    """Arrays of a few stages, and perhaps more threads than cores."""
+    monkeypatch.setattr(threads, "_FEWEST", STAGE)
+    monkeypatch.setattr(shared_draws, "_PART", STAGE + 7)
+    for module in (shared_draws, shared_roundtrip):
+        monkeypatch.setattr(module, "cores", lambda: 3)
+
+
+def weights(shape):
+    w = np.random.default_rng(len(shape)).standard_t(3, shape).astype(np.float32)
+    w.reshape(-1)[: w.size // 16] = 0
+    return jnp.asarray(w)
+
+
+# --- round trips ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [ROWS, RAGGED, SHORT], ids=str)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_round_trip_by_threads_has_the_bits_of_one_call(spec, shape):
+    if shape[-1] % 32 and spec in ("mxfp4", "q8_0", "int8:block32", "nf4:block64", "int4:block64:minmax"):
+        shape = (2, 275_008)
+    q, w = qs.parse(spec), weights(shape)
+    expected = programs.roundtrip(*parted(q), w, None)
+    found = shared_roundtrip.shared_roundtrip(q, w)
+    assert found is not None
+    same_bits(np.asarray(found), np.asarray(expected))
+    assert (found.shape, found.dtype, found.devices()) == (w.shape, jnp.float32, w.devices())
+    same_bits(np.asarray(q.roundtrip(w)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("spec", ["int8:tensor", "nvfp4", "int8:block32:stochastic"])
+def test_what_has_no_stages_is_one_call(spec):
+    assert shared_roundtrip.shared_roundtrip(qs.parse(spec), weights(ROWS)) is None
+
+
+def test_known_weights_are_shared_also_where_others_are_traced():
+    q, w = qs.parse("int8:block32"), weights(ROWS)
+    total = float(q.roundtrip(w)[0].sum())
+    assert jax.jit(lambda x: q.roundtrip(w)[0].sum() * x)(1.0) == pytest.approx(total, rel=1e-6)
+    assert jax.grad(lambda s: (q.roundtrip(w)[0] * s).sum())(1.0) == pytest.approx(total, rel=1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda w: q.roundtrip(w).sum())(w), np.ones(ROWS))
+    clip = qs.parse("int8:block32:clip0.5")
+    same_bits(np.asarray(jax.jit(clip.roundtrip)(w)), np.asarray(clip.roundtrip(w)))
+
+
+def test_results_stay_what_they_are_when_others_are_made():
+    """Memory is used again only when nobody holds it."""
+    q, (a, b) = qs.parse("int4:block32"), (weights(ROWS), 2 * weights(ROWS))
+    kept = q.roundtrip(a)
+    before = np.array(kept)
+    for _ in range(4):
+        q.roundtrip(b)
+    same_bits(np.asarray(kept), before)
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+POPULATIONS = [
+    "normal",
+    "laplace",
+    "t5",
+    "gennorm(beta=1.5)",
+    "normal+outliers(rate=0.01,magnitude=20)",
+    "normal+outliers(count=50,magnitude=20)",
+    "laplace+outliers(rate=0.01,magnitude=20,layout=column)",
+]
+
+
+@pytest.mark.parametrize("text", POPULATIONS)
+def test_a_sample_by_threads_has_the_bits_of_one_program(text):
+    pop, shape = qs.populations.parse(text), ROWS
+    found = pop.sample(key(3), shape)
+    sampler, whole = with_float32_leaves(pop._sampler()), shape if pop._placed else ()
+    assert shared_draw(sampler, key(3), 0, shape, whole) is not None
+    same_bits(np.asarray(found), np.asarray(drawn(sampler, key(3), words_of(0), shape, whole)))
+
+
+def test_a_sample_that_starts_elsewhere_continues_the_first():
+    pop = qs.populations.Normal()
+    whole, start = np.asarray(pop.sample(key(0), (8 * STAGE,))), 3 * STAGE + 5
+    same_bits(np.asarray(pop.sample(key(0), (5 * STAGE - 5,), start=start)), whole[start:])
+    far = pop.sample(key(0), (4 * STAGE,), start=2**32 - 2 * STAGE)  # across the end of the lower word
+    same_bits(np.asarray(far)[2 * STAGE :], np.asarray(pop.sample(key(0), (2 * STAGE,), start=2**32)))
+
+
+def test_samples_of_traced_keys_are_one_program():
+    pop, known = qs.populations.Normal(), key(1)
+    same_bits(np.asarray(jax.jit(lambda k: pop.sample(k, ROWS))(known)), np.asarray(pop.sample(known, ROWS)))
+    same_bits(np.asarray(jax.jit(lambda x: pop.sample(known, ROWS) * x)(1.0)), np.asarray(pop.sample(known, ROWS)))
+    keys = jax.random.split(key(1), 2)
+    stacked = jax.vmap(lambda k: pop.sample(k, ROWS))(keys)
+    same_bits(np.asarray(stacked[1]), np.asarray(pop.sample(keys[1], ROWS)))
