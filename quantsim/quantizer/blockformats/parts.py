@@ -26,8 +26,15 @@ PART = 2**18
 class Packing(Protocol):
     """What is asked of a block format; equal ones share a program."""
 
-    size: int
-    nbytes: int
+    @property
+    def size(self) -> int:
+        """Weights of a block."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        ...
 
     def bytes_of(self, blocks: Blocks) -> UInt8[Array, "blocks nbytes"]:
         """The bytes of each block."""
