@@ -1,0 +1,189 @@
+"""Where the largest magnitude t of a block may lie, in panels within which its density and its scale are smooth."""
+
+from functools import lru_cache
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from quantsim.populations import Population
+from quantsim.populations.extremes import magnitudes
+from quantsim.theory.pieces import F64, Stairs
+
+_WIDE_NODES, _NARROW_NODES = 10, 5
+_NARROW = 0.25  # of the panel that the density alone asks for: fewer nodes do there
+_RULES = {count: np.polynomial.legendre.leggauss(count) for count in (_WIDE_NODES, _NARROW_NODES)}
+_FOLLOWED = 512  # thresholds that outliers of one size are followed over
+_FEW = 32  # thresholds that the extreme is followed over in far tails too
+_NONE = 1e-14  # part of the result that is left out
+
+
+@runtime_checkable
+class Law(Protocol):
+    """A scale that follows from the largest magnitude t of its block, or several such laws, each for a row of t."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether the scale has the sign of the extreme."""
+        ...
+
+    @property
+    def positive_first(self) -> bool:
+        """Whether of equal magnitudes a positive one is the extreme; else a random one is."""
+        ...
+
+    def take(self, rows: np.ndarray) -> "Law":
+        """The laws of these rows; itself where all rows have one law."""
+        ...
+
+    def breaks(self, low: float, high: float) -> F64:
+        """Magnitudes t at which the scale jumps, as (breaks,) or (laws, breaks)."""
+        ...
+
+    def scales(self, t: F64) -> tuple[F64, F64, F64]:
+        """Scale of the codes and of the weights, and the probabilities of the k cases, of magnitudes t of shape (rows, m).
+
+        Shapes are (rows, m, k), but scales may have 1 for k where all cases have the same; probabilities are (k,) where
+        they are the same everywhere.
+        """
+        ...
+
+
+class Sides(NamedTuple):
+    """Stairs of positive and of negative weights, in units of the scale."""
+
+    positive: Stairs
+    negative: Stairs
+
+    def flipped(self) -> "Sides":
+        """Under a negative scale."""
+        return Sides(self.negative, self.positive)
+
+    def alike(self) -> bool:
+        """Whether both are the same."""
+        return all(np.array_equal(a, b) for a, b in zip(*self, strict=True))
+
+    def thresholds(self) -> F64:
+        """Those of both."""
+        return np.union1d(self.positive.thresholds, self.negative.thresholds)
+
+
+class Panels(NamedTuple):
+    """Panels of magnitudes from ``low`` to ``high``, with the law of each and its share of all blocks.
+
+    Attributes:
+        low: ends, as (panels,).
+        high: ends.
+        law: of each panel.
+        share: of the law.
+        nodes: of the quadrature of each.
+        standing: whether the scale is the same in all of a panel.
+    """
+
+    low: F64
+    high: F64
+    law: Law
+    share: F64
+    nodes: int = _WIDE_NODES
+    standing: bool = False
+
+    def take(self, rows: np.ndarray) -> "Panels":
+        """These panels, by index or mask."""
+        return self._replace(
+            low=self.low[rows], high=self.high[rows], law=self.law.take(rows), share=self.share[rows]
+        )
+
+    def cut(self, at: F64) -> "Panels":
+        """Each panel cut at the magnitudes in its row of ``at``, (panels, cuts), where they lie inside."""
+        low, high = self.low[:, None], self.high[:, None]
+        edges = np.concatenate([low, np.sort(np.clip(at, low, high), axis=1), high], axis=1)
+        row, _ = inside = np.nonzero(edges[:, :-1] < edges[:, 1:])
+        return self.take(row)._replace(low=edges[:, :-1][inside], high=edges[:, 1:][inside])
+
+    def rule(self) -> tuple[F64, F64]:
+        """Nodes and their weights, (panels, nodes)."""
+        places, weights = _RULES[self.nodes]
+        low, high = self.low[:, None], self.high[:, None]
+        return (low + high) / 2 + (high - low) / 2 * places, (high - low) / 2 * weights * self.share[:, None]
+
+
+@lru_cache(64)
+def _scale_of(part: Population) -> F64:
+    """Magnitudes of one family, dense where it has its weights, sparse as far as it reaches."""
+    tails = 10.0 ** np.concatenate([np.arange(-0.25, -20, -0.5), np.arange(-20, -281, -4.0)])
+    edges = magnitudes(part, tails)
+    return np.concatenate([edges[0] * np.array([0.0, 0.25, 0.5, 0.75]), edges])
+
+
+def _edges(pop: Population, n: int) -> F64:
+    """Ends of the panels: where the maximum of n weights, or of n - 1, can be, as far as its square counts."""
+    edges = np.unique(np.concatenate([*(_scale_of(part) for part in pop._parts()), pop._breaks()]))
+    tails, beside_points = n * pop.tail(edges), n * _tail_beside_points(pop, edges)
+    kept = np.ones(edges.size, bool)
+    # behind the first edge at which the maximum is larger for certain, before the first that no density exceeds
+    kept[:-1] &= (tails[1:] < 60) | (n < 60)
+    power = edges**2 * np.minimum(beside_points, 1.0)
+    least = min(part.moment(2) for part in pop._parts())  # the error may be no more than that of the bulk alone
+    kept[1:] &= power[:-1] > _NONE * min(power.max(initial=0.0), least)
+    return edges[kept]
+
+
+def _tail_beside_points(pop: Population, x: F64) -> F64:
+    """P(|X| > x) of all but outliers of one size."""
+    mirrored = pop._mirrored()
+    above = pop._upper_moment_beside_points(x, 0)
+    return np.asarray(2 * above if mirrored is pop else above + mirrored._upper_moment_beside_points(x, 0))
+
+
+class Followed(NamedTuple):
+    """Panels by what changes within them.
+
+    Attributes:
+        standing: where the scale stands still, cut where the extreme passes a threshold.
+        moving: where it grows with the extreme.
+        teeth: these, cut where outliers of one size pass a threshold. All of them then change their error at once, so
+            that it has the teeth of a saw, as many as there are codes between them and the last one.
+    """
+
+    standing: tuple[Panels, ...]
+    moving: Panels
+    teeth: Panels
+
+
+def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Followed:
+    """Panels that end where the density turns or the scale jumps, under laws that each have their share of blocks."""
+    edges = _edges(pop, n)
+    if edges.size < 2:
+        nothing = Panels(np.zeros(0), np.zeros(0), law, np.zeros(0))
+        return Followed((), nothing, nothing)
+    first = edges[edges > 0][0] * (2.0**-12 if edges[0] == 0 else 1.0)
+    laws, thresholds = share.shape, sides.thresholds()
+    breaks = np.atleast_2d(law.breaks(first, edges[-1]))
+    inside = [np.broadcast_to(x, (*laws, x.shape[-1])) for x in (edges, breaks)]
+    panels = Panels(np.full(laws, edges[0]), np.full(laws, edges[-1]), law, share).cut(np.concatenate(inside, axis=1))
+    begin, end = (
+        panels.law.scales(t[:, None])[0][:, 0]
+        for t in (panels.low * (1 + 1e-12) + 1e-300, panels.high * (1 - 1e-12))
+    )
+    stands = np.all(begin == end, axis=1)
+    standing, moving = panels.take(stands), panels.take(~stands)
+    # in far tails thresholds are too many to follow
+    near = (n * pop.tail(standing.low) > 1e-10) | (sides.positive.thresholds.size < _FEW)
+    standing = standing.cut(np.where(near[:, None], begin[stands, :1] * thresholds, 0.0))._replace(standing=True)
+    around = np.searchsorted(edges, standing.low, side="right")
+    narrow = standing.high - standing.low <= _NARROW * (edges[around] - edges[around - 1])
+    return Followed(
+        (standing.take(~narrow), standing.take(narrow)._replace(nodes=_NARROW_NODES)),
+        moving,
+        moving.cut(_teeth(pop, thresholds, moving)),
+    )
+
+
+def _teeth(pop: Population, thresholds: F64, moving: Panels) -> F64:
+    """Magnitudes of the extreme, for each panel, at which outliers of one size pass a threshold; none if too many."""
+    size, thresholds = np.unique(np.abs(pop._points()[0])), thresholds[thresholds > 0]
+    if not 0 < size.size <= _FOLLOWED // max(thresholds.size, 1) or not moving.low.size:
+        return np.empty((moving.low.size, 0))
+    middle = (moving.low + moving.high)[:, None] / 2
+    units = np.unique(moving.law.scales(middle)[0][:, 0] / middle, axis=1)
+    at = size[:, None] / (units[:, :, None, None] * thresholds)  # (panels, units, sizes, thresholds)
+    return np.where(at > size[:, None], at, 0.0).reshape(moving.low.size, -1)
