@@ -18,7 +18,7 @@ import numpy as np
 
 from quantsim.populations import Population
 from quantsim.theory.magnitudes import Law, Panels, Sides, followed
-from quantsim.theory.pieces import F64, Cost, mean_above, mean_beside_points, mean_of_points, value_at
+from quantsim.theory.pieces import F64, Cost, mean_above, mean_beside_points, mean_of_points, squared, value_at
 
 _MOST = 2048  # point masses that are followed one by one
 _PORTION = 125_000  # numbers of an array that stays in the cache
@@ -72,6 +72,14 @@ class _Scales(NamedTuple):
         """Over the cases."""
         return (x * self.weights).sum(axis=-1)
 
+    def for_squares(self) -> "_Scales":
+        """Two cases for many that share their codes: squared errors depend on two moments of the value alone."""
+        if self.value.shape[-1] <= 2 or self.code.shape[-1] > 1:
+            return self
+        middle = self.mean(self.value)[..., None]
+        spread = self.mean((self.value - middle) ** 2)[..., None] ** 0.5
+        return self._replace(value=middle + spread * np.array([-1.0, 1.0]), weights=np.array([0.5, 0.5]))
+
 
 #: What a kind of weights has of a case: of the extremes, of the magnitudes counted, of scales, stairs and signs.
 _Part = Callable[[F64, F64, _Scales, Sides, tuple[int, ...]], _Case]
@@ -98,7 +106,7 @@ class _Blocks(NamedTuple):
 
     def _over(self, panels: Panels, parts: tuple[_Part, ...]) -> float:
         t, width = panels.rule()
-        scales, total = _Scales(*panels.law.scales(t[:, :1] if panels.standing else t)), 0.0
+        scales, total = self._scales(panels.law, t[:, :1] if panels.standing else t), 0.0
         log_within = np.log1p(-np.minimum(self.pop.tail(t), 1 - 1e-16))
         others = (self.n - 1) * np.exp(max(self.n - 2, 0) * log_within)
         alone = np.exp((self.n - 1) * log_within)
@@ -109,6 +117,10 @@ class _Blocks(NamedTuple):
                 for sign in case.signs:
                     total += float((density[sign] * (others * case.within + alone * case.extreme[sign])).sum())
         return total
+
+    def _scales(self, law: Law, t: F64) -> _Scales:
+        scales = _Scales(*law.scales(t))
+        return scales.for_squares() if self.cost is squared else scales
 
     def _cases(self, law: Law, t: F64, upto: F64, scales: _Scales, part: _Part) -> list[_Case]:
         under = partial(part, t, upto, scales)
@@ -156,7 +168,7 @@ class _Blocks(NamedTuple):
         far = np.abs(self.pop._points()[0]).min(initial=np.inf)
         size, (_, *own), chances = _grouped((size, np.stack([block, *own]), chances), far)
         t = np.broadcast_to(size, (share.size, size.size))
-        upto, scales, total = t + np.spacing(t.astype(np.float32)) / 2, _Scales(*law.scales(t)), 0.0
+        upto, scales, total = t + np.spacing(t.astype(np.float32)) / 2, self._scales(law, t), 0.0
         for part in (self.beside_points, self.points):
             for case in self._cases(law, t, upto, scales, part):
                 below = case.within - own[0] * case.extreme[1] - own[1] * case.extreme[-1]

@@ -15,6 +15,7 @@ _RULES = {count: np.polynomial.legendre.leggauss(count) for count in (_WIDE_NODE
 _FOLLOWED = 512  # thresholds that outliers of one size are followed over
 _FEW = 32  # thresholds that the extreme is followed over in far tails too
 _NONE = 1e-14  # part of the result that is left out
+_NEVER = 1e-17  # probability that a maximum is so small, from which it is left out
 
 
 @runtime_checkable
@@ -160,6 +161,7 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     breaks = np.atleast_2d(law.breaks(first, edges[-1]))
     inside = [np.broadcast_to(x, (*laws, x.shape[-1])) for x in (edges, breaks)]
     panels = Panels(np.full(laws, edges[0]), np.full(laws, edges[-1]), law, share).cut(np.concatenate(inside, axis=1))
+    panels = panels.take((n - 1) * np.log1p(-np.minimum(pop.tail(panels.high), 1 - 1e-16)) > np.log(_NEVER))
     begin, end = (
         panels.law.scales(t[:, None])[0][:, 0]
         for t in (panels.low * (1 + 1e-12) + 1e-300, panels.high * (1 - 1e-12))
