@@ -176,16 +176,17 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     return Followed(
         (standing.take(~narrow), standing.take(narrow)._replace(nodes=_NARROW_NODES)),
         moving,
-        moving.cut(_teeth(pop, thresholds, moving)),
+        _teeth(pop, thresholds, moving),
     )
 
 
-def _teeth(pop: Population, thresholds: F64, moving: Panels) -> F64:
-    """Magnitudes of the extreme, for each panel, at which outliers of one size pass a threshold; none if too many."""
+def _teeth(pop: Population, thresholds: F64, moving: Panels) -> Panels:
+    """Panels beyond outliers of one size, cut where these pass a threshold; whole if they do so too often."""
     size, thresholds = np.unique(np.abs(pop._points()[0])), thresholds[thresholds > 0]
-    if not 0 < size.size <= _FOLLOWED // max(thresholds.size, 1) or not moving.low.size:
-        return np.empty((moving.low.size, 0))
-    middle = (moving.low + moving.high)[:, None] / 2
-    units = np.unique(moving.law.scales(middle)[0][:, 0] / middle, axis=1)
+    beyond = moving.take(moving.high > size.min(initial=np.inf))
+    if not 0 < size.size <= _FOLLOWED // max(thresholds.size, 1) or not beyond.low.size:
+        return beyond
+    middle = (beyond.low + beyond.high)[:, None] / 2
+    units = np.unique(beyond.law.scales(middle)[0][:, 0] / middle, axis=1)
     at = size[:, None] / (units[:, :, None, None] * thresholds)  # (panels, units, sizes, thresholds)
-    return np.where(at > size[:, None], at, 0.0).reshape(moving.low.size, -1)
+    return beyond.cut(np.where(at > size[:, None], at, 0.0).reshape(beyond.low.size, -1))
