@@ -48,9 +48,9 @@ def absmax_mean(pop: Population, n: int, sides: Sides, law: Law, cost: Cost, sha
     if pop._atoms()[1].sum() > 1 - 1e-12:
         return total
     panels, points = followed(pop, n, sides, law, share), (blocks.points,) if pop._points()[0].size else ()
-    for standing in panels.standing:
-        total += blocks.over(standing, blocks.beside_points, *points)
-    return total + blocks.over(panels.moving, blocks.beside_points) + blocks.over(panels.teeth, *points)
+    total += sum(blocks.over(some, blocks.beside_points, *points) for some in panels.standing)
+    total += sum(blocks.over(some, blocks.beside_points) for some in panels.moving)
+    return total + blocks.over(panels.teeth, *points)
 
 
 class _Case(NamedTuple):

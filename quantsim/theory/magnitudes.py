@@ -1,6 +1,6 @@
 """Where the largest magnitude t of a block may lie, in panels within which its density and its scale are smooth."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,9 +9,11 @@ from quantsim.populations import Population
 from quantsim.populations.extremes import magnitudes
 from quantsim.theory.pieces import F64, Stairs
 
-_WIDE_NODES, _NARROW_NODES = 10, 5
-_NARROW = 0.25  # of the panel that the density alone asks for: fewer nodes do there
-_RULES = {count: np.polynomial.legendre.leggauss(count) for count in (_WIDE_NODES, _NARROW_NODES)}
+_NODES = 10  # of a panel
+_FEWER = ((5, 3), (_NODES, 6))  # of narrow and of other panels: with their part of the result, and where it is little
+_NARROW = 0.25  # of the panel that the density alone asks for
+_LITTLE = 1e-7  # of the variance
+_RULES = {count: np.polynomial.legendre.leggauss(count) for count in sum(_FEWER, ())}
 _FOLLOWED = 512  # thresholds that outliers of one size are followed over
 _FEW = 32  # thresholds that the extreme is followed over in far tails too
 _NONE = 1e-14  # part of the result that is left out
@@ -84,7 +86,7 @@ class Panels(NamedTuple):
     high: F64
     law: Law
     share: F64
-    nodes: int = _WIDE_NODES
+    nodes: int = _NODES
     standing: bool = False
 
     def take(self, rows: np.ndarray) -> "Panels":
@@ -99,6 +101,12 @@ class Panels(NamedTuple):
         edges = np.concatenate([low, np.sort(np.clip(at, low, high), axis=1), high], axis=1)
         row, _ = inside = np.nonzero(edges[:, :-1] < edges[:, 1:])
         return self.take(row)._replace(low=edges[:, :-1][inside], high=edges[:, 1:][inside])
+
+    def merged(self, facts: F64) -> "Panels":
+        """One for all that have the same ends and the same ``facts``, (panels, …)."""
+        whole = np.column_stack([self.low, self.high, facts])
+        _, first, place = np.unique(whole, axis=0, return_index=True, return_inverse=True)
+        return self.take(first)._replace(share=np.bincount(place, self.share))
 
     def rule(self) -> tuple[F64, F64]:
         """Nodes and their weights, (panels, nodes)."""
@@ -145,8 +153,8 @@ class Followed(NamedTuple):
             that it has the teeth of a saw, as many as there are codes between them and the last one.
     """
 
-    standing: tuple[Panels, ...]
-    moving: Panels
+    standing: list[Panels]
+    moving: list[Panels]
     teeth: Panels
 
 
@@ -155,7 +163,7 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     edges = _edges(pop, n)
     if edges.size < 2:
         nothing = Panels(np.zeros(0), np.zeros(0), law, np.zeros(0))
-        return Followed((), nothing, nothing)
+        return Followed([], [], nothing)
     first = edges[edges > 0][0] * (2.0**-12 if edges[0] == 0 else 1.0)
     laws, thresholds = share.shape, sides.thresholds()
     breaks = np.atleast_2d(law.breaks(first, edges[-1]))
@@ -171,13 +179,23 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     # in far tails thresholds are too many to follow
     near = (n * pop.tail(standing.low) > 1e-10) | (sides.positive.thresholds.size < _FEW)
     standing = standing.cut(np.where(near[:, None], begin[stands, :1] * thresholds, 0.0))._replace(standing=True)
-    around = np.searchsorted(edges, standing.low, side="right")
-    narrow = standing.high - standing.low <= _NARROW * (edges[around] - edges[around - 1])
-    return Followed(
-        (standing.take(~narrow), standing.take(narrow)._replace(nodes=_NARROW_NODES)),
-        moving,
-        _teeth(pop, thresholds, moving),
-    )
+    moving = moving.merged(np.hstack([begin, end])[~stands])
+    by_nodes = partial(_by_nodes, pop, n, edges)
+    return Followed(by_nodes(standing), by_nodes(moving), _teeth(pop, thresholds, moving))
+
+
+def _by_nodes(pop: Population, n: int, edges: F64, panels: Panels) -> list[Panels]:
+    """The panels in groups, with fewer nodes for those that are narrow and those that matter little."""
+    around = np.searchsorted(edges, panels.low, side="right")
+    narrow = panels.high - panels.low <= _NARROW * (edges[around] - edges[around - 1])
+    chance = n * (_tail_beside_points(pop, panels.low) - _tail_beside_points(pop, panels.high))
+    little = panels.share * chance * panels.high**2 < _LITTLE * min(part.moment(2) for part in pop._parts())
+    groups = ((narrow & ~little, narrow & little), (~narrow & ~little, ~narrow & little))
+    return [
+        panels.take(group)._replace(nodes=nodes)
+        for row, counts in zip(groups, _FEWER, strict=True)
+        for group, nodes in zip(row, counts, strict=True)
+    ]
 
 
 def _teeth(pop: Population, thresholds: F64, moving: Panels) -> Panels:
