@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ def with_far(near: F64, far: Any, x: F64, exact: Callable[[F64], F64]) -> F64:
     return out
 
 
+@runtime_checkable
 class HasSlowMoments(Protocol):
     """A symmetric population whose upper moments take long."""
 

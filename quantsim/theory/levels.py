@@ -7,7 +7,8 @@ import numpy as np
 from quantsim._types import ArrayLike
 from quantsim.formats import Float, Format, grid, largest, levels
 from quantsim.populations import Population
-from quantsim.theory.absmax import Sides, absmax_mean, mean_of_both
+from quantsim.theory.absmax import absmax_mean, mean_of_both
+from quantsim.theory.magnitudes import Sides
 from quantsim.theory.pieces import Cost, Stairs, noise, squared, stairs, stochastic
 from quantsim.theory.scheme import F64, AbsmaxScale
 

@@ -43,10 +43,9 @@ class Law(Protocol):
         ...
 
     def scales(self, t: F64) -> tuple[F64, F64, F64]:
-        """Scale of the codes and of the weights, and the probabilities of the k cases, of magnitudes t of shape (rows, m).
+        """Scale of the codes and of the weights, and the probabilities of its k cases, for magnitudes t of (rows, m).
 
-        Shapes are (rows, m, k), but scales may have 1 for k where all cases have the same; probabilities are (k,) where
-        they are the same everywhere.
+        Shapes are (rows, m, k), but scales have 1 for k where all cases have the same, and probabilities may be (k,).
         """
         ...
 
@@ -91,9 +90,7 @@ class Panels(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Panels":
         """These panels, by index or mask."""
-        return self._replace(
-            low=self.low[rows], high=self.high[rows], law=self.law.take(rows), share=self.share[rows]
-        )
+        return self._replace(low=self.low[rows], high=self.high[rows], law=self.law.take(rows), share=self.share[rows])
 
     def cut(self, at: F64) -> "Panels":
         """Each panel cut at the magnitudes in its row of ``at``, (panels, cuts), where they lie inside."""
@@ -171,8 +168,7 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     panels = Panels(np.full(laws, edges[0]), np.full(laws, edges[-1]), law, share).cut(np.concatenate(inside, axis=1))
     panels = panels.take((n - 1) * np.log1p(-np.minimum(pop.tail(panels.high), 1 - 1e-16)) > np.log(_NEVER))
     begin, end = (
-        panels.law.scales(t[:, None])[0][:, 0]
-        for t in (panels.low * (1 + 1e-12) + 1e-300, panels.high * (1 - 1e-12))
+        panels.law.scales(t[:, None])[0][:, 0] for t in (panels.low * (1 + 1e-12) + 1e-300, panels.high * (1 - 1e-12))
     )
     stands = np.all(begin == end, axis=1)
     standing, moving = panels.take(stands), panels.take(~stands)

@@ -11,7 +11,7 @@ import numpy as np
 
 from quantsim.populations import Population
 from quantsim.populations.extremes import magnitudes
-from quantsim.theory.absmax import Sides
+from quantsim.theory.magnitudes import Sides
 from quantsim.theory.pieces import Cost, mean_above, value_at
 from quantsim.theory.scheme import F64, AbsmaxScale, PercentileScale
 

@@ -25,15 +25,15 @@ _ROUNDING = 2.0**-47  # of a weight: a level that is so near is the weight itsel
 class Pieces(NamedTuple):
     """A cost on x > 0: what it gains beyond each kink. Arrays of shape (..., kinks), one row for each scale.
 
-    Rows that have their kinks in common need them once: ``at`` may have 1 where the gains have more. ``value`` is the cost of a weight beyond the first kink itself, for each row; it is exact where a sum of the gains
-    cancels.
+    Rows that have their kinks in common need them once: ``at`` may have one row where the gains have several. ``value``
+    is the cost of a weight beyond the first kink itself, for each row; it is exact where a sum of the gains cancels.
     """
 
     at: F64
     c0: F64
     c1: F64
     c2: F64
-    value: Callable[[F64], F64]
+    value: Callable[[F64], Any]
 
 
 class Stairs(NamedTuple):
@@ -62,7 +62,7 @@ class Cost:
     """
 
     gains: Callable[[Stairs], tuple[F64, F64, F64, F64]]
-    value: Callable[[Stairs, F64], F64]
+    value: Callable[[Stairs, F64], Any]
 
     def __call__(self, side: Stairs) -> Pieces:
         """Pieces of the cost."""
@@ -92,7 +92,7 @@ def _squared_gains(side: Stairs) -> tuple[F64, F64, F64, F64]:
     return _gains((t, 2 * gap * _distance(middle, t), -2 * gap), start)
 
 
-def _squared_value(side: Stairs, x: F64) -> F64:
+def _squared_value(side: Stairs, x: F64) -> Any:
     return _distance(_level(*side, x), x) ** 2
 
 
@@ -107,7 +107,7 @@ def _absolute_gains(side: Stairs) -> tuple[F64, F64, F64, F64]:
     return at, c0, c1, c2
 
 
-def _absolute_value(side: Stairs, x: F64) -> F64:
+def _absolute_value(side: Stairs, x: F64) -> Any:
     return abs(_distance(_level(*side, x), x))
 
 
@@ -120,7 +120,7 @@ def _stochastic_gains(side: Stairs) -> tuple[F64, F64, F64, F64]:
     return at, c0, c1, c2
 
 
-def _stochastic_value(side: Stairs, x: F64) -> F64:
+def _stochastic_value(side: Stairs, x: F64) -> Any:
     v = side.levels
     above = np.concatenate([v[..., 1:], v[..., -1:]], axis=-1)
     to_below, to_above = (_distance(_level(levels, v[..., 1:], x), x) for levels in (v, above))
@@ -155,12 +155,10 @@ def _noise_gains(parts: float, side: Stairs) -> tuple[F64, F64, F64, F64]:
     return at, c0, c1, np.concatenate([np.zeros_like(jumps), np.ones_like(h)], axis=-1)
 
 
-def _noise_value(parts: float, side: Stairs, x: F64) -> F64:
+def _noise_value(parts: float, side: Stairs, x: F64) -> Any:
     last = side.thresholds[..., -1]
     end = last - _met_before(parts, side.levels[..., -1])
-    return np.where(
-        x > end, _distance(last, x) ** 2, _level(side.levels**2 / parts, side.thresholds[..., :-1], x)
-    )
+    return np.where(x > end, _distance(last, x) ** 2, _level(side.levels**2 / parts, side.thresholds[..., :-1], x))
 
 
 def _met_before(parts: float, step: F64) -> F64:
@@ -168,7 +166,7 @@ def _met_before(parts: float, step: F64) -> F64:
     return step / 2 if parts == 12.0 else 1e-9 * step
 
 
-def _level(levels: F64, thresholds: F64, x: F64) -> F64:
+def _level(levels: F64, thresholds: F64, x: F64) -> Any:
     """The level of each x: as many behind the first as thresholds lie below x."""
     index = np.sum(thresholds < x[..., None], axis=-1)
     rows = np.broadcast_shapes(index.shape, levels.shape[:-1])
@@ -176,7 +174,7 @@ def _level(levels: F64, thresholds: F64, x: F64) -> F64:
     return np.take_along_axis(levels, np.broadcast_to(index, rows)[..., None], axis=-1)[..., 0]
 
 
-def _distance(level: F64, x: F64) -> F64:
+def _distance(level: Any, x: F64) -> F64:
     e = np.asarray(level - x)
     return np.where(np.abs(e) <= _ROUNDING * np.abs(x), 0.0, e)
 
@@ -198,9 +196,9 @@ def mean_above(pop: Population, cost: Pieces, upto: ArrayLike | None = None) -> 
     return mean_beside_points(pop, cost, m) + mean_of_points(pop, cost.value, first, np.inf if m is None else m)
 
 
-def mean_of_points(pop: Population, value: Callable[[F64], F64], above: ArrayLike, upto: ArrayLike) -> Any:
+def mean_of_points(pop: Population, value: Callable[[F64], Any], above: ArrayLike, upto: ArrayLike) -> Any:
     """What outliers of one size have of ``mean_above``: those in (above, upto], for each row of these."""
-    mean: Any = 0.0
+    mean = np.zeros(np.broadcast_shapes(np.shape(above), np.shape(upto)))
     for x, mass in zip(*pop._points(), strict=True):
         counted = (above < x) & (x <= np.asarray(upto))
         if np.any(counted):

@@ -4,7 +4,7 @@ Every quantizer says so itself, by a method ``scheme``; nothing here knows how i
 """
 
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class AbsmaxScale:
     alike: bool = False
     gguf_e4m3: bool = False
 
-    def take(self, rows: NDArray[np.integer | np.bool_]) -> Self:
+    def take(self, rows: np.ndarray) -> "AbsmaxScale":
         """The laws of some rows of magnitudes: all have this one."""
         del rows
         return self
@@ -125,7 +125,7 @@ class PowerOfTwoScale:
     signed: bool = False
     positive_first: bool = False
 
-    def take(self, rows: NDArray[np.integer | np.bool_]) -> Self:
+    def take(self, rows: np.ndarray) -> "PowerOfTwoScale":
         """The laws of some rows of magnitudes: all have this one."""
         del rows
         return self

@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantsim._types import Shape
 from quantsim.formats import Float, Integer, grid, largest
 from quantsim.populations import Population
-from quantsim.theory.absmax import Sides, absmax_mean, mean_of_both
+from quantsim.theory.absmax import absmax_mean, mean_of_both
 from quantsim.theory.known import scheme_with_theory
 from quantsim.theory.levels import SMOOTH, rounding_of
+from quantsim.theory.magnitudes import Sides
 from quantsim.theory.minmax import minmax_mean
 from quantsim.theory.order import log_edges, magnitudes_of, panel_nodes, percentile_mean
 from quantsim.theory.pieces import Cost, absolute, squared, value_at
@@ -189,7 +189,7 @@ class _InTensor:
     signed: bool = False
     positive_first: bool = False
 
-    def take(self, rows: NDArray[np.integer | np.bool_]) -> "_InTensor":
+    def take(self, rows: np.ndarray) -> "_InTensor":
         """The laws of these tensors, by index or mask."""
         return replace(self, tops=self.tops[rows])
 
