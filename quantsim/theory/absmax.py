@@ -47,10 +47,10 @@ def absmax_mean(pop: Population, n: int, sides: Sides, law: Law, cost: Cost, sha
     total = blocks.of_atoms(law, share)
     if pop._atoms()[1].sum() > 1 - 1e-12:
         return total
-    panels, points = followed(pop, n, sides, law, share), (blocks.points,) if pop._points()[0].size else ()
+    panels = followed(pop, n, sides, law, share, smooth=cost is squared)
+    points = (blocks.points,) if pop._points()[0].size else ()
     total += sum(blocks.over(some, blocks.beside_points, *points) for some in panels.standing)
-    total += sum(blocks.over(some, blocks.beside_points) for some in panels.moving)
-    return total + blocks.over(panels.teeth, *points)
+    return total + blocks.over(panels.moving, blocks.beside_points) + blocks.over(panels.teeth, *points)
 
 
 class _Case(NamedTuple):

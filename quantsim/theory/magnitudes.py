@@ -1,6 +1,6 @@
 """Where the largest magnitude t of a block may lie, in panels within which its density and its scale are smooth."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,7 @@ from quantsim.theory.pieces import F64, Stairs
 _NODES = 10  # of a panel
 _FEWER = ((5, 3), (_NODES, 6))  # of narrow and of other panels: with their part of the result, and where it is little
 _NARROW = 0.25  # of the panel that the density alone asks for
+_MANY = 256  # panels, from which it matters how many nodes each has
 _LITTLE = 1e-7  # of the variance
 _RULES = {count: np.polynomial.legendre.leggauss(count) for count in sum(_FEWER, ())}
 _FOLLOWED = 512  # thresholds that outliers of one size are followed over
@@ -151,16 +152,19 @@ class Followed(NamedTuple):
     """
 
     standing: list[Panels]
-    moving: list[Panels]
+    moving: Panels
     teeth: Panels
 
 
-def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Followed:
-    """Panels that end where the density turns or the scale jumps, under laws that each have their share of blocks."""
+def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64, *, smooth: bool) -> Followed:
+    """Panels that end where the density turns or the scale jumps, under laws that each have their share of blocks.
+
+    Where the cost is ``smooth`` between thresholds, many panels get fewer nodes.
+    """
     edges = _edges(pop, n)
     if edges.size < 2:
         nothing = Panels(np.zeros(0), np.zeros(0), law, np.zeros(0))
-        return Followed([], [], nothing)
+        return Followed([], nothing, nothing)
     first = edges[edges > 0][0] * (2.0**-12 if edges[0] == 0 else 1.0)
     laws, thresholds = share.shape, sides.thresholds()
     breaks = np.atleast_2d(law.breaks(first, edges[-1]))
@@ -172,12 +176,19 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64) -> Fol
     )
     stands = np.all(begin == end, axis=1)
     standing, moving = panels.take(stands), panels.take(~stands)
-    # in far tails thresholds are too many to follow
-    near = (n * pop.tail(standing.low) > 1e-10) | (sides.positive.thresholds.size < _FEW)
+    near = _near(pop, n, standing, thresholds)
     standing = standing.cut(np.where(near[:, None], begin[stands, :1] * thresholds, 0.0))._replace(standing=True)
     moving = moving.merged(np.hstack([begin, end])[~stands])
-    by_nodes = partial(_by_nodes, pop, n, edges)
-    return Followed(by_nodes(standing), by_nodes(moving), _teeth(pop, thresholds, moving))
+    groups = [standing]
+    if smooth and standing.low.size >= _MANY:
+        near = _near(pop, n, standing, thresholds)
+        groups = [standing.take(~near), *_by_nodes(pop, n, edges, standing.take(near))]
+    return Followed(groups, moving, _teeth(pop, thresholds, moving))
+
+
+def _near(pop: Population, n: int, panels: Panels, thresholds: F64) -> np.ndarray:
+    """Where the extreme is followed over thresholds: in far tails these are too many."""
+    return (n * pop.tail(panels.low) > 1e-10) | (np.sum(thresholds > 0) < _FEW)
 
 
 def _by_nodes(pop: Population, n: int, edges: F64, panels: Panels) -> list[Panels]:
