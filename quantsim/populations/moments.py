@@ -72,7 +72,7 @@ class Table:
         """Tabulate it and its slope, minus k times the moment before, or minus the density."""
         std = float(pop.std_dev())
         self.step, self.end = std / 1024, 8 * std
-        x = np.arange(1024 * 8 + 2) * self.step
+        x = np.arange(1024 * 8 + 2, dtype=np.float64) * self.step
         self.value = np.asarray(pop._upper_moment_of_positive(x, k))
         self.slope = -self.step * np.asarray(k * pop._upper_moment_of_positive(x, k - 1) if k else pop.pdf(x))
         middle = (x[1:] + x[:-1]) / 2

@@ -162,7 +162,9 @@ class _Blocks(NamedTuple):
         if not size.size:
             return 0.0
         place = np.searchsorted(size, np.abs(at))
-        own = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)])
+        own = np.stack([np.bincount(place[s * at > 0], mass[s * at > 0], size.size) for s in (1, -1)]).astype(
+            np.float64
+        )
         block, chances = _chances_of_ties(np.minimum(self.pop.tail(size), 1.0), own, self.n, law.positive_first)
         size = size.astype(np.float32).astype(np.float64)  # as they are drawn
         far = np.abs(self.pop._points()[0]).min(initial=np.inf)

@@ -124,7 +124,7 @@ def _scale_of(part: Population) -> F64:
 def _edges(pop: Population, n: int) -> F64:
     """Ends of the panels: where the maximum of n weights, or of n - 1, can be, as far as its square counts."""
     edges = np.unique(np.concatenate([*(_scale_of(part) for part in pop._parts()), pop._breaks()]))
-    tails, beside_points = n * pop.tail(edges), n * _tail_beside_points(pop, edges)
+    tails, beside_points = np.asarray(n * pop.tail(edges)), n * _tail_beside_points(pop, edges)
     kept = np.ones(edges.size, bool)
     # behind the first edge at which the maximum is larger for certain, before the first that no density exceeds
     kept[:-1] &= (tails[1:] < 60) | (n < 60)
@@ -188,7 +188,7 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64, *, smo
 
 def _near(pop: Population, n: int, panels: Panels, thresholds: F64) -> np.ndarray:
     """Where the extreme is followed over thresholds: in far tails these are too many."""
-    return (n * pop.tail(panels.low) > 1e-10) | (np.sum(thresholds > 0) < _FEW)
+    return (n * np.asarray(pop.tail(panels.low)) > 1e-10) | (np.sum(thresholds > 0) < _FEW)
 
 
 def _by_nodes(pop: Population, n: int, edges: F64, panels: Panels) -> list[Panels]:

@@ -139,7 +139,7 @@ def _largest_of(pop: Population, n: int) -> tuple[F64, F64]:
     y, weight = panel_nodes(log_edges(pop, n), 6)
     u = np.exp(y)
     tops, node = np.unique(magnitudes_of(pop, u), return_inverse=True)
-    return tops, np.bincount(node, weight * n * np.exp(y + (n - 1) * np.log1p(-u)))
+    return tops, np.bincount(node, weight * n * np.exp(y + (n - 1) * np.log1p(-u))).astype(np.float64)
 
 
 def _of_fine_atoms(pop: Population, scheme: Scheme, sides: Sides, cost: Cost) -> float:
