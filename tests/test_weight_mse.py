@@ -9,7 +9,8 @@ import quantsim as qs
 from quantsim import formats
 from quantsim.calibration import normal_reach
 from quantsim.populations import Empirical, Laplace, Normal, Uniform
-from quantsim.theory import absmax, weight_mse, weight_rel_mse, weights
+from quantsim.theory import weight_mse, weight_rel_mse, weights
+from quantsim.theory.magnitudes import Panels
 from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, Scheme, TwoLevelScale
 from tests import oracle_weights as oracle
 from tests.oracle_weights import BF16, E2M1, E4M3, E5M0, F16, integers, stored_in
@@ -220,17 +221,16 @@ def test_outliers_of_one_size(bounds, sign):
 def test_outliers_below_the_largest_of_a_block_are_followed_over_its_thresholds(spec, name, monkeypatch):
     """Panels that are cut in 16 give the same: outliers of one size change their error together, in teeth of a saw."""
     pop, q, shape = qs.populations.parse(name), qs.parse(spec), (32, 1024)
-    found, nodes = weight_mse(pop, q, shape), absmax._nodes
-    places, shares = np.polynomial.legendre.leggauss(10)
+    found, rule = weight_mse(pop, q, shape), Panels.rule
 
-    def cut(*given):
-        t, width = (x.reshape(-1, 10) for x in nodes(*given))
-        half, middle = width[:, :1] / shares[0], t.mean(axis=1, keepdims=True)
-        centers = middle + half * (2 * np.arange(16) + 1 - 16) / 16
-        t = centers[..., None] + half[..., None] / 16 * places
-        return t.ravel(), (half[..., None] / 16 * shares * np.ones(t.shape)).ravel()
+    def cut(panels):
+        width = (panels.high - panels.low)[:, None] / 16
+        low = (panels.low[:, None] + width * np.arange(16)).ravel()
+        finer = panels.take(np.arange(panels.low.size).repeat(16))
+        t, weight = rule(finer._replace(low=low, high=low + width.repeat(16)))
+        return t.reshape(panels.low.size, -1), weight.reshape(panels.low.size, -1)
 
-    monkeypatch.setattr(absmax, "_nodes", cut)
+    monkeypatch.setattr(Panels, "rule", cut)
     weights._of_blocks.cache_clear()
     assert weight_mse(pop, q, shape) == pytest.approx(found, rel=1e-9)
     weights._of_blocks.cache_clear()

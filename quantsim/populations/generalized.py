@@ -78,10 +78,7 @@ class GeneralizedNormal(Population):
         return self._scale * np.where(p < 0.5, -z, z)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
-        positive = partial(self._upper_moment_of_positive, k=k)
-        if k == 1:
-            positive = partial(interpolated, self, exact=positive)
-        return mirrored(x, self.std**2, k, positive)
+        return mirrored(x, self.std**2, k, partial(interpolated, self, k=k))
 
     def _upper_moment_of_positive(self, x: F64, k: int) -> F64:
         z = self._unscaled(x)

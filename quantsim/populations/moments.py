@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantsim._types import ArrayLike
-from quantsim.populations.law import Law
 from quantsim.populations.parameters import F64, is_static
 
 _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(24)
@@ -17,6 +16,8 @@ _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(24)
 def mirrored(x: ArrayLike, variance: Any, k: int, positive: Callable[[F64], F64]) -> F64:
     """Upper moment of a symmetric population at any x from that at x >= 0."""
     x = np.asarray(x, np.float64)
+    if np.all(x >= 0):
+        return positive(x)
     above = positive(np.abs(x))
     return np.where(x >= 0, above, [1 - above, above - x, variance + x * x - above][k])
 
@@ -45,23 +46,38 @@ def with_far(near: F64, far: Any, x: F64, exact: Callable[[F64], F64]) -> F64:
     return out
 
 
-class Excess:
-    """E[max(X - x, 0)] at many x >= 0: Hermite interpolation of closed forms that take long.
+@runtime_checkable
+class HasSlowMoments(Protocol):
+    """A symmetric population whose upper moments take long."""
 
-    ``accurate`` says in which cells it is true to 1e-14 of the std and to 1e-11 of itself, judged halfway between the
-    places of the table.
+    def std_dev(self) -> Any:
+        """Root of the second moment."""
+        ...
+
+    def pdf(self, x: ArrayLike) -> F64:
+        """Probability density."""
+        ...
+
+    def _upper_moment_of_positive(self, x: F64, k: int) -> F64: ...
+
+
+class Table:
+    """E[max(X - x, 0)^k] at many x >= 0: Hermite interpolation of closed forms that take long.
+
+    ``accurate`` says in which cells it is true to 1e-14 of the std^k and to 1e-11 of itself, judged halfway between
+    the places of the table.
     """
 
-    def __init__(self, pop: Law) -> None:
-        """Tabulate it and its slope, minus P(X > x)."""
-        self.step = float(pop.std_dev()) / 1024
-        self.end = 8 * float(pop.std_dev())
-        x = np.arange(1024 * 8 + 2) * self.step
-        self.value = np.asarray(pop.upper_moment(x, 1))
-        self.slope = np.asarray(-self.step * pop.upper_moment(x, 0))
+    def __init__(self, pop: HasSlowMoments, k: int) -> None:
+        """Tabulate it and its slope, minus k times the moment before, or minus the density."""
+        std = float(pop.std_dev())
+        self.step, self.end = std / 1024, 8 * std
+        x = np.arange(1024 * 8 + 2, dtype=np.float64) * self.step
+        self.value = np.asarray(pop._upper_moment_of_positive(x, k))
+        self.slope = -self.step * np.asarray(k * pop._upper_moment_of_positive(x, k - 1) if k else pop.pdf(x))
         middle = (x[1:] + x[:-1]) / 2
-        exact = pop.upper_moment(middle, 1)
-        self.accurate = np.abs(self(middle) - exact) <= np.minimum(1e-14 * float(pop.std_dev()), 1e-11 * exact)
+        exact = pop._upper_moment_of_positive(middle, k)
+        self.accurate = np.abs(self(middle) - exact) <= np.minimum(1e-14 * std**k, 1e-11 * exact)
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Interpolate at 0 <= x < ``end``."""
@@ -73,17 +89,17 @@ class Excess:
         return a + u * (da + u * ((3 * rise - 2 * da - db) + u * (da + db - 2 * rise)))
 
 
-_MANY = 1 << 14
-_excess = lru_cache(32)(Excess)
+_MANY = 1 << 12  # places
+_table = lru_cache(48)(Table)
 
 
-def interpolated(pop: Law, x: F64, exact: Callable[[F64], F64]) -> F64:
-    """``exact(x)``, the first upper moment at x >= 0; at many places from a table where that is accurate."""
+def interpolated(pop: HasSlowMoments, x: F64, k: int) -> F64:
+    """The upper moment of order k at x >= 0; at many places from a table where that is accurate."""
     if np.size(x) < _MANY or not is_static(pop):
-        return exact(x)
-    table, x = _excess(pop), np.asarray(x, np.float64)
+        return pop._upper_moment_of_positive(x, k)
+    table, x = _table(pop, k), np.asarray(x, np.float64)
     cell = (np.minimum(x, table.end) / table.step).astype(np.intp)
     near = (x < table.end) & table.accurate[cell]
     out = np.empty(x.shape)
-    out[near], out[~near] = table(x[near]), exact(x[~near])
+    out[near], out[~near] = table(x[near]), pop._upper_moment_of_positive(x[~near], k)
     return out

@@ -62,6 +62,9 @@ class StudentT(Population):
 
         return stdtr(self.df, np.asarray(x, np.float64) / self._scale)
 
+    def tail(self, x: ArrayLike) -> F64:
+        return 2 * self.upper_moment(x, 0)
+
     def _quantile(self, p: Vector) -> Vector:
         from scipy.special import stdtrit
 
@@ -80,10 +83,7 @@ class StudentT(Population):
         return -np.exp(y)
 
     def upper_moment(self, x: ArrayLike, k: int) -> F64:
-        positive = partial(self._upper_moment_of_positive, k=k)
-        if k == 1:
-            positive = partial(interpolated, self, exact=positive)
-        return mirrored(x, self.std**2, k, positive)
+        return mirrored(x, self.std**2, k, partial(interpolated, self, k=k))
 
     def _upper_moment_of_positive(self, x: F64, k: int) -> F64:
         from scipy.special import stdtr

@@ -7,8 +7,9 @@ import numpy as np
 from quantsim._types import ArrayLike
 from quantsim.formats import Float, Format, grid, largest, levels
 from quantsim.populations import Population
-from quantsim.theory.absmax import Sides, absmax_mean, mean_of_both
-from quantsim.theory.pieces import Pieces, Stairs, noise, squared, stairs, stochastic
+from quantsim.theory.absmax import absmax_mean, mean_of_both
+from quantsim.theory.magnitudes import Sides
+from quantsim.theory.pieces import Cost, Stairs, noise, squared, stairs, stochastic
 from quantsim.theory.scheme import F64, AbsmaxScale
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -112,8 +113,8 @@ def extreme_mse(pop: Population, levels: ArrayLike, n: int, *, signed: bool = Tr
     return absmax_mean(pop, n, Sides(*stairs(v)), AbsmaxScale(1.0, signed=signed), squared)
 
 
-def rounding_of(fmt: Format, rounding: str, low: float, high: float) -> tuple[Sides, Callable[[Stairs], Pieces]]:
-    """What weights become in a format, in its own units, and the pieces of their squared error.
+def rounding_of(fmt: Format, rounding: str, low: float, high: float) -> tuple[Sides, Cost]:
+    """What weights become in a format, in its own units, and their squared error.
 
     Floats of 8 and more mantissa bits have too many levels to follow: the error in a binade is taken as that of uniform
     noise, step^2 / 12, step^2 / 3 for truncation and step^2 / 6 for stochastic rounding.
@@ -142,4 +143,4 @@ def rounding_of(fmt: Format, rounding: str, low: float, high: float) -> tuple[Si
     steps = 2.0 ** (np.maximum(np.log2(np.append(octaves[0] / 2, edges[:-1])), g.min_exponent) - fmt.mantissa_bits)
     parts = {"truncate": 3.0, "stochastic": 6.0}.get(rounding, 12.0)
     side = Stairs(steps, edges)
-    return Sides(side, side), lambda s: noise(s, parts)
+    return Sides(side, side), noise(parts)

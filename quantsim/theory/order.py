@@ -11,8 +11,8 @@ import numpy as np
 
 from quantsim.populations import Population
 from quantsim.populations.extremes import magnitudes
-from quantsim.theory.absmax import Cost, Sides
-from quantsim.theory.pieces import mean_above, value_at
+from quantsim.theory.magnitudes import Sides
+from quantsim.theory.pieces import Cost, mean_above, value_at
 from quantsim.theory.scheme import F64, AbsmaxScale, PercentileScale
 
 #: Few enough: weights in a block whose minimum may well exceed the median, levels to follow one by one, point masses.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantsim.populations import Population
-from quantsim.theory.absmax import Sides
+from quantsim.theory.magnitudes import Sides
 from quantsim.theory.order import panel_nodes
 from quantsim.theory.pieces import Stairs
 from quantsim.theory.quadrature import panels

@@ -56,6 +56,11 @@ class AbsmaxScale:
     alike: bool = False
     gguf_e4m3: bool = False
 
+    def take(self, rows: np.ndarray) -> "AbsmaxScale":
+        """The laws of some rows of magnitudes: all have this one."""
+        del rows
+        return self
+
     def breaks(self, low: float, high: float) -> F64:
         """Magnitudes t at which the stored scale jumps, or where its steps are fine, at which they double."""
         if self.stored is None:
@@ -70,12 +75,14 @@ class AbsmaxScale:
         return np.concatenate([below, np.outer(octaves, 1 + within).ravel(), [g.high]]) * self.reach
 
     def scales(self, t: F64, known: NDArray[np.bool_] | None = None) -> tuple[F64, F64, F64]:
-        """Scale of the codes and of the weights, (t, k) each, and the probabilities of the k cases, (t, k) or (k,).
+        """Scale of the codes and of the weights, and the probabilities of their k cases, for magnitudes of any shape.
+
+        Shapes are (*t, k); that of the codes (*t, 1) where all cases have the same, that of the probabilities (k,).
 
         Of ``known`` magnitudes, by default those that are float32 numbers, the rounding of the scale is no matter of
         chance: they are point masses, no nodes of a quadrature.
         """
-        exact, known = np.asarray(t)[:, None] / self.reach, _is_float32(t) if known is None else known
+        exact, known = np.asarray(t)[..., None] / self.reach, _is_float32(t) if known is None else known
         if self.stored is None:
             return self._short(exact) if self.truncating else (exact, exact, np.ones(1))
         g = grid(self.stored)
@@ -83,14 +90,14 @@ class AbsmaxScale:
         quantum = 2.0 ** (np.maximum(np.floor(np.log2(exact)), g.min_exponent) - g.mantissa_bits)
         rounded = np.rint(exact / quantum) * quantum
         fine, places = exact / quantum >= 2.0**_FINE, _DENSE if self.fine else _TWO
-        fine &= ~known[:, None] & (not self.alike)
+        fine &= ~known[..., None] & (not self.alike)
         spread = exact + quantum * places if np.any(fine) else rounded
         stored = np.minimum(np.where(fine, spread, rounded), g.high)
         if self.gguf_e4m3:
             stored = np.where(exact < 2.0**g.min_exponent, np.minimum(stored, 7 / 512), stored)
             stored = np.where(stored >= 256, g.high, stored)
-        weights = np.full(stored.shape[1], 1 / stored.shape[1])
-        return (exact if self.codes_exact else stored) + 0 * stored, stored, weights
+        weights = np.full(stored.shape[-1], 1 / stored.shape[-1])
+        return exact if self.codes_exact else stored, stored, weights
 
     def _short(self, exact: F64) -> tuple[F64, F64, F64]:
         """Where t / reach rounds up so far that t over it rounds below reach, which is truncated to the level before.
@@ -101,12 +108,12 @@ class AbsmaxScale:
         odd = int(self.reach) // (int(self.reach) & -int(self.reach))
         up = np.arange(1, (odd - 1) // 2 + 1) / odd
         missed = 2.0 ** (np.ceil(np.log2(self.reach)) - 2) / self.reach
-        share = np.sum(up > missed * significand, axis=1, keepdims=True) / odd
+        share = np.sum(up > missed * significand, axis=-1, keepdims=True) / odd
         known = _is_float32(exact * self.reach)
         t = np.where(known, exact * self.reach, 1.0).astype(np.float32)
         share = np.where(known, t / (t / np.float32(self.reach)) < np.float32(self.reach), share)
         scale = exact * (1 + np.array([0.0, 2.0**-23]))
-        return scale, scale, np.concatenate([1 - share, share], axis=1)
+        return scale, scale, np.concatenate([1 - share, share], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -118,14 +125,19 @@ class PowerOfTwoScale:
     signed: bool = False
     positive_first: bool = False
 
+    def take(self, rows: np.ndarray) -> "PowerOfTwoScale":
+        """The laws of some rows of magnitudes: all have this one."""
+        del rows
+        return self
+
     def breaks(self, low: float, high: float) -> F64:
         """Magnitudes t at which the scale doubles."""
         first, last = np.floor(np.log2(np.array([low, high]) / self.edge))
         return self.edge * 2.0 ** np.arange(first, last + 1)
 
     def scales(self, t: F64) -> tuple[F64, F64, F64]:
-        """Scale of the codes and of the weights, (t, 1) each, and the weight of the one case."""
-        scale = 2.0 ** (np.floor(np.log2(np.asarray(t)[:, None] / self.edge)) + self.shift)
+        """Scale of the codes and of the weights, (*t, 1) each, and the weight of the one case."""
+        scale = 2.0 ** (np.floor(np.log2(np.asarray(t)[..., None] / self.edge)) + self.shift)
         return scale, scale, np.ones(1)
 
 

@@ -8,12 +8,13 @@ import numpy as np
 from quantsim._types import Shape
 from quantsim.formats import Float, Integer, grid, largest
 from quantsim.populations import Population
-from quantsim.theory.absmax import Cost, Sides, absmax_mean, mean_of_both
+from quantsim.theory.absmax import absmax_mean, mean_of_both
 from quantsim.theory.known import scheme_with_theory
 from quantsim.theory.levels import SMOOTH, rounding_of
+from quantsim.theory.magnitudes import Sides
 from quantsim.theory.minmax import minmax_mean
 from quantsim.theory.order import log_edges, magnitudes_of, panel_nodes, percentile_mean
-from quantsim.theory.pieces import absolute, squared, value_at
+from quantsim.theory.pieces import Cost, absolute, squared, value_at
 from quantsim.theory.rms import rms_mse
 from quantsim.theory.scheme import (
     F64,
@@ -128,13 +129,17 @@ def _of_blocks(pop: Population, n: int, scheme: Scheme, cost: Cost) -> float:
     if not isinstance(law, TwoLevelScale):
         return absmax_mean(pop, n, sides.flipped() if law.signed else sides, law, cost)
     if law.total <= n:
-        return absmax_mean(pop, n, sides, _InTensor(law, 0.0), cost)
-    others = law.total - n
-    y, weight = panel_nodes(log_edges(pop, others), 6)
+        return absmax_mean(pop, n, sides, _InTensor(law, np.zeros(1)), cost)
+    tops, share = _largest_of(pop, law.total - n)
+    return absmax_mean(pop, n, sides, _InTensor(law, tops), cost, share)
+
+
+def _largest_of(pop: Population, n: int) -> tuple[F64, F64]:
+    """Nodes of the largest magnitude of n weights, and their probabilities; each point mass is one."""
+    y, weight = panel_nodes(log_edges(pop, n), 6)
     u = np.exp(y)
-    weight = weight * others * np.exp(y + (others - 1) * np.log1p(-u))
-    tops = magnitudes_of(pop, u)
-    return sum(w * absmax_mean(pop, n, sides, _InTensor(law, top), cost) for w, top in zip(weight, tops, strict=True))
+    tops, node = np.unique(magnitudes_of(pop, u), return_inverse=True)
+    return tops, np.bincount(node, weight * n * np.exp(y + (n - 1) * np.log1p(-u))).astype(np.float64)
 
 
 def _of_fine_atoms(pop: Population, scheme: Scheme, sides: Sides, cost: Cost) -> float:
@@ -177,24 +182,29 @@ def _sides(pop: Population, scheme: Scheme) -> tuple[Sides, Cost]:
 
 @dataclass(frozen=True)
 class _InTensor:
-    """The law of a block scale in a tensor whose other blocks have the largest magnitude ``top``."""
+    """The laws of a block scale in tensors whose other blocks have the largest magnitudes ``tops``."""
 
     law: TwoLevelScale
-    top: float
+    tops: F64
     signed: bool = False
     positive_first: bool = False
 
+    def take(self, rows: np.ndarray) -> "_InTensor":
+        """The laws of these tensors, by index or mask."""
+        return replace(self, tops=self.tops[rows])
+
     def breaks(self, low: float, high: float) -> F64:
-        """Magnitudes t at which the block's scale jumps; beyond ``top`` it is exact."""
-        if high <= low or self.top <= low:
-            return np.zeros(0)
-        unit = self.top / self.law.reach / largest(self.law.stored)
-        inner = AbsmaxScale(self.law.reach, self.law.stored).breaks(low / unit, self.top / unit) * unit
-        return np.append(inner[inner < self.top], self.top)
+        """Magnitudes t at which the block's scale jumps, (tops, breaks); beyond its top it is exact."""
+        largest_top = self.tops.max(initial=0.0)
+        if high <= low or largest_top <= low:
+            return np.zeros((self.tops.size, 0))
+        end = self.law.reach * largest(self.law.stored)  # of a top, in its unit
+        inner = AbsmaxScale(self.law.reach, self.law.stored).breaks(low / largest_top * end, end)
+        return np.outer(self.tops, np.append(inner[inner < end], end) / end)
 
     def scales(self, t: F64) -> tuple[F64, F64, F64]:
-        """Scale of codes and of weights, (t, 1) each, and the weight of the one case."""
-        unit = np.maximum(t, self.top) / self.law.reach / largest(self.law.stored)
+        """Scale of codes and of weights, (tops, t, 1) each, and the weight of the one case."""
+        unit = np.maximum(t, self.tops[:, None]) / self.law.reach / largest(self.law.stored)
         _, stored, weights = AbsmaxScale(self.law.reach, self.law.stored).scales(t / unit)
-        scale = stored * unit[:, None]
+        scale = stored * unit[..., None]
         return scale, scale, weights
