@@ -96,6 +96,9 @@ def parse(name: str) -> Format:
             raise KeyError(f"{name}: {reason}")
         if name == f"e{exponent_bits}m{mantissa_bits}":
             return Float(name, exponent_bits, mantissa_bits, "ieee" if exponent_bits == 8 else "finite")
+    if re.fullmatch(r"ue\d+m\d+", name):
+        what = "a power of two, and" if name == "ue8m0" else "it has no sign and is"
+        raise KeyError(f"{name}: {what} a format of scales: int4:block32:absmax:{name}")
     raise KeyError(name)
 
 

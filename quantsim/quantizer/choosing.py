@@ -6,10 +6,9 @@ turn a tie, of two levels as near, which does not change an error by more than i
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
@@ -18,11 +17,17 @@ from quantsim._types import Blocks, PerBlock
 from quantsim.calibration import FourOverSix, Search
 from quantsim.formats import Elements, ScaleElements
 from quantsim.numerics import ieee
-from quantsim.quantizer.stored_scales import carry_of, exponent_of_power, has_powers, power, power_codes, stored
-from quantsim.rounding import decode, encode, snap
+from quantsim.quantizer.stored_scales import carry_of, exponent_of_power, has_powers, power_codes, stored
+from quantsim.quantizer.stored_scales import power as power_of
+from quantsim.rounding import decode, encode, round_integer, round_to_grid, snap
 
 #: Stored scales of one candidate, by its number.
 Candidates = Callable[[Any], PerBlock]
+#: A block in each column, and a number of each.
+Columns: TypeAlias = Float[Array, "size blocks"]
+Row: TypeAlias = Float[Array, "1 blocks"]
+
+_CHUNK = 2**17  # weights at a time on CPU, few enough for the caches
 
 
 def largest_scale(rule: Any, scale_format: ScaleElements) -> Any:
@@ -53,6 +58,18 @@ def chosen(
         tensor: scale of the tensor, or None.
         importance: what a squared error of each weight counts, or None.
     """
+    given = (blocks, reach) if importance is None else (blocks, reach, importance)
+    rows, size = blocks.shape
+    chunk = max(1, _CHUNK // size) if ieee.on_cpu() else rows
+    if rows <= chunk:
+        return _chosen(q, tensor, *given)
+    filled = [jnp.pad(a, ((0, -rows % chunk), (0, 0))).reshape(-1, chunk, a.shape[1]) for a in given]
+    return lax.map(lambda parts: _chosen(q, tensor, *parts), tuple(filled)).reshape(-1, 1)[:rows]
+
+
+def _chosen(
+    q: Any, tensor: Float[Array, ""] | None, blocks: Blocks, reach: PerBlock, importance: Blocks | None = None
+) -> PerBlock:
     if isinstance(q.calibration, FourOverSix):
         candidate, count = _four_or_six(reach, q, tensor), 2
     else:
@@ -60,11 +77,13 @@ def chosen(
         first = stored(reach, q.format, q.scale_format, tensor=tensor)
         candidate, count = _neighbours(first, reach, q), 2 * q.calibration.neighbours + 1
     unit = jnp.clip(ieee.exponent_of(ieee.absmax(blocks)), -126, 126)
-    x = blocks * ieee.power_of_two(-unit)
+    x = (blocks * ieee.power_of_two(-unit)).T  # a weight of every block in a row, so that a sum over blocks adds rows
+    counts = None if importance is None else importance.T
+    power = _sum(_weighed(x, counts))
 
     def attempt(k: Int32[Array, ""] | int, best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:
         scale = candidate(k)
-        loss = _loss(x, _in(unit, scale, q.scale_format, tensor), q.format, importance)
+        loss = _loss(x, power, _in(unit, scale, q.scale_format, tensor).T, q.format, counts).T
         better = loss < best[0]
         return jnp.where(better, loss, best[0]), jnp.where(better, scale, best[1])
 
@@ -82,7 +101,7 @@ def _neighbours(first: PerBlock, reach: PerBlock, q: Any) -> Candidates:
     if has_powers(q.scale_format):
         carry = carry_of(q.scale_format, q.format)
         code, most = power_codes(reach, carry), 254 - carry.last
-        value = lambda codes: power(codes - 127 - carry.implied)  # noqa: E731
+        value = lambda codes: power_of(codes - 127 - carry.implied)  # noqa: E731
         least = 0
     else:
         code = encode(first, q.scale_format).astype(jnp.int32)
@@ -108,11 +127,31 @@ def _in(
     return step * ieee.power_of_two(-unit)
 
 
-def _loss(x: Blocks, step: PerBlock, fmt: Elements, importance: Blocks | None) -> PerBlock:
-    """Sum of squared errors of each block."""
+def _loss(x: Columns, power: Row, step: Row, fmt: Elements, importance: Columns | None) -> Row:
+    """Sum of squared errors of each block; ``power`` is the sum of the squares of its weights, what a step of 0 leaves."""
     safe = jnp.where(step > 0, step, 1.0)
-    units = x * ieee.divide(jnp.ones_like(safe) + (safe - safe), safe)
-    level = jnp.where(step > 0, snap(units, fmt), 0.0)
-    squares = ieee.square(level - units)
-    weighed = squares if importance is None else ieee.unfused(squares * importance, squares)
-    return ieee.ordered_sum(weighed) * ieee.square(safe)
+    units = x * ieee.divide(1.0 + (safe - safe), safe)
+    squares = _weighed(_level(units, fmt) - units, importance)
+    return jnp.where(step > 0, _sum(squares) * ieee.square(safe), power)
+
+
+def _weighed(error: Columns, importance: Columns | None) -> Columns:
+    squares = ieee.square(error)
+    return squares if importance is None else ieee.unfused(squares * importance, squares)
+
+
+def _level(units: Columns, fmt: Elements) -> Columns:
+    """``snap`` of finite units, without its care for zeros, infinities and NaN."""
+    if formats.bounds(fmt) is not None:
+        return ieee.clip(round_integer(units), *formats.grid(fmt)[2:])  # pyright: ignore[reportArgumentType]
+    if isinstance(fmt, formats.Codebook):
+        return snap(units, fmt)
+    return round_to_grid(units, formats.grid(fmt))
+
+
+def _sum(x: Columns) -> Row:
+    """Sum of each block by halving: always the same additions in the same order."""
+    while (n := len(x)) > 1:
+        half = (n + 1) // 2
+        x = x[:half] + jnp.pad(x[half:], ((0, 2 * half - n), (0, 0)))
+    return x

@@ -64,13 +64,13 @@ def power_codes(reach: PerBlock, carry: Carry) -> Int32[Array, "blocks 1"]:
     return jnp.clip(((normal + carry.added) >> _DIGITS) - carry.last, 0, _LAST_CODE - carry.last)
 
 
-def power(exponent: Int32[Array, "blocks 1"]) -> PerBlock:
+def power(exponent: Int32[Array, "..."]) -> Float[Array, "..."]:
     """``2.0 ** exponent`` for exponents from -149 to 127, subnormal ones among them."""
     normal = (exponent + 127) << _DIGITS
     return ieee.from_bits(jnp.where(exponent < -126, 1 << jnp.clip(exponent + 149, 0, _DIGITS), normal))
 
 
-def exponent_of_power(step: PerBlock) -> Int32[Array, "blocks 1"]:
+def exponent_of_power(step: Float[Array, "..."]) -> Int32[Array, "..."]:
     """The exponent of a power of two; 128 of NaN.
 
     >>> exponent_of_power(power(jnp.array([[-127], [3]]))).tolist()
@@ -82,7 +82,7 @@ def exponent_of_power(step: PerBlock) -> Int32[Array, "blocks 1"]:
     return jnp.where(field > 0, jnp.minimum(field, 255) - 127, of_subnormal)
 
 
-def _two_factors(exponent: Int32[Array, "blocks 1"]) -> tuple[PerBlock, PerBlock]:
+def _two_factors(exponent: Int32[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Two normal factors of 2^exponent: as one number 2^-127 is subnormal, and flushed to zero."""
     half = exponent >> 1
     return ieee.power_of_two(half), ieee.power_of_two(exponent - half)
