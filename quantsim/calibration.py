@@ -21,7 +21,6 @@ from quantsim.formats import Format, Integer, Traced
 from quantsim.numerics import ieee
 from quantsim.rounding import round_integer, snap
 
-
 _MOST_NEIGHBOURS = 32
 
 
@@ -99,8 +98,8 @@ class RMS:
 class FourOverSix:
     """reach = max |w| on the level 6 or on the level 4 of e2m1, whichever scale, as stored, has the less squared error.
 
-    Of equal errors the scale with max |w| on 6 is taken. A scale of the tensor leaves room for the larger scale: of e4m3
-    it uses the numbers up to 256, not 448.
+    Of equal errors the scale with max |w| on 6 is taken. A scale of the tensor leaves room for the larger scale: of
+    e4m3 it uses the numbers up to 256, not 448.
 
     Source: Cook et al., arXiv:2512.02010, and its code (``E4M3_MAX_FOUROVERSIX``, ``select_fouroversix``).
     """
@@ -111,8 +110,8 @@ class Search:
     """Of the stored scale of absmax and ``neighbours`` codes below and above it, that with the least squared error.
 
     ``search`` tries 4 on either side: 8 neighbours. Of equal errors the nearest to absmax is taken, and of two as near
-    the smaller scale. Codes end at the smallest and largest finite number of the scale format; 0 counts as one if absmax
-    has that scale.
+    the smaller scale. Codes end at the smallest and largest finite number of the scale format; 0 counts as one if
+    absmax has that scale.
 
     Raises:
         ValueError: for numbers of neighbours that are not 1 … 32.

@@ -81,8 +81,9 @@ class Float:
 class PowerOfTwo:
     """E8M0, the scale of OCP MX: a byte that means 2^(code - 127), 255 is NaN; there is no zero and no sign.
 
-    ``rule`` finds the shared exponent s from ``top``, the magnitude that falls on the last level; ``last`` is that level
-    and emax its exponent. The last level of integers counts as 1 and a fraction, as in mxint8: code / 2^(bits - 2).
+    ``rule`` finds the shared exponent s from ``top``, the magnitude that falls on the last level; ``last`` is that
+    level and emax its exponent. The last level of integers counts as 1 and a fraction, as in mxint8:
+    code / 2^(bits - 2).
 
     =====  =====================================================  ====================================================
     rule   s                                                      what it means

@@ -119,8 +119,8 @@ def parse_scale(name: str) -> Float | PowerOfTwo:
     """Format of a stored scale: any float, ``e8m0``, or a ``ueXmY``, which has no bit for a sign.
 
     ``ueXmY`` is eXmY without its sign where that is a row of the table: ue4m3 reaches 448, ue5m2 57344. Any other has
-    one NaN, the code of all ones, as a scale must be able to say it: ue5m3 reaches 114688 and goes down to 2^-17. With 8
-    exponent bits it has those of float32. ``e5m3`` is the float of 9 bits of ``parse``. ``ue8m0`` is e8m0.
+    one NaN, the code of all ones, as a scale must be able to say it: ue5m3 reaches 114688 and goes down to 2^-17. With
+    8 exponent bits it has those of float32. ``e5m3`` is the float of 9 bits of ``parse``. ``ue8m0`` is e8m0.
 
     Raises:
         KeyError: if it is none; its argument says why.

@@ -33,8 +33,8 @@ _CHUNK = 2**17  # weights at a time on CPU, few enough for the caches
 def largest_scale(rule: Any, scale_format: ScaleElements) -> Any:
     """The stored scale that the largest block of a tensor has, where the tensor has a scale.
 
-    The largest number of the format; for ``fouroversix`` the largest power of two that can be stored one and a half times
-    as large as well.
+    The largest number of the format; for ``fouroversix`` the largest power of two that can be stored one and a half
+    times as large as well.
     """
     largest = formats.grid(scale_format).high  # pyright: ignore[reportArgumentType]
     if not isinstance(rule, FourOverSix):
@@ -113,7 +113,11 @@ def _neighbours(first: PerBlock, reach: PerBlock, q: Any) -> Candidates:
 
 
 def _offset(k: Any) -> Any:
-    """0, -1, 1, -2, 2 …"""
+    """The k-th of 0, -1, 1, -2, 2 ….
+
+    >>> [int(_offset(k)) for k in range(5)]
+    [0, -1, 1, -2, 2]
+    """
     return jnp.where(k % 2 == 1, -((k + 1) // 2), k // 2)
 
 
@@ -128,7 +132,7 @@ def _in(
 
 
 def _loss(x: Columns, power: Row, step: Row, fmt: Elements, importance: Columns | None) -> Row:
-    """Sum of squared errors of each block; ``power`` is the sum of the squares of its weights, what a step of 0 leaves."""
+    """Sum of squared errors of each block; with a step of 0 it is ``power``, the sum of the squares of its weights."""
     safe = jnp.where(step > 0, step, 1.0)
     units = x * ieee.divide(1.0 + (safe - safe), safe)
     squares = _weighed(_level(units, fmt) - units, importance)

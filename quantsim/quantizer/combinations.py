@@ -68,7 +68,9 @@ def _require_scale(q: Any) -> None:
         raise ValueError(f"signed bounds have a scale with a sign, which has no place {what}; say narrow bounds")
     if isinstance(scale, PowerOfTwo):
         if bounds in ("half", "full"):
-            raise ValueError(f"{name} puts the largest weight on a whole level: bounds {bounds!r} have none, say narrow")
+            raise ValueError(
+                f"{name} puts the largest weight on a whole level: bounds {bounds!r} have none, say narrow"
+            )
         formats.carry(scale, q.format)
     if isinstance(q.calibration, MinMax) and (q.two_level or isinstance(scale, PowerOfTwo)):
         raise ValueError(f"minmax takes a scale stored as a float, in one level, not {name}{'+f32' * q.two_level}")
@@ -88,7 +90,9 @@ def _require_choice(q: Any) -> None:
     rule, name = q.calibration, q.scale_format.name
     if isinstance(rule, FourOverSix):
         if q.format.name != "e2m1":
-            raise ValueError(f"fouroversix chooses between the levels 6 and 4 of e2m1, not of {q.format.name}: say search")
+            raise ValueError(
+                f"fouroversix chooses between the levels 6 and 4 of e2m1, not of {q.format.name}: say search"
+            )
         if isinstance(q.scale_format, PowerOfTwo):
             raise ValueError("fouroversix needs scales that are 3 / 2 apart, and powers of two are not: say search1")
     if isinstance(rule, Search) and name in ("f32", "tf32"):

@@ -23,13 +23,13 @@ def parse(spec: str | AbstractQuantizer) -> AbstractQuantizer:
     granularity   tensor; channel (one scale an output row), channel@1 (an axis); block32 (any size, along the last
                   axis), block32@0 (along an axis), block32@1- (along all axes from 1 on, flattened: the inputs of a
                   convolution), block32@0- (along the whole array, flattened)
-    calibration   absmax (default), clip0.8 (a part of it), minmax (zero point), p99.9 (a percentile), mse, rms; of stored
-                  scales the one with the least squared error: search (the 4 codes on either side of absmax; search1 …),
-                  fouroversix (of e2m1: the largest weight on 6 or on 4)
-    scale format  f32 (default), f16, bf16, any other float; without a bit for a sign ue4m3 (reaches 448), ue5m3 (114688),
-                  any ueXmY; e8m0, powers of two, by the rule floor (default) or e8m0:ceil e8m0:even e8m0:rceil. With
-                  +f32 (e4m3+f32) the tensor has a scale, too, that puts the largest scale of a block on top. Scales
-                  beyond their format saturate, and a block whose scale rounds to 0 becomes 0
+    calibration   absmax (default), clip0.8 (a part of it), minmax (zero point), p99.9 (a percentile), mse, rms; of
+                  stored scales the one with the least squared error: search (the 4 codes on either side of absmax;
+                  search1 …), fouroversix (of e2m1: the largest weight on 6 or on 4)
+    scale format  f32 (default), f16, bf16, any other float; without a bit for a sign ue4m3 (reaches 448), ue5m3
+                  (114688), any ueXmY; e8m0, powers of two, by the rule floor (default) or e8m0:ceil e8m0:even
+                  e8m0:rceil. With +f32 (e4m3+f32) the tensor has a scale, too, that puts the largest scale of a block
+                  on top. Scales beyond their format saturate, and a block whose scale rounds to 0 becomes 0
     bounds        of signed integers: narrow (default), half, full, signed
     rounding      even (default), away, truncate, stochastic
     ============  ================================================================================================

@@ -1,16 +1,17 @@
 """A quantizer of scaled elements: format x granularity x calibration x scale format x rounding."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from quantsim import formats
 from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, Weights
 from quantsim.calibration import (
-    MSE,
     RMS,
     Absmax,
     Calibration,
@@ -18,22 +19,21 @@ from quantsim.calibration import (
     Counts,
     FourOverSix,
     MinMax,
-    Percentile,
     Search,
     calibrate,
     minmax,
-    normal_reach,
     reach_of,
 )
 from quantsim.formats import Carry, Elements, Format, Integer, ScaleElements, Traced
 from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.numerics import ieee
+from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.narrowing import ODD_ENOUGH_FOR
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.choosing import chosen, largest_scale
 from quantsim.quantizer.combinations import require_combination, require_kinds
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
-from quantsim.quantizer.inputs import as_shape, as_weights
+from quantsim.quantizer.inputs import as_importance, as_key, as_shape, as_weights
 from quantsim.quantizer.laws import law_of
 from quantsim.quantizer.short_blocks import warn_of_short_blocks
 from quantsim.quantizer.spec import TWO_LEVEL, spell
@@ -61,10 +61,10 @@ class Quantizer(AbstractQuantizer):
     For a block w with scale s and zero point z:  ``code = clip(round(w / s) + z)``,  ``w_hat = (code - z) * s``,
     computed with the scale as it is stored. A quantizer without granularity is a plain cast: no scale.
 
-    With ``two_level`` the tensor has a scale t as well, a float32, and s is stored in units of it, as in NVFP4: t puts the
-    largest scale of a block on the largest number of the scale format, and levels are multiplied with ``s t``. Blocks that
-    are not finite have no part in t. t is at least 2^-126. Scales saturate at the largest number of their format; where s
-    rounds to 0, the block dequantizes to 0.
+    With ``two_level`` the tensor has a scale t as well, a float32, and s is stored in units of it, as in NVFP4: t puts
+    the largest scale of a block on the largest number of the scale format, and levels are multiplied with ``s t``.
+    Blocks that are not finite have no part in t. t is at least 2^-126. Scales saturate at the largest number of their
+    format; where s rounds to 0, the block dequantizes to 0.
     Source: Jacob et al., arXiv:1712.05877 (affine quantization); NVIDIA, arXiv:2509.25149 (two levels).
 
     Raises:
@@ -90,6 +90,51 @@ class Quantizer(AbstractQuantizer):
         require_kinds(self)
         require_combination(self)
 
+    @property
+    def takes_imatrix(self) -> bool:
+        """Whether the scale is chosen by squared errors, which importances can weigh."""
+        return isinstance(self.calibration, FourOverSix | Search)
+
+    def quantize(
+        self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
+    ) -> QuantizedArray:
+        """Codes and scales of ``w``, as every quantizer gives them, with scales chosen by importance.
+
+        Args:
+            w: weights of any shape; a matrix is (out, in).
+            key: for stochastic rounding.
+            nonfinite: "raise" or "propagate".
+            imatrix: for ``search`` and ``fouroversix`` what a squared error of each input counts, (in,), at least 0:
+                the diagonal of E[x xᵀ].
+
+        Raises:
+            TypeError: if ``w`` is not numeric, or ``key`` no key.
+            ValueError: for a NaN or infinity, a missing key, an imatrix that does not fit or is not taken.
+
+        >>> import quantsim as qs
+        >>> q, w = qs.parse("int2:block3:search:e3m2"), [[1.0, 0.6, 0.6]]
+        >>> [q.quantize(w, imatrix=v).scale.item() for v in ([1.0, 0.0, 0.0], [1.0, 1.0, 1.0])]
+        [1.0, 0.75]
+        """
+        if imatrix is None:
+            return super().quantize(w, key=key, nonfinite=nonfinite)
+        w32 = self._checked(w, nonfinite)
+        return _weighed(self, w32, as_key(key), self._importance(imatrix, w32.shape), False)
+
+    def roundtrip(
+        self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
+    ) -> Weights:
+        """``quantize(w).dequantize()`` to the bit, with a straight-through gradient unless an imatrix is given."""
+        if imatrix is None:
+            return super().roundtrip(w, key=key, nonfinite=nonfinite)
+        w32 = self._checked(w, nonfinite)
+        return _weighed(self, w32, as_key(key), self._importance(imatrix, w32.shape), True)
+
+    def _importance(self, imatrix: ArrayLike, shape: Shape) -> Weights:
+        if not self.takes_imatrix:
+            raise ValueError(f"{self} takes no imatrix: its scales are chosen by no error; search and fouroversix are")
+        return as_importance(imatrix, shape)
+
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know of it."""
         shape = None if shape is None else as_shape(shape)
@@ -99,9 +144,7 @@ class Quantizer(AbstractQuantizer):
             return super().scheme(shape)
         return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
-    def _encode(
-        self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None
-    ) -> QuantizedArray:
+    def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
         if self.granularity is None:
             return QuantizedArray(encode(w, self.format, self.rounding, key), None, None, self)
         blocks = to_blocks(w, self.granularity)
@@ -128,9 +171,7 @@ class Quantizer(AbstractQuantizer):
         step = Scales(qw.scale.reshape(-1, 1), qw.tensor_scale).step()
         return from_blocks(times(values, step, self.scale_format), self.granularity, qw.codes.shape)
 
-    def _approximate(
-        self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None
-    ) -> Weights:
+    def _approximate(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> Weights:
         if self.granularity is None:
             return snap(w, self.format, self.rounding, key)
         blocks = to_blocks(w, self.granularity)
@@ -212,6 +253,13 @@ class Quantizer(AbstractQuantizer):
         """The canonical spec string: defaults are left out."""
         scale = self.scale_format.name + TWO_LEVEL * self.two_level
         return spell(self.format, self.granularity, self.calibration, scale, self.rounding)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _weighed(q: Quantizer, w: Weights, key: PRNGKey | None, importance: Weights, approximate: bool) -> Any:
+    """Codes, or weights, of scales that are chosen by importance."""
+    made = placed_like(w, q._approximate if approximate else q._encode, w, key, importance)
+    return made if approximate else replace(made, ndim=w.ndim)
 
 
 def _rounds_once(q: Quantizer) -> bool:

@@ -1,8 +1,8 @@
 """Spec strings: what a person types, the legend, the cache key and the row key are one spelling.
 
 ``FORMAT[:GRANULARITY[:CALIBRATION][:SCALE FORMAT[+f32]][:BOUNDS][:ROUNDING]]``, for example ``int4:block32:mse``,
-``int4:block32:absmax:f16``, ``e2m1:block16:absmax:ue4m3+f32``, ``int8:channel@1:p99.9``, ``bf16``. After the format, tokens
-may come in any order, but the rule of ``e8m0`` follows it: ``int4:block32:absmax:e8m0:ceil``.
+``int4:block32:absmax:f16``, ``e2m1:block16:absmax:ue4m3+f32``, ``int8:channel@1:p99.9``, ``bf16``. After the format,
+tokens may come in any order, but the rule of ``e8m0`` follows it: ``int4:block32:absmax:e8m0:ceil``.
 """
 
 import re

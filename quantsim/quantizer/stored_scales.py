@@ -94,8 +94,8 @@ def _two_factors(exponent: Int32[Array, "..."]) -> tuple[Float[Array, "..."], Fl
 def tensor_scale(reach: PerBlock, fmt: Elements, largest: Any) -> Float[Array, ""]:
     """Scale of a tensor: the largest reach of its blocks falls on the last level at the scale ``largest``.
 
-    ``max reach / (last level * largest)`` in float32, at least 2^-126, so that it is no subnormal, and at most what keeps
-    every weight finite. Of a tensor without weights it is 2^-126.
+    ``max reach / (last level * largest)`` in float32, at least 2^-126, so that it is no subnormal, and at most what
+    keeps every weight finite. Of a tensor without weights it is 2^-126.
     """
     last = formats.reach(fmt)
     found = ieee.divide(jnp.max(reach, initial=0.0), last * largest)

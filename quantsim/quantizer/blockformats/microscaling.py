@@ -16,8 +16,8 @@ nvint4        int4     16     int4:block16:absmax:e4m3+f32          E4M3, and on
 ============  =======  =====  ====================================  =============================================
 
 Elements round half to even and saturate at the largest finite level. The MX formats have four rules for the scale,
-written ``mxfp4`` (floor), ``mxfp4:ceil``, ``mxfp4:even``, ``mxfp4:rceil``; see ``formats.PowerOfTwo``. Each takes a block
-of another size: ``mxfp4:block16``, ``mxfp4:block16:ceil``, ``nvfp4:block32:single``.
+written ``mxfp4`` (floor), ``mxfp4:ceil``, ``mxfp4:even``, ``mxfp4:rceil``; see ``formats.PowerOfTwo``. Each takes a
+block of another size: ``mxfp4:block16``, ``mxfp4:block16:ceil``, ``nvfp4:block32:single``.
 
 A name gives the weights of its scaled elements to the bit, and the same bits a weight; its scales are bytes.
 """
