@@ -21,6 +21,8 @@ from quantsim.formats import Format, Integer, Traced
 from quantsim.numerics import ieee
 from quantsim.rounding import round_integer, snap
 
+_MOST_NEIGHBOURS = 32
+
 
 def _known_number(number: Any, what: str, example: str) -> float | None:
     """The number as a float; None if it is traced."""
@@ -92,7 +94,41 @@ class RMS:
     """reach = rms(w) times the ratio with the least squared error on a normal population of unit variance."""
 
 
-Calibration: TypeAlias = Absmax | Clip | MinMax | Percentile | MSE | RMS
+@dataclass(frozen=True)
+class FourOverSix:
+    """reach = max |w| on the level 6 or on the level 4 of e2m1, whichever scale, as stored, has the less squared error.
+
+    Of equal errors the scale with max |w| on 6 is taken. A scale of the tensor leaves room for the larger scale: of
+    e4m3 it uses the numbers up to 256, not 448.
+
+    Source: Cook et al., arXiv:2512.02010, and its code (``E4M3_MAX_FOUROVERSIX``, ``select_fouroversix``).
+    """
+
+
+@dataclass(frozen=True)
+class Search:
+    """Of the stored scale of absmax and ``neighbours`` codes below and above it, that with the least squared error.
+
+    ``search`` tries 4 on either side: 8 neighbours. Of equal errors the nearest to absmax is taken, and of two as near
+    the smaller scale. Codes end at the smallest and largest finite number of the scale format; 0 counts as one if
+    absmax has that scale.
+
+    Raises:
+        ValueError: for numbers of neighbours that are not 1 … 32.
+    """
+
+    neighbours: int = 4
+
+    def __post_init__(self) -> None:
+        """Reject what is no number of neighbours."""
+        if not 1 <= self.neighbours <= _MOST_NEIGHBOURS:
+            raise ValueError(
+                f"a search goes over 1 to {_MOST_NEIGHBOURS} codes on either side, not {self.neighbours}; "
+                "for example search4"
+            )
+
+
+Calibration: TypeAlias = Absmax | Clip | MinMax | Percentile | MSE | RMS | FourOverSix | Search
 Counts: TypeAlias = Int[Array, "blocks 1"] | int
 
 _F32 = formats.FORMATS["f32"]
@@ -112,19 +148,31 @@ def calibrate(blocks: Blocks, fmt: Format | Traced, rule: Calibration, counts: C
     >>> calibrate(jnp.array([[1.0, -2.54]]), formats.parse("int8"), Absmax(), 2).tolist()
     [[0.019999999552965164]]
     """
-    if formats.bounds(fmt) == "signed" and isinstance(rule, Absmax):
-        return divide_by_reach(_signed_extreme(blocks), fmt)
-    if isinstance(rule, Percentile):
-        return divide_by_reach(_percentile(blocks, rule.p, counts), fmt)
-    if isinstance(rule, Clip):
-        return divide_by_reach(ieee.unfused(top := ieee.absmax(blocks), top) * rule.ratio, fmt)
-    if isinstance(rule, RMS):
+    if isinstance(rule, RMS):  # the ratio last: a reach would round once more
         assert not isinstance(fmt, Traced)
         scale = divide_by_reach(_rms(blocks, counts), fmt) * np.float32(normal_reach(fmt))
         return jnp.minimum(scale, np.finfo(np.float32).max)
+    return divide_by_reach(reach_of(blocks, fmt, rule, counts), fmt)
+
+
+def reach_of(blocks: Blocks, fmt: Format | Traced, rule: Calibration, counts: Counts) -> PerBlock:
+    """The magnitude of each block that falls on the last level; with its sign for "signed" bounds.
+
+    >>> reach_of(jnp.array([[1.0, -2.5]]), formats.parse("int8"), Clip(0.5), 2).tolist()
+    [[1.25]]
+    """
+    if formats.bounds(fmt) == "signed" and isinstance(rule, Absmax):
+        return _signed_extreme(blocks)
+    if isinstance(rule, Percentile):
+        return _percentile(blocks, rule.p, counts)
+    if isinstance(rule, Clip):
+        return ieee.unfused(top := ieee.absmax(blocks), top) * rule.ratio
+    if isinstance(rule, RMS):
+        assert not isinstance(fmt, Traced)
+        return jnp.minimum(_rms(blocks, counts) * np.float32(normal_reach(fmt)), np.finfo(np.float32).max)
     if isinstance(rule, MSE):
         return _search(blocks, fmt)
-    return divide_by_reach(ieee.absmax(blocks), fmt)
+    return ieee.absmax(blocks)
 
 
 def minmax(
@@ -194,18 +242,19 @@ def _search(blocks: Blocks, fmt: Format | Traced) -> PerBlock:
     top = ieee.absmax(blocks)
 
     def attempt(k: Int[Array, ""] | int, best: tuple[PerBlock, PerBlock]) -> tuple[PerBlock, PerBlock]:
-        scale = divide_by_reach(top * ratios[k], fmt)
+        reach = top * ratios[k]
+        scale = divide_by_reach(reach, fmt)
         safe = jnp.where(scale == 0, 1.0, scale)
         # in units of the largest weight, so that no square underflows
         error = ieee.divide(ieee.unfused(snap(ieee.divide(blocks, safe), fmt) * safe, blocks) - blocks, unit)
         loss = ieee.ordered_sum(ieee.square(error))
         better = loss < best[0]
-        return jnp.where(better, loss, best[0]), jnp.where(better, scale, best[1])
+        return jnp.where(better, loss, best[0]), jnp.where(better, reach, best[1])
 
     unit = jnp.where(top == 0, 1.0, top)
     steps = _STEPS_PER_OCTAVE * _OCTAVES
     ratios = jnp.asarray(2.0 ** (-np.arange(steps) / _STEPS_PER_OCTAVE), jnp.float32)
-    start = (jnp.full_like(top, jnp.inf), divide_by_reach(top, fmt))
+    start = (jnp.full_like(top, jnp.inf), top)
     return lax.fori_loop(0, steps, attempt, start)[1]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quantsim import formats, theory
 from quantsim.populations import Population
 from quantsim.quantizer import Quantizer, parse
-from quantsim.quantizer.blockformats.microscaling import E8M0, Microscaling
+from quantsim.quantizer.blockformats.microscaling import Microscaling
 
 SIZES = 2.0 ** (np.arange(8) / 8)  # standard deviations of rows 0 … 7, and so on
 BLOCK = 32
@@ -42,9 +42,10 @@ def expected_outward(pop: Population, spec: str, points: int) -> float:
 def stored_scale(q: Quantizer | Microscaling, top: Any) -> Any:
     """Scale of blocks with these extremes, as it is stored, such that integers are whole numbers."""
     if isinstance(q, Microscaling):
-        assert isinstance(q.scaling, E8M0)
+        stored = q.scaled.scale_format
+        assert isinstance(stored, formats.PowerOfTwo)
         unit = 2.0 ** (q.element.bits - 2) if isinstance(q.element, formats.Integer) else 1.0
-        power = power_of_two(np.abs(top), q.scaling.rule, formats.largest(q.element) / unit, q.element)
+        power = power_of_two(np.abs(top), stored.rule, formats.largest(q.element) / unit, q.element)
         return np.float32(power / unit)
     signed = isinstance(q.format, formats.Integer) and q.format.bounds == "signed"
     scale = (-top if signed else np.abs(top)) / np.float32(formats.reach(q.format))

@@ -17,6 +17,7 @@ ELEMENTS = {
     "mxfp8_e4m3": (ml_dtypes.float8_e4m3fn, 448.0, 8, 3),
     "mxfp8_e5m2": (ml_dtypes.float8_e5m2, 57344.0, 15, 2),
     "mxint8": (None, 127 / 64, 0, 6),
+    "mxint4": (None, 7 / 4, 0, 2),
 }
 
 
@@ -49,8 +50,8 @@ def mx(w: np.ndarray, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     s = np.array([shared_exponent(row.max(), rule, largest, emax, digits) for row in np.abs(w)])[:, None]
     x = np.clip(w / 2.0**s, -largest, largest)
     if kind is None:
-        codes = np.rint(x * 64).astype(np.int8)
-        levels = codes / 64
+        codes = np.rint(x * 2.0**digits).astype(np.int8)
+        levels = codes / 2.0**digits
     else:
         levels = flushed(x).astype(kind)
         codes = levels.view(np.uint8)

@@ -23,18 +23,19 @@ from tests import oracle_gguf, oracle_mx, oracles
 
 SHAPE = (102, 512)
 RULES = ("", ":ceil", ":even", ":rceil")
-ELEMENTS = {"mxfp4": 4, "mxfp6_e2m3": 6, "mxfp6_e3m2": 6, "mxfp8_e4m3": 8, "mxfp8_e5m2": 8, "mxint8": 8}
+ELEMENTS = {"mxfp4": 4, "mxfp6_e2m3": 6, "mxfp6_e3m2": 6, "mxfp8_e4m3": 8, "mxfp8_e5m2": 8, "mxint8": 8, "mxint4": 4}
 #: Spec: stored bits of a weight, as llama.cpp and the MX specification give them.
 CASES = {
     **{f"{name}{rule}": bits + 8 / 32 for name, bits in ELEMENTS.items() for rule in RULES},
     **{"nvfp4": 4 + 8 / 16 + 32 / (102 * 512), "nvfp4:single": 4.5},
+    **{"nvint4": 4 + 8 / 16 + 32 / (102 * 512), "nvint4:single": 4.5},
     **{"q4_0": 4.5, "q5_0": 5.5, "q4_1": 5.0, "q5_1": 6.0, "q8_0": 8.5},
     **{"q2_k": 2.625, "q3_k": 3.4375, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625},
     **{"iq4_nl": 4.5, "iq4_xs": 4.25, "tq1_0": 1.6875, "tq2_0": 2.0625, "mxfp4:gguf": 4.25, "nvfp4:gguf": 4.5},
 }
 #: Not among the quick tests: other rules for these elements. test_microscaling.py has all codes of all of them.
 REPEATED = {f"{name}{rule}" for name in ELEMENTS for rule in RULES} - {
-    *("mxfp4", "mxfp4:even", "mxfp6_e2m3:ceil", "mxfp6_e3m2:rceil", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8:ceil")
+    *("mxfp4", "mxfp4:even", "mxfp6_e2m3:ceil", "mxfp6_e3m2:rceil", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8:ceil", "mxint4")
 }
 SEARCHED = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"}  # take seconds to compile
 
@@ -67,9 +68,10 @@ def test_every_member_is_registered():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mxfp4:foo", "mxfp4 takes ceil, even, rceil, gguf"),
-        ("mxint8:even:ceil", "mxint8 takes ceil, even, rceil"),
-        ("nvfp4:ceil", "nvfp4 takes single, gguf"),
+        ("mxfp4:foo", "mxfp4 takes a block such as block16, and ceil, even, rceil, gguf"),
+        ("mxint8:even:ceil", "mxint8 takes a block such as block16, and ceil, even, rceil"),
+        ("nvfp4:ceil", "nvfp4 takes a block such as block16, and single, gguf"),
+        ("nvint4:block16:ceil", "nvint4 takes a block such as block16, and single"),
         ("q4_k:block32", "q4_k takes no options; did you mean 'q4_k'"),
         ("q4_kk", "did you mean 'q4_k'.*q4_k, "),
         ("q8_0:f16", "q8_0 takes no options"),
@@ -87,11 +89,11 @@ def _levels(q, qw) -> np.ndarray:
     """Every level that each weight could have with the stored scales, in order; falling where a scale is negative."""
     if qw.scale is None:
         return oracle_gguf.levels(np.asarray(qw.codes), str(q).removesuffix(":gguf").upper())
-    kind = ml_dtypes.float8_e4m3fn if str(q).startswith("nvfp4") else ml_dtypes.float8_e8m0fnu
+    kind = ml_dtypes.float8_e4m3fn if str(q).startswith("nv") else ml_dtypes.float8_e8m0fnu
     scale = np.asarray(qw.scale).view(kind).astype(np.float32) * np.float32(
         1 if qw.tensor_scale is None else qw.tensor_scale
     )
-    element = formats.levels(q.element) / (64 if str(q).startswith("mxint8") else 1)
+    element = formats.levels(q.element) / {"mxint8": 64, "mxint4": 4}.get(str(q).partition(":")[0], 1)
     return element[:, None, None] * np.repeat(scale, q.size, axis=-1)
 
 

@@ -261,10 +261,12 @@ SPECS = [
     "int4:block32:mse",
     "int4:block32:rms",
 ]
+#: What needs a scale format; see test_stored_scales.py.
+CHOSEN = {calibration.FourOverSix, calibration.Search}
 
 
 def test_every_rule_is_tested_here():
-    assert {type(qs.parse(s).calibration) for s in SPECS} == set(get_args(calibration.Calibration))
+    assert {type(qs.parse(s).calibration) for s in SPECS} == set(get_args(calibration.Calibration)) - CHOSEN
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -22,6 +22,7 @@ from tests import oracles
 CASES = [
     # plain casts
     *("f32", "tf32", "bf16", "f16", "e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1", "e5m0", "e4m3fnuz", "e5m2fnuz"),
+    *("e1m2", "e2m0", "e3m0"),
     *("bf16:stochastic", "e4m3:away", "bf16:truncate"),
     # integers: every width, every granularity, ragged blocks, other axes
     *("int8:tensor", "int8:channel", "int8:block32", "int2:tensor", "int3:channel", "int4:block32", "int5:block16"),
@@ -45,7 +46,15 @@ CASES = [
         "int4:block32:absmax:tf32",
         "int4:channel:absmax:e4m3fnuz",
         "e2m1:block16:absmax:e4m3",
+        "int4:block32:absmax:ue4m3",
+        "e1m2:block16:absmax:ue5m3",
     ),
+    # powers of two, by each rule; a scale of the tensor
+    *("int4:block32:absmax:e8m0", "e2m1:block16:absmax:e8m0:ceil", "e1m2:channel:clip0.8:e8m0:even"),
+    *("nf4:block32:absmax:e8m0:rceil", "int8:block32:absmax:e8m0:stochastic"),
+    *("e2m1:block16:absmax:e4m3+f32", "int4:block32:absmax:ue4m3+f32", "nf4:block32:p99:ue5m3+f32"),
+    # scales chosen among stored ones
+    *("e2m1:block16:fouroversix:e4m3+f32", "e2m1:block16:search:e4m3", "int4:block32:search2:e8m0"),
     # scaled floats and codebooks
     *("e4m3:tensor", "e5m2:channel", "f16:channel", "e3m4:block32", "e2m1:block32:mse", "nf4:block32", "af4:tensor"),
     "fp4:channel",
@@ -100,7 +109,7 @@ class Found(NamedTuple):
     """All that a quantizer gives for one matrix."""
 
     codes: np.ndarray
-    scale: np.ndarray | None
+    scale: np.ndarray | None  # what levels are multiplied with
     zero_point: np.ndarray | None
     w_hat: np.ndarray
     roundtrip: np.ndarray
@@ -114,7 +123,11 @@ def _program(structure, numbers, w, key, c) -> Found:
     q = rebuild_quantizer(structure, numbers)
     qw = q._encode(w, key)
     roundtrip, gradient = jax.vjp(lambda x: q.roundtrip(x, key=key), w)
-    return Found(qw.codes, qw.scale, qw.zero_point, q._decode(qw), roundtrip, *gradient(c), q._outside(w))
+    return Found(qw.codes, _step(qw), qw.zero_point, q._decode(qw), roundtrip, *gradient(c), q._outside(w))
+
+
+def _step(qw):
+    return qw.scale if qw.tensor_scale is None else qw.scale * qw.tensor_scale
 
 
 def _found(q, w, c=None, key=KEYS[0]) -> Found:
@@ -172,7 +185,7 @@ def law_odd(q, w):
 def law_power_of_two(q, w):
     """Scaling by 2^k scales the result by 2^k to the bit, in the range of the scale format."""
     once = _found(q, w)
-    for k in (-40, 30) if q.scale_format.exponent_bits == 8 else (-1, 3):
+    for k in (-40, 30) if q.scale_format.exponent_bits == 8 or q.two_level else (-1, 3):
         scaled = _found(q, np.ldexp(w, k))
         oracles.same_bits(scaled.w_hat, np.ldexp(once.w_hat, k))
         if once.scale is not None:
@@ -184,7 +197,7 @@ def law_bits_are_bytes(q, w):
     found = _found(q, w)
     stored = oracles.packed_bytes(found.codes, q.format.bits)
     if found.scale is not None:
-        stored += -(-found.scale.size * q.scale_format.bits // 8)
+        stored += -(-found.scale.size * q.scale_format.bits // 8) + 4 * q.two_level
     if found.zero_point is not None:
         stored += oracles.packed_bytes(found.zero_point, q.format.bits)
     assert qs.QuantizedArray(found.codes, found.scale, found.zero_point, q).nbytes == stored
@@ -218,7 +231,7 @@ def _projects(q) -> bool:
     """
     if not getattr(q.format, "signed", True):  # the weight that a scale is made of may be one that clips
         return False
-    if q.rounding not in ("even", "away") or q.scale_format.exponent_bits == 4:
+    if q.rounding not in ("even", "away") or q.scale_format.name not in ("f32", "tf32", "bf16", "f16"):
         return q.granularity is None and q.rounding == "truncate"
     bounds = getattr(q.format, "bounds", "narrow")
     return type(q.calibration) in (calibration.Absmax, calibration.MinMax) and bounds in ("narrow", "signed")
@@ -265,7 +278,7 @@ def _one(text: str):
         key = key if q.rounding == "stochastic" else None
         qw = q.quantize(w, key=key)
         w_hat, again = qw.dequantize(), q.roundtrip(w, key=key)
-        found = {"codes": qw.codes, "scale": qw.scale, "zero": qw.zero_point, "w_hat": w_hat, "roundtrip": again}
+        found = {"codes": qw.codes, "scale": _step(qw), "zero": qw.zero_point, "w_hat": w_hat, "roundtrip": again}
         return found | {"error": tallies.error(w, w_hat), "error of roundtrip": tallies.error(w, again)}
 
     return one
@@ -350,7 +363,7 @@ def test_laws_hold_for_what_the_public_functions_give(text):
     qw, found = q.quantize(w, key=_key(q)), _found(q, w)
     gradient = jax.grad(lambda x: q.roundtrip(x, key=_key(q)).sum())(w)
     given = Found(
-        *(qw.codes, qw.scale, qw.zero_point, qw.dequantize(), q.roundtrip(w, key=_key(q))), gradient, q.clipped(w)
+        *(qw.codes, _step(qw), qw.zero_point, qw.dequantize(), q.roundtrip(w, key=_key(q))), gradient, q.clipped(w)
     )
     jax.tree.map(np.testing.assert_array_equal, given, found)
 

@@ -267,7 +267,7 @@ def test_a_single_block_with_the_smallest_scale(text):
 
 def test_names():
     names = [f"{name}{rule}" for name in ELEMENTS for rule in ("", ":ceil", ":even", ":rceil")]
-    assert list(SPECS) == [*names, "nvfp4", "nvfp4:single"]
+    assert list(SPECS) == [*names, "nvfp4", "nvfp4:single", "nvint4", "nvint4:single"]
     assert len(set(MICROSCALING)) == len(SPECS)
     assert {alias: str(q) for alias, q in ALIASES.items()} == {f"{name}:floor": name for name in ELEMENTS}
     for text, q in (SPECS | ALIASES).items():

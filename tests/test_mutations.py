@@ -53,6 +53,10 @@ ORDER, RUNS = "reshape(len(codes), -1, planes, run)", "reshape(len(codes), -1, r
 UNPACK = "test_unpack_and_dequantize_are_those_of_the_package_to_the_bit"
 UNSIGNED = "jnp.full(blocks.shape, code, jnp.uint8)"
 MX = "test_mx_codes_are_the_specification_to_the_bit"
+_stored = _check("stored_scales")
+TWO = _stored("test_two_levels", "e2m1", "e4m3")
+POWERS = _stored("test_powers_of_two_by_every_rule", "e2m1", "floor")
+CHOSEN = _stored("test_search_is_the_best_of_the_neighbouring_codes", "e2m1", "ue4m3")
 NIBBLES = "out | (runs[:, :, i] << (bits * i))", "(out << bits) | runs[:, :, i]"
 
 #: module: name of the mutation, what is replaced, by what, and the check that notices
@@ -100,6 +104,7 @@ TABLE = {
         ),
     ],
     "formats.facts": [
+        ("scale rounded up", '"floor": 0', '"floor": 0x7FFFFF', _check("microscaling")(MX, "mxfp4")),
         ("scale for 128", '"narrow": 1.0', '"narrow": 0.0', CHANNEL),
         (
             "bias of fnuz",
@@ -247,8 +252,15 @@ TABLE |= {
     "quantizer.blockformats.ternary": [
         ("ternary ties", '"away"', '"even"', gguf("test_bytes_are_those_of_the_package", "TQ2_0")),
     ],
-    "quantizer.blockformats.shared_scales": [
-        ("scale rounded up", '"floor": 0', '"floor": 0x7FFFFF', _check("microscaling")(MX, "mxfp4"))
+    "quantizer.stored_scales": [
+        ("tensor scale dropped", "self.blocks * self.tensor.reshape(1, 1)", "self.blocks", TWO),
+        ("divided twice", "(level * tensor).reshape(1, 1)), scale", "level) / tensor, scale", TWO),
+        ("subnormal powers flushed", "exponent < -126, 1 <<", "exponent < -126, 0 <<", POWERS),
+    ],
+    "quantizer.choosing": [
+        ("worst of the candidates", "loss < best[0]", "loss > best[0]", CHOSEN),
+        ("neighbours on one side", "-((k + 1) // 2), k // 2", "-((k + 1) // 2), -(k // 2)", CHOSEN),
+        ("error in units of the scale", "* ieee.square(safe)", "* 1.0", CHOSEN),
     ],
     "quantizer.blockformats.floats": [("e4m3 scale cut off", "((bits >> 19) & 1)", "0", stored("NVFP4"))],
 }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import quantsim as qs
 from quantsim import calibration, formats
-from quantsim.calibration import MSE, RMS, Absmax, Clip, MinMax, Percentile
-from quantsim.formats import FORMATS, Codebook, Float, Integer
+from quantsim.calibration import MSE, RMS, Absmax, Clip, FourOverSix, MinMax, Percentile, Search
+from quantsim.formats import FORMATS, Codebook, Float, Integer, PowerOfTwo
 from quantsim.granularity import Block, Channel, Tensor
 from quantsim.quantizer import Quantizer
 from quantsim.quantizer.blockformats import SPECS
@@ -56,6 +56,22 @@ MEANINGS = {
     "int3:channel:mse:bf16:full:truncate": Quantizer(
         Integer("int3", 3, "full"), Channel(), MSE(), F("bf16"), rounding="truncate"
     ),
+    "int4:block32:absmax:e8m0": Quantizer(Integer("int4", 4), Block(32), scale_format=PowerOfTwo()),
+    "int4:block32:absmax:e8m0:even": Quantizer(Integer("int4", 4), Block(32), scale_format=PowerOfTwo("even")),
+    "int4:channel:clip0.5:e8m0:rceil:away": Quantizer(
+        Integer("int4", 4), Channel(), Clip(0.5), PowerOfTwo("rceil"), "away"
+    ),
+    "int4:block16:absmax:ue4m3": Quantizer(
+        Integer("int4", 4), Block(16), Absmax(), Float("ue4m3", 4, 3, "fn", signed=False)
+    ),
+    "e2m1:block16:absmax:e4m3+f32": Quantizer(F("e2m1"), Block(16), Absmax(), F("e4m3"), two_level=True),
+    "e1m2:block8@0:search:ue5m3+f32": Quantizer(
+        Float("e1m2", 1, 2), Block(8, 0), Search(), Float("ue5m3", 5, 3, "fn", signed=False), two_level=True
+    ),
+    "e2m1:block16:fouroversix:e4m3+f32:truncate": Quantizer(
+        F("e2m1"), Block(16), FourOverSix(), F("e4m3"), "truncate", two_level=True
+    ),
+    "int8:block32:search2:f16": Quantizer(Integer("int8", 8), Block(32), Search(2), F("f16")),
     "e4m3:tensor": Quantizer(F("e4m3"), Tensor()),
     "e2m1:block16": Quantizer(F("e2m1"), Block(16)),
     "nf4:block64": Quantizer(F("nf4"), Block(64)),
@@ -94,6 +110,14 @@ def test_every_format_reads_back():
         ("int8:tensor:narrow:even", "int8:tensor"),
         (" int8:tensor\n", "int8:tensor"),
         ("int8:block032", "int8:block32"),
+        ("int4:e8m0:floor:block32", "int4:block32:absmax:e8m0"),
+        ("int4:block32:ue8m0:ceil", "int4:block32:absmax:e8m0:ceil"),
+        ("int4:block32:e8m0:even:even", "int4:block32:absmax:e8m0:even"),
+        ("int4:block32:even:e8m0", "int4:block32:absmax:e8m0"),
+        ("int4:block16:e4m3+f32:search4", "int4:block16:search:e4m3+f32"),
+        ("mxfp4:block32:floor", "mxfp4"),
+        ("mxint4:block016:ceil", "mxint4:block16:ceil"),
+        ("nvint4:block32:single", "nvint4:block32:single"),
     ],
 )
 def test_one_spelling_for_one_quantizer(text, canonical):
@@ -135,21 +159,24 @@ _granularities = (
 )
 _percentiles = st.builds(Percentile, st.floats(0, 100, exclude_min=True, allow_subnormal=False))
 _clips = st.builds(Clip, st.floats(0, 1, exclude_min=True, allow_subnormal=False))
-_calibrations = st.sampled_from([Absmax(), MinMax(), MSE(), RMS()]) | _percentiles | _clips
+_searches = st.builds(Search, st.integers(1, 32))
+_calibrations = st.sampled_from([Absmax(), MinMax(), MSE(), RMS(), FourOverSix()]) | _percentiles | _clips | _searches
+_unsigned = st.builds(lambda e, m: formats.parse_scale(f"ue{e}m{m}"), st.integers(2, 7), st.integers(1, 22))
+_stored = _scalings | st.sampled_from([PowerOfTwo(rule) for rule in formats.RULES]) | _unsigned
 
 
 def test_the_strategy_knows_every_rule():
-    named = {Absmax, MinMax, MSE, RMS, Percentile, Clip}
+    named = {Absmax, MinMax, MSE, RMS, Percentile, Clip, FourOverSix, Search}
     assert named == set(get_args(calibration.Calibration))
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
-@given(_formats, _granularities, _calibrations, _scalings, st.sampled_from(ROUNDINGS))
-def test_random_quantizers_read_back(fmt, granularity, rule, scale_format, rounding):
+@given(_formats, _granularities, _calibrations, _stored, st.sampled_from(ROUNDINGS), st.booleans())
+def test_random_quantizers_read_back(fmt, granularity, rule, scale_format, rounding, two_level):
     if granularity is None:
-        rule, scale_format = Absmax(), F("f32")
+        rule, scale_format, two_level = Absmax(), F("f32"), False
     try:
-        q = Quantizer(fmt, granularity, rule, scale_format, rounding)
+        q = Quantizer(fmt, granularity, rule, scale_format, rounding, two_level)
     except ValueError:
         return  # the combination does not exist
     assert qs.parse(str(q)) == q
@@ -194,6 +221,11 @@ def test_any_text_is_a_quantizer_or_a_value_error(text):
         ("float4_e2m1fn:block32", "format 'float4_e2m1fn'", "e2m1:block32"),
         ("bfloat16", "format 'bfloat16'", "bf16"),
         ("float16", "format 'float16'", "f16"),
+        ("int4:block16:absmax:u4m3+f32", "token 'u4m3+f32'", "int4:block16:absmax:ue4m3+f32"),
+        ("int4:block16:serach:e4m3", "token 'serach'", "int4:block16:search:e4m3"),
+        ("e2m1:block16:fouroversx:e4m3", "token 'fouroversx'", "e2m1:block16:fouroversix:e4m3"),
+        ("e2m1:block16:4over6:e4m3", "token '4over6'", "e2m1:block16:fouroversix:e4m3"),
+        ("int4:block16:absmax:e4m3:two", "token 'two'", "int4:block16:absmax:e4m3"),
     ],
 )
 def test_unknown_parts_say_what_was_meant(text, named, meant):
@@ -207,10 +239,15 @@ def test_unknown_parts_say_what_was_meant(text, named, meant):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("e1m2", "with one exponent bit levels are evenly spaced, say int4"),
+        ("e0m3", "without an exponent it is an integer, say int4"),
         ("e4m33:tensor", "an ExMy has 0 to 22 mantissa bits, as everything is computed in float32"),
-        ("int8:block32:e9m2", "an ExMy has 2 to 8 exponent bits, as everything is computed in float32"),
-        ("e8m0", "it has no code for NaN beside infinity; as a scale it comes with mxfp4 and its kin"),
+        ("int8:block32:e9m2", "an ExMy has 1 to 8 exponent bits, as everything is computed in float32"),
+        ("int8:block32:ue9m2", "an ExMy has 1 to 8 exponent bits, as everything is computed in float32"),
+        ("int8:block32:ue1m1", "an unsigned float needs 3 bits at least, as one code is NaN"),
+        ("e8m0", "powers of two are scales, not elements: mxfp4, or any element as in int4:block32:absmax:e8m0"),
+        ("ue4m3:block32", "it has no sign and is a format of scales: int4:block32:absmax:ue4m3"),
+        ("int4:block32:ceil", "the rule of a power-of-two scale follows its e8m0"),
+        ("int4:block32:e4m3+f16", "the scale of the tensor is a float32"),
     ],
 )
 def test_floats_that_are_none_say_why(text, reason):
@@ -222,8 +259,11 @@ def test_floats_that_are_none_say_why(text, reason):
     ("text", "message"),
     [
         ("q4_k:tensor", "q4_k takes no options; did you mean 'q4_k'?"),
-        ("mxfp4:flor", "mxfp4 takes ceil, even, rceil, gguf, floor; did you mean 'mxfp4:floor'?"),
-        ("nvfp4:signle", "nvfp4 takes single, gguf; did you mean 'nvfp4:single'?"),
+        (
+            "mxfp4:flor",
+            "mxfp4 takes a block such as block16, and ceil, even, rceil, gguf, floor; did you mean 'mxfp4:floor'?",
+        ),
+        ("nvfp4:signle", "nvfp4 takes a block such as block16, and single, gguf; did you mean 'nvfp4:single'?"),
     ],
 )
 def test_options_that_a_block_format_does_not_take(text, message):

@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from quantsim.formats.kinds import Codebook, Float, Format, Grid, Integer, Traced, bounds
+from quantsim.formats.kinds import Carry, Codebook, Float, Format, Grid, Integer, PowerOfTwo, Traced, bounds
 from quantsim.numerics import ieee
 
 _LISTED = 16  # bits up to which levels are listed
+_DIGITS = 23  # of the mantissa of float32
 
 
 def grid(fmt: Integer | Float | Traced) -> Grid:
@@ -35,10 +36,12 @@ def _integer_grid(fmt: Integer) -> Grid:
 def _float_grid(fmt: Float) -> Grid:
     bias = 2 ** (fmt.exponent_bits - 1) - (fmt.specials != "fnuz")
     top_field = 2**fmt.exponent_bits - 1 - (fmt.specials == "ieee")
+    if fmt.specials == "fn" and not fmt.mantissa_bits:  # the one code of the top exponent is NaN
+        top_field -= 1
     last_digit = 2.0**-fmt.mantissa_bits
-    fraction = 2.0 - last_digit - (last_digit if fmt.specials == "fn" else 0.0)
+    fraction = 2.0 - last_digit - (last_digit if fmt.specials == "fn" and fmt.mantissa_bits else 0.0)
     high = fraction * 2.0 ** (top_field - bias)
-    return Grid(fmt.mantissa_bits, 1 - bias, -high, high)
+    return Grid(fmt.mantissa_bits, 1 - bias, -high if fmt.signed else 0.0, high)
 
 
 @lru_cache
@@ -50,11 +53,13 @@ def _levels(fmt: Format) -> tuple[float, ...]:
         return tuple(np.arange(g.low, g.high + 1).tolist())
     if fmt.bits > _LISTED:
         raise ValueError(f"{fmt.name} has too many levels to list")
-    field, mantissa = np.divmod(np.arange(2 ** (fmt.bits - 1), dtype=np.float64), 2**fmt.mantissa_bits)
+    codes = np.arange(2 ** (fmt.exponent_bits + fmt.mantissa_bits), dtype=np.float64)
+    field, mantissa = np.divmod(codes, 2**fmt.mantissa_bits)
     fraction = np.where(field == 0, mantissa, mantissa + 2**fmt.mantissa_bits)
     positive = fraction * 2.0 ** (np.maximum(field, 1) - 1 + g.min_exponent - fmt.mantissa_bits)
     positive = positive[positive <= g.high]
-    return tuple(np.concatenate([-positive[:0:-1], positive]).tolist())
+    negative = -positive[:0:-1] if fmt.signed else []
+    return tuple(np.concatenate([negative, positive]).tolist())
 
 
 def levels(fmt: Format) -> np.ndarray:
@@ -123,3 +128,37 @@ def last_code(fmt: Integer | Traced) -> Any:
     15.0
     """
     return 2.0 * fmt.grid.high + 1 if isinstance(fmt, Traced) else 2.0**fmt.bits - 1
+
+
+def carry(scale: PowerOfTwo, fmt: Format) -> Carry:
+    """What the rule of a power-of-two scale means for an element, in numbers.
+
+    A carry out of the mantissa adds 1 to the exponent, so that no logarithm and no quotient is rounded.
+
+    Raises:
+        ValueError: for the rule "even" with a codebook, which has no digits.
+
+    >>> from quantsim.formats import parse
+    >>> carry(PowerOfTwo("ceil"), parse("e2m1")), carry(PowerOfTwo(), parse("int8"))
+    (Carry(added=8388607, last=2, implied=0), Carry(added=0, last=0, implied=6))
+    """
+    significand, exponent = frexp(reach(fmt))
+    digits = _digits(fmt)
+    implied = digits if isinstance(fmt, Integer) else 0
+    all_ones = (1 << _DIGITS) - 1
+    added = {
+        "floor": 0,
+        "ceil": all_ones,
+        "even": None if digits is None else 1 << (_DIGITS - 1 - digits),
+        "rceil": all_ones - int(np.ldexp(np.float32(2 * significand - 1), _DIGITS)),
+    }[scale.rule]
+    if added is None:
+        raise ValueError(f"codebook {fmt.name} has no digits that e8m0:even could round to: say another rule")
+    return Carry(added, exponent - 1 - implied, implied)
+
+
+def _digits(fmt: Format) -> int | None:
+    """Binary digits after the leading one of the largest level; a codebook has none."""
+    if isinstance(fmt, Codebook):
+        return None
+    return fmt.mantissa_bits if isinstance(fmt, Float) else fmt.bits - 1 - fmt.signed

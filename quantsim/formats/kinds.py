@@ -1,13 +1,15 @@
 """The kinds of element format: evenly spaced integers, small floats and codebooks; the facts of each, and no more."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 Bounds: TypeAlias = Literal["narrow", "half", "full", "signed"]
 Specials: TypeAlias = Literal["finite", "fn", "ieee", "fnuz"]
 SPECIALS: tuple[Specials, ...] = get_args(Specials)
+Rule: TypeAlias = Literal["floor", "ceil", "even", "rceil"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 _WIDEST_INTEGER = 16
 
@@ -56,6 +58,7 @@ class Float:
 
     ``specials`` tells which codes are not numbers: "ieee" keeps the top exponent for infinities and NaN, "fn" only the
     code of all ones for NaN, "finite" none. "fnuz" has the bias 2^(e-1), and NaN in the place of -0.
+    One that is not ``signed`` has no bit for a sign and no negative numbers: it is a format of scales.
 
     >>> from quantsim.formats import largest, parse
     >>> largest(parse("e4m3")), largest(parse("e5m2")), largest(parse("e2m1")), largest(parse("e4m3fnuz"))
@@ -66,11 +69,59 @@ class Float:
     exponent_bits: int
     mantissa_bits: int
     specials: Specials = "finite"
+    signed: bool = True
 
     @property
     def bits(self) -> int:
         """Width of one code."""
-        return 1 + self.exponent_bits + self.mantissa_bits
+        return self.signed + self.exponent_bits + self.mantissa_bits
+
+
+@dataclass(frozen=True)
+class PowerOfTwo:
+    """E8M0, the scale of OCP MX: a byte that means 2^(code - 127), 255 is NaN; there is no zero and no sign.
+
+    ``rule`` finds the shared exponent s from ``top``, the magnitude that falls on the last level; ``last`` is that
+    level and emax its exponent. The last level of integers counts as 1 and a fraction, as in mxint8:
+    code / 2^(bits - 2).
+
+    =====  =====================================================  ====================================================
+    rule   s                                                      what it means
+    =====  =====================================================  ====================================================
+    floor  floor(log2 top) - emax                                 the OCP conversion; a top beyond the last level clips
+    ceil   ceil(log2 top) - emax                                  nothing clips; up to one binade is left unused
+    even   floor(log2 r) - emax, r = top in the element's digits  the carry of rounding goes into the exponent
+    rceil  ceil(log2(top / last))                                 the smallest scale with which nothing clips
+    =====  =====================================================  ====================================================
+
+    s is kept within -127 … 127 - emax; above, elements would have room that float32 has not, and the largest weights
+    would dequantize to infinity. Zeros and float32 subnormals have s = -127.
+
+    Source: OCP Microscaling Formats (MX) 1.0, section 6.3 (floor), as microxcaling's ``_shared_exponents`` does it;
+    torchao's ``ScaleCalculationMode`` (all four; its half-up addition for even carries exactly when half-even does);
+    NVIDIA, cuBLAS "1D block scaling" with ``cvt.rp.ue8m0x2.f32``, and Mishra et al., arXiv:2506.08027 (rceil).
+
+    Raises:
+        ValueError: for an unknown rule.
+
+    >>> PowerOfTwo().name, PowerOfTwo("ceil").name, PowerOfTwo().bits
+    ('e8m0', 'e8m0:ceil', 8)
+    """
+
+    bits: ClassVar[int] = 8
+    exponent_bits: ClassVar[int] = 8
+
+    rule: Rule = "floor"
+
+    def __post_init__(self) -> None:
+        """Reject what is no rule."""
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r} of e8m0; known are {', '.join(RULES)}")
+
+    @property
+    def name(self) -> str:
+        """How a spec spells it."""
+        return "e8m0" if self.rule == "floor" else f"e8m0:{self.rule}"
 
 
 @dataclass(frozen=True)
@@ -131,15 +182,29 @@ class Traced:
     specials: Any = None
 
 
+class Carry(NamedTuple):
+    """What a power-of-two scale must know of its rule and element; the fields may be traced.
+
+    Attributes:
+        added: to the bits of the top, so that mantissas that shall raise the exponent carry into it.
+        last: exponent of the last level, where that of an integer counts as 0.
+        implied: exponent of that level itself, less ``last``.
+    """
+
+    added: Any
+    last: Any
+    implied: Any
+
+
 Format: TypeAlias = Integer | Float | Codebook
 
 # What a quantizer holds: a format, and within programs that serve many, where nobody asks for its name, a traced one.
 if TYPE_CHECKING:
     Elements: TypeAlias = Format
-    ScaleElements: TypeAlias = Float
+    ScaleElements: TypeAlias = Float | PowerOfTwo
 else:
     Elements: TypeAlias = Format | Traced
-    ScaleElements: TypeAlias = Float | Traced
+    ScaleElements: TypeAlias = Float | PowerOfTwo | Traced | Carry
 
 
 def bounds(fmt: Format | Traced) -> Bounds | None:

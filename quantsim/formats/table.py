@@ -7,7 +7,7 @@ Dettmers et al., QLoRA, arXiv:2305.14314 (nf4); Yoshida, arXiv:2306.06965 (af4 f
 
 import re
 
-from quantsim.formats.kinds import Codebook, Float, Format, Integer
+from quantsim.formats.kinds import Codebook, Float, Format, Integer, PowerOfTwo
 
 NF4 = (
     -1.0,
@@ -48,6 +48,8 @@ AF4 = (
 _BNB_FP4 = (0.0, 0.0625, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 FP4 = tuple(sorted({sign * v / 12 for v in _BNB_FP4 for sign in (1, -1)}))
 
+_FEWEST = 3  # bits of an unsigned float: zero, NaN and some numbers between them
+
 #: Every named format. ``f32`` is the absence of quantization.
 FORMATS: dict[str, Format] = {
     f.name: f
@@ -74,16 +76,17 @@ FORMATS: dict[str, Format] = {
 
 
 def parse(name: str) -> Format:
-    """Format of a name in the table, or of any ``ExMy`` with 2 to 8 exponent and 0 to 22 mantissa bits.
+    """Format of a name in the table, or of any ``ExMy`` with 1 to 8 exponent and 0 to 22 mantissa bits.
 
     An ``ExMy`` that is no row of the table has no infinities and no NaN: the top exponent is one of numbers. So e5m10
-    reaches 131008 where f16, which has both, ends at 65504. With 8 exponent bits it has those of float32.
+    reaches 131008 where f16, which has both, ends at 65504. With 8 exponent bits it has those of float32. With one, its
+    bias is 0 and its levels are evenly spaced: those of e1m2 are 0, 0.5 … 3.5 with a sign, the codes of int4 halved.
 
     Raises:
         KeyError: if the name is neither; for an ``ExMy`` its argument says why.
 
     >>> parse("e3m3")
-    Float(name='e3m3', exponent_bits=3, mantissa_bits=3, specials='finite')
+    Float(name='e3m3', exponent_bits=3, mantissa_bits=3, specials='finite', signed=True)
     """
     if name in FORMATS:
         return FORMATS[name]
@@ -93,17 +96,46 @@ def parse(name: str) -> Format:
             raise KeyError(f"{name}: {reason}")
         if name == f"e{exponent_bits}m{mantissa_bits}":
             return Float(name, exponent_bits, mantissa_bits, "ieee" if exponent_bits == 8 else "finite")
+    if re.fullmatch(r"ue\d+m\d+", name):
+        what = "a power of two, and" if name == "ue8m0" else "it has no sign and is"
+        raise KeyError(f"{name}: {what} a format of scales: int4:block32:absmax:{name}")
     raise KeyError(name)
 
 
 def _impossible(exponent_bits: int, mantissa_bits: int) -> str | None:
     """Why there is no such float."""
-    if exponent_bits == 1 and mantissa_bits < 15:
-        return f"with one exponent bit levels are evenly spaced, say int{mantissa_bits + 2}"
-    if not 2 <= exponent_bits <= 8:
-        return "an ExMy has 2 to 8 exponent bits, as everything is computed in float32"
+    if exponent_bits == 0:
+        return f"without an exponent it is an integer, say int{mantissa_bits + 1}"
+    if exponent_bits > 8:
+        return "an ExMy has 1 to 8 exponent bits, as everything is computed in float32"
     if mantissa_bits > 22:
         return "an ExMy has 0 to 22 mantissa bits, as everything is computed in float32"
     if (exponent_bits, mantissa_bits) == (8, 0):
-        return "it has no code for NaN beside infinity; as a scale it comes with mxfp4 and its kin"
+        return "powers of two are scales, not elements: mxfp4, or any element as in int4:block32:absmax:e8m0"
     return None
+
+
+def parse_scale(name: str) -> Float | PowerOfTwo:
+    """Format of a stored scale: any float, ``e8m0``, or a ``ueXmY``, which has no bit for a sign.
+
+    ``ueXmY`` is eXmY without its sign where that is a row of the table: ue4m3 reaches 448, ue5m2 57344. Any other has
+    one NaN, the code of all ones, as a scale must be able to say it: ue5m3 reaches 114688 and goes down to 2^-17. With
+    8 exponent bits it has those of float32. ``e5m3`` is the float of 9 bits of ``parse``. ``ue8m0`` is e8m0.
+
+    Raises:
+        KeyError: if it is none; its argument says why.
+
+    >>> parse_scale("ue4m3").bits, parse_scale("ue8m0").name, parse_scale("e5m3").bits
+    (7, 'e8m0', 9)
+    """
+    if name.removeprefix("u") == "e8m0":
+        return PowerOfTwo()
+    found = parse(name.removeprefix("u") if re.fullmatch(r"ue\d+m\d+", name) else name)
+    if not isinstance(found, Float):
+        raise KeyError(f"{name}: a scale is stored as a float or as e8m0")
+    if found.name == name:
+        return found
+    specials = "fn" if found.specials == "finite" else found.specials
+    if found.exponent_bits + found.mantissa_bits < _FEWEST:
+        raise KeyError(f"{name}: an unsigned float needs {_FEWEST} bits at least, as one code is NaN")
+    return Float(name, found.exponent_bits, found.mantissa_bits, specials, signed=False)

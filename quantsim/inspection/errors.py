@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from quantsim.calibration import Absmax, Clip, MinMax
+from quantsim.calibration import Absmax, Clip, FourOverSix, MinMax, Search
 from quantsim.granularity import Block, Channel
 from quantsim.inspection import programs
 from quantsim.inspection.ahead import in_order
@@ -99,9 +99,9 @@ def way(q: AbstractQuantizer, matrix: Matrix, *, by_column: bool = False) -> Way
     except ValueError as reason:
         raise CannotMeasureError(str(reason)) from None
     searched = by_column and isinstance(q, BlockFormat) and q.takes_imatrix
-    if programs.takes_extremes(q) or (_fits_chunks(q, matrix) and not searched):
-        return "chunks"
     is_one = q._span((2, 2 * CHUNK)) is None  # no part of a tensor can be quantized apart from the rest
+    if programs.takes_extremes(q) or (not is_one and _fits_chunks(q, matrix) and not searched):
+        return "chunks"
     if not is_one and matrix.columns <= CHUNK:
         return "rows"
     if matrix.size > MOST_AT_ONCE:
@@ -127,14 +127,14 @@ def _run(q: AbstractQuantizer) -> int | None:
     if q.granularity is None:
         return 1
     block = q.granularity
-    return block.size if isinstance(block, Block) and block.axis in (-1, 1) and not block.onward else None
+    return block.size if isinstance(block, Block) and programs.has_blocks_in_rows(q) else None
 
 
 def _ends_in_zeros(q: AbstractQuantizer) -> bool:
     """Whether zeros behind a row change nothing: a short block then has the extremes that its scale is made of."""
     if isinstance(q, Microscaling):
         return True
-    return isinstance(q, Quantizer) and isinstance(q.calibration, Absmax | Clip | MinMax)
+    return isinstance(q, Quantizer) and isinstance(q.calibration, Absmax | Clip | MinMax | FourOverSix | Search)
 
 
 # --- the pass -------------------------------------------------------------------------------------------------------

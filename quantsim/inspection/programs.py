@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from quantsim._types import Blocks
-from quantsim.calibration import Absmax, Clip, MinMax
-from quantsim.granularity import Channel, Tensor
+from quantsim.calibration import Absmax, Clip, FourOverSix, MinMax, Search
+from quantsim.granularity import Block, Channel, Tensor
 from quantsim.measure import tallies
 from quantsim.measure.tallies import Exponents
 from quantsim.numerics import ieee
@@ -24,11 +24,9 @@ from quantsim.numerics.tiles import TILE, tile_sums
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.blockformats.microscaling import Microscaling
-from quantsim.quantizer.blockformats.shared_scales import E4M3, Scales
 from quantsim.quantizer.face import AbstractQuantizer
-from quantsim.quantizer.scaled import Quantizer, calibrated, nearest
+from quantsim.quantizer.scaled import Quantizer, calibrated, nearest, stored_scales
 from quantsim.quantizer.structure import parted, rebuild_quantizer
-from quantsim.rounding import snap
 
 
 def takes_extremes(q: AbstractQuantizer) -> bool:
@@ -38,11 +36,18 @@ def takes_extremes(q: AbstractQuantizer) -> bool:
     >>> [takes_extremes(parse(spec)) for spec in ("int8:channel", "int8:tensor:mse", "nvfp4", "q8_0")]
     [True, False, True, False]
     """
-    if isinstance(q, Microscaling):
-        return q.scaling == E4M3(two_level=True)
+    q = q.scaled if isinstance(q, Microscaling) else q
     if not isinstance(q, Quantizer) or q.rounding == "stochastic":
         return False
+    if q.two_level:
+        return has_blocks_in_rows(q) and isinstance(q.calibration, Absmax | Clip | FourOverSix | Search)
     return q.granularity in (Tensor(), Channel()) and isinstance(q.calibration, Absmax | Clip | MinMax)
+
+
+def has_blocks_in_rows(q: Quantizer) -> bool:
+    """Whether scales are those of blocks along the rows of a matrix."""
+    block = q.granularity
+    return isinstance(block, Block) and block.axis in (-1, 1) and not block.onward
 
 
 class Given(NamedTuple):
@@ -111,9 +116,8 @@ def _errors(
 
 def _quantized(q: Any, w: Blocks, given: Given) -> Blocks:
     if given.extremes is not None:
-        if isinstance(q, Microscaling):
-            return _two_level(q, w, given.extremes)
-        return _one_scale(q, w, given.extremes)
+        scaled = q.scaled if isinstance(q, Microscaling) else q
+        return (_two_level if scaled.two_level else _one_scale)(scaled, w, given.extremes)
     return q._approximate(w, None) if given.columns is None else q._approximate(w, None, given.columns)
 
 
@@ -122,11 +126,9 @@ def _one_scale(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blo
     return nearest(q, w, scale, zero)
 
 
-def _two_level(q: Microscaling, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:
-    """The tensor's extreme joins the blocks as one more of them, whose own code nobody reads."""
-    blocks = w.reshape(-1, q.size)
-    tops = jnp.concatenate([ieee.absmax(blocks), jnp.max(jnp.abs(extremes)).reshape(1, 1)])
-    found = q.scaling.scales(tops, q.element)
-    scales = Scales(found.codes[:-1], found.tensor)
-    levels = snap(q.scaling.units(blocks, scales, q.element), q.element)
-    return q.scaling.weights(levels, scales, q.element).reshape(w.shape)
+def _two_level(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blocks:
+    """The scale of the tensor follows from its extremes, as if they were a block."""
+    assert isinstance(q.granularity, Block)
+    blocks = w.reshape(-1, q.granularity.size)
+    scales, _ = stored_scales(q, blocks, q.granularity.size, whole=extremes)
+    return nearest(q, blocks, scales.step()).reshape(w.shape)

@@ -108,6 +108,8 @@ def _refusal(q: Quantizer) -> str | None:
     """Why a quantizer of scaled elements is none for GPTQ."""
     if q.rounding == "stochastic":
         return f"gptq rounds to the nearest level, not at random: {q} without ':stochastic'"
+    if q.two_level:
+        return f"gptq takes scales of blocks alone, found as their columns are reached: {q} has one of the tensor, too"
     g = q.granularity
     along_rows = g is None or isinstance(g, Tensor)
     along_rows |= isinstance(g, Channel) and g.axis in (0, -2)

@@ -52,4 +52,5 @@ def second_scale_bits(q: AbstractQuantizer, shape: Shape) -> float:
     for n in scale_shape(q.granularity, shape):
         scales *= n
     zero_point = 16 if isinstance(q.calibration, MinMax) else 0
-    return float(scales * (getattr(q.scale_format, "bits", BITS_OF_A_SINGLE) + zero_point))
+    bits = scales * (getattr(q.scale_format, "bits", BITS_OF_A_SINGLE) + zero_point)
+    return float(bits + BITS_OF_A_SINGLE * q.two_level)

@@ -3,6 +3,7 @@
 Products that serve as a reference run in float32 with the highest precision (GPUs would default to TF32).
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -90,6 +91,7 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     True
     """
     qx, qw = (_integer_quantizer(a) for a in (x, w))
+    x, w = (a if a.tensor_scale is None else replace(a, scale=a.scale * a.tensor_scale) for a in (x, w))
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     blocks = {q.granularity.size for q in (qx, qw) if isinstance(q.granularity, Block)}

@@ -1,7 +1,7 @@
 """What was probably meant by a spec that is none: the nearest spec that exists, and the names that resemble it."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from difflib import get_close_matches
 
 from quantsim.formats import FORMATS
@@ -19,6 +19,8 @@ _ELSEWHERE = {
     "mxfp8": "mxfp8_e4m3",
     "mxfp6": "mxfp6_e3m2",
 }
+#: What others call parts of a spec, or what they write in its place.
+_OTHER_TOKENS = {"4over6": "fouroversix", "4/6": "fouroversix", "e4m3fn": "e4m3", "ue4m3fn": "ue4m3"}
 _NEAR = 0.6  # how alike two words are, from 0 to 1, for one to be meant by the other
 _RESEMBLING, _RESEMBLANCES = 0.4, 6
 SEE_ALL = "help(quantsim.parse) lists all"
@@ -44,13 +46,21 @@ def explain(text: str, unknown: UnknownPartError, block_specs: Iterable[str], ex
     return f"unknown {unknown.part} {unknown.text!r} in spec {text!r}{reason}{hint} {resembling}{SEE_ALL}"
 
 
-def explain_option(text: str, block_specs: Iterable[str]) -> str | None:
-    """The message for a block format with an option that it does not take; None if ``text`` names no block format."""
+def explain_option(text: str, block_specs: Iterable[str], sized: Container[str]) -> str | None:
+    """The message for a block format with an option that it does not take; None if ``text`` names no block format.
+
+    Args:
+        text: the spec, in lower case.
+        block_specs: specs of the block formats.
+        sized: names of those that take a size of their blocks.
+    """
     name = text.partition(":")[0]
     variants = [spec for spec in block_specs if spec.partition(":")[0] == name]
     if not variants:
         return None
     options = ", ".join(spec.partition(":")[2] for spec in variants if ":" in spec) or "no options"
+    if name in sized:
+        options = f"a block such as block16, and {options}"
     nearest = get_close_matches(text, variants, 1, 0.0)[0]
     return f"spec {text!r}: {name} takes {options}; did you mean {nearest!r}?"
 
@@ -76,8 +86,8 @@ def _token_near(token: str) -> str | None:
     """The token that was meant, with its number kept where it takes one."""
     if _is_token(token):
         return token
-    if token in _ELSEWHERE:
-        return _ELSEWHERE[token]
+    if found := (_ELSEWHERE | _OTHER_TOKENS).get(token):
+        return found
     if near := get_close_matches(token, WORDS, 1, _NEAR):
         return near[0]
     letters, number = re.fullmatch(r"(.*?)([\d.]*)", token, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]

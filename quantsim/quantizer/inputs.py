@@ -70,6 +70,21 @@ def _first_not_finite(w: Any, w32: Any, what: str) -> str:
     return f"{len(bad)} of {w32.size} {what} are not finite in float32, the first is {w[at]} at index {at}"
 
 
+def as_importance(imatrix: Any, shape: Shape) -> Weights:
+    """What a squared error of each input counts, (in,), as llama.cpp's imatrix has it: at least 0.
+
+    Raises:
+        TypeError: if it is not numeric.
+        ValueError: for another shape than the last axis of ``shape``, a negative importance, a NaN or infinity.
+    """
+    importance = as_weights(imatrix, what="importances", remedy="mend them")
+    if importance.shape != shape[-1:]:
+        raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
+    if known_true((importance < 0).any()):
+        raise ValueError(f"an importance is at least 0, and the smallest here is {importance.min()}")
+    return importance
+
+
 def known_true(fact: Bool[Array, ""]) -> bool:
     """Whether ``fact`` is true and its value is known, not traced by a transformation."""
     try:

@@ -1,40 +1,55 @@
 """A quantizer of scaled elements: format x granularity x calibration x scale format x rounding."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from quantsim import formats
 from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, Weights
 from quantsim.calibration import (
-    MSE,
     RMS,
     Absmax,
     Calibration,
     Clip,
     Counts,
+    FourOverSix,
     MinMax,
-    Percentile,
+    Search,
     calibrate,
     minmax,
-    normal_reach,
+    reach_of,
 )
-from quantsim.formats import Elements, Format, Integer, ScaleElements, Traced
+from quantsim.formats import Carry, Elements, Format, Integer, ScaleElements, Traced
 from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
 from quantsim.numerics import ieee
+from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.narrowing import ODD_ENOUGH_FOR
 from quantsim.populations.structure import Structure
+from quantsim.quantizer.choosing import chosen, largest_scale
 from quantsim.quantizer.combinations import require_combination, require_kinds
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
-from quantsim.quantizer.inputs import as_shape, as_weights
+from quantsim.quantizer.inputs import as_importance, as_key, as_shape, as_weights
+from quantsim.quantizer.laws import law_of
 from quantsim.quantizer.short_blocks import warn_of_short_blocks
-from quantsim.quantizer.spec import spell
+from quantsim.quantizer.spec import TWO_LEVEL, spell
+from quantsim.quantizer.stored_scales import (
+    Scales,
+    carry_of,
+    has_powers,
+    in_units,
+    is_finite,
+    stored,
+    tensor_scale,
+    times,
+)
 from quantsim.quantizer.structure import Kind, Take, has_numbers, numbers_of, traced
 from quantsim.rounding import Rounding, code_dtype, decode, encode, round_integer, snap
-from quantsim.theory.scheme import AbsmaxScale, MinMaxScale, PercentileScale, RmsScale, Scheme
+from quantsim.theory.scheme import Scheme
 
 _F32 = formats.parse("f32")
 
@@ -45,7 +60,12 @@ class Quantizer(AbstractQuantizer):
 
     For a block w with scale s and zero point z:  ``code = clip(round(w / s) + z)``,  ``w_hat = (code - z) * s``,
     computed with the scale as it is stored. A quantizer without granularity is a plain cast: no scale.
-    Source: Jacob et al., arXiv:1712.05877 (affine quantization).
+
+    With ``two_level`` the tensor has a scale t as well, a float32, and s is stored in units of it, as in NVFP4: t puts
+    the largest scale of a block on the largest number of the scale format, and levels are multiplied with ``s t``.
+    Blocks that are not finite have no part in t. t is at least 2^-126. Scales saturate at the largest number of their
+    format; where s rounds to 0, the block dequantizes to 0.
+    Source: Jacob et al., arXiv:1712.05877 (affine quantization); NVIDIA, arXiv:2509.25149 (two levels).
 
     Raises:
         ValueError: for combinations that do not exist, such as a codebook with a zero point.
@@ -63,46 +83,81 @@ class Quantizer(AbstractQuantizer):
     calibration: Calibration = Absmax()
     scale_format: ScaleElements = field(default=_F32)  # pyright: ignore[reportAssignmentType]
     rounding: Rounding = "even"
+    two_level: bool = False
 
     def __post_init__(self) -> None:
         """Reject what is no part of a quantizer, and combinations that do not exist."""
         require_kinds(self)
         require_combination(self)
 
+    @property
+    def takes_imatrix(self) -> bool:
+        """Whether the scale is chosen by squared errors, which importances can weigh."""
+        return isinstance(self.calibration, FourOverSix | Search)
+
+    def quantize(
+        self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
+    ) -> QuantizedArray:
+        """Codes and scales of ``w``, as every quantizer gives them, with scales chosen by importance.
+
+        Args:
+            w: weights of any shape; a matrix is (out, in).
+            key: for stochastic rounding.
+            nonfinite: "raise" or "propagate".
+            imatrix: for ``search`` and ``fouroversix`` what a squared error of each input counts, (in,), at least 0:
+                the diagonal of E[x xᵀ].
+
+        Raises:
+            TypeError: if ``w`` is not numeric, or ``key`` no key.
+            ValueError: for a NaN or infinity, a missing key, an imatrix that does not fit or is not taken.
+
+        >>> import quantsim as qs
+        >>> q, w = qs.parse("int2:block3:search:e3m2"), [[1.0, 0.6, 0.6]]
+        >>> [q.quantize(w, imatrix=v).scale.item() for v in ([1.0, 0.0, 0.0], [1.0, 1.0, 1.0])]
+        [1.0, 0.75]
+        """
+        if imatrix is None:
+            return super().quantize(w, key=key, nonfinite=nonfinite)
+        w32 = self._checked(w, nonfinite)
+        return _weighed(self, w32, as_key(key), self._importance(imatrix, w32.shape), False)
+
+    def roundtrip(
+        self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise", imatrix: ArrayLike | None = None
+    ) -> Weights:
+        """``quantize(w).dequantize()`` to the bit, with a straight-through gradient unless an imatrix is given."""
+        if imatrix is None:
+            return super().roundtrip(w, key=key, nonfinite=nonfinite)
+        w32 = self._checked(w, nonfinite)
+        return _weighed(self, w32, as_key(key), self._importance(imatrix, w32.shape), True)
+
+    def _importance(self, imatrix: ArrayLike, shape: Shape) -> Weights:
+        if not self.takes_imatrix:
+            raise ValueError(f"{self} takes no imatrix: its scales are chosen by no error; search and fouroversix are")
+        return as_importance(imatrix, shape)
+
     def scheme(self, shape: Shape | None = None) -> Scheme:
         """What ``theory.weight_mse`` must know of it."""
         shape = None if shape is None else as_shape(shape)
         if self.granularity is None:
             return Scheme(self.format, rounding=self.rounding)
-        stored = None if self.scale_format == _F32 else self.scale_format
-        reach, rule = formats.reach(self.format), self.calibration
-        if isinstance(rule, MSE):
+        if (law := law_of(self, None if shape is None else prod(shape))) is None:
             return super().scheme(shape)
-        if isinstance(rule, RMS):
-            law = RmsScale(normal_reach(self.format), reach, stored)
-        elif isinstance(rule, MinMax):
-            law = MinMaxScale(stored)
-        elif isinstance(rule, Percentile):
-            law = PercentileScale(rule.p, reach, stored)
-        else:
-            signed = formats.bounds(self.format) == "signed"
-            part = rule.ratio if isinstance(rule, Clip) else 1.0
-            law = AbsmaxScale(reach / part, stored, signed, positive_first=signed)
         return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
-    def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
+    def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
         if self.granularity is None:
             return QuantizedArray(encode(w, self.format, self.rounding, key), None, None, self)
         blocks = to_blocks(w, self.granularity)
-        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
-        units = _units(blocks, scale)
+        scales, zero = stored_scales(self, blocks, self._counts(w), importance=self._spread(importance, w))
+        units = units_of(self, blocks, scales.step())
         shape = scale_shape(self.granularity, w.shape)
         if zero is None:
             codes = encode(units, self.format, self.rounding, key)
         else:
             codes = _integers(_snap_blocks(self, units, zero, key) + zero)
             zero = _integers(zero).reshape(shape)
-        return QuantizedArray(from_blocks(codes, self.granularity, w.shape), scale.reshape(shape), zero, self)
+        codes = from_blocks(codes, self.granularity, w.shape)
+        return QuantizedArray(codes, scales.blocks.reshape(shape), zero, self, scales.tensor)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
         if self.granularity is None:
@@ -113,21 +168,33 @@ class Quantizer(AbstractQuantizer):
             values = decode(codes, self.format)
         else:
             values = codes.astype(jnp.float32) - qw.zero_point.reshape(-1, 1).astype(jnp.float32)
-        return from_blocks(values * qw.scale.reshape(-1, 1), self.granularity, qw.codes.shape)
+        step = Scales(qw.scale.reshape(-1, 1), qw.tensor_scale).step()
+        return from_blocks(times(values, step, self.scale_format), self.granularity, qw.codes.shape)
 
-    def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:
+    def _approximate(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> Weights:
         if self.granularity is None:
             return snap(w, self.format, self.rounding, key)
         blocks = to_blocks(w, self.granularity)
-        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
-        return from_blocks(nearest(self, blocks, scale, zero, key=key), self.granularity, w.shape)
+        scales, zero = stored_scales(self, blocks, self._counts(w), importance=self._spread(importance, w))
+        return from_blocks(nearest(self, blocks, scales.step(), zero, key=key), self.granularity, w.shape)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         if self.granularity is None:
             return beyond(w, formats.ends(self.format))
         blocks = to_blocks(w, self.granularity)
-        scale, zero = calibrated(self, blocks, block_counts(self.granularity, w.shape))
-        return from_blocks(outside(self, blocks, scale, zero), self.granularity, w.shape)
+        step, zero = calibrated(self, blocks, self._counts(w))
+        return from_blocks(outside(self, blocks, step, zero), self.granularity, w.shape)
+
+    def _counts(self, w: Weights) -> Counts:
+        assert self.granularity is not None
+        return block_counts(self.granularity, w.shape)
+
+    def _spread(self, importance: Float[Array, " in"] | None, w: Weights) -> Blocks | None:
+        """What an error of each weight counts."""
+        if importance is None:
+            return None
+        assert self.granularity is not None
+        return to_blocks(jnp.broadcast_to(importance, w.shape), self.granularity)
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
@@ -140,11 +207,13 @@ class Quantizer(AbstractQuantizer):
         if isinstance(rule, RMS):  # its reach is a constant of the format
             return Structure(self), ()
         parts = {"granularity": self.granularity, "calibration": rule, "rounding": self.rounding}
-        parts |= {"format": fmt, "scale_format": scale_format}
+        parts |= {"format": fmt, "scale_format": scale_format, "two_level": self.two_level}
         numbers: tuple[Number, ...] = ()
         if has_numbers(fmt):
             parts["format"], numbers = Kind(formats.bounds(fmt)), numbers_of(fmt)
-        if has_numbers(scale_format):
+        if has_powers(scale_format) and has_numbers(fmt):
+            parts["scale_format"], numbers = Carry, numbers + tuple(carry_of(scale_format, fmt))
+        elif has_numbers(scale_format):
             parts["scale_format"], numbers = Kind(None), numbers + numbers_of(scale_format)
         if isinstance(rule, Clip):
             parts["calibration"], numbers = Clip, (*numbers, rule.ratio)
@@ -156,6 +225,8 @@ class Quantizer(AbstractQuantizer):
         for name in ("format", "scale_format"):
             if isinstance(parts[name], Kind):
                 parts[name] = traced(parts[name], take)
+        if parts["scale_format"] is Carry:
+            parts["scale_format"] = Carry(*(take().astype(jnp.int32) for _ in Carry._fields))
         if parts["calibration"] is Clip:
             parts["calibration"] = Clip(take())
         return cls(**parts)
@@ -166,7 +237,7 @@ class Quantizer(AbstractQuantizer):
         return code_dtype(self.format)
 
     def _span(self, shape: Shape) -> int | None:
-        if self.rounding == "stochastic":  # its draws belong to the whole array
+        if self.rounding == "stochastic" or self.two_level:  # draws, or a scale, belong to the whole array
             return None
         return 1 if self.granularity is None else span(self.granularity, shape)
 
@@ -176,11 +247,19 @@ class Quantizer(AbstractQuantizer):
             return codes
         scales = prod(scale_shape(self.granularity, shape))
         zero_points = -(-self.format.bits * scales // 8) if isinstance(self.calibration, MinMax) else 0
-        return codes + -(-self.scale_format.bits * scales // 8) + zero_points
+        return codes + -(-self.scale_format.bits * scales // 8) + zero_points + 4 * self.two_level
 
     def __str__(self) -> str:
         """The canonical spec string: defaults are left out."""
-        return spell(self.format, self.granularity, self.calibration, self.scale_format, self.rounding)
+        scale = self.scale_format.name + TWO_LEVEL * self.two_level
+        return spell(self.format, self.granularity, self.calibration, scale, self.rounding)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _weighed(q: Quantizer, w: Weights, key: PRNGKey | None, importance: Weights, approximate: bool) -> Any:
+    """Codes, or weights, of scales that are chosen by importance."""
+    made = placed_like(w, q._approximate if approximate else q._encode, w, key, importance)
+    return made if approximate else replace(made, ndim=w.ndim)
 
 
 def _rounds_once(q: Quantizer) -> bool:
@@ -198,41 +277,72 @@ def _integers(values: Array) -> Array:
 
 
 def calibrated(q: Quantizer, blocks: Blocks, counts: Counts) -> tuple[PerBlock, PerBlock | None]:
-    """Scale as stored, and zero point. A non-finite weight makes the scale of its block NaN.
+    """What levels are multiplied with, and zero point. A non-finite weight makes the scale of its block NaN.
 
     Args:
         q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
         blocks: one row for each scale.
         counts: weights in each block, without a padded tail.
     """
-    if isinstance(q.calibration, MinMax):
+    scales, zero = stored_scales(q, blocks, counts)
+    return scales.step(), zero
+
+
+def stored_scales(
+    q: Quantizer,
+    blocks: Blocks,
+    counts: Counts,
+    *,
+    whole: Blocks | None = None,
+    importance: Blocks | None = None,
+) -> tuple[Scales, PerBlock | None]:
+    """Scales as stored, of blocks and of their tensor, and zero point.
+
+    Args:
+        q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
+        blocks: one row for each scale.
+        counts: weights in each block, without a padded tail.
+        whole: blocks that the scale of the tensor follows from, if they are not ``blocks``.
+        importance: what a squared error of each weight counts, for rules that choose a scale by it.
+    """
+    rule, top = q.calibration, ieee.absmax(blocks)
+    if isinstance(rule, MinMax):
         assert isinstance(q.format, Integer | Traced)
         scale, zero = minmax(blocks, q.format, q.scale_format)
+        return Scales(snap(scale, q.scale_format) + (top - top)), zero
+    if not (q.two_level or has_powers(q.scale_format) or isinstance(rule, FourOverSix | Search)):
+        return Scales(snap(calibrate(blocks, q.format, rule, counts), q.scale_format) + (top - top)), None
+    finite = is_finite(top)
+    reach, tensor = jnp.where(finite, reach_of(blocks, q.format, rule, counts), 0.0), None
+    if q.two_level:
+        of_whole = reach if whole is None else reach_of(whole, q.format, rule, counts)
+        tensor = tensor_scale(of_whole, q.format, largest_scale(rule, q.scale_format))
+    if isinstance(rule, FourOverSix | Search):
+        scale = chosen(jnp.where(finite, blocks, 0.0), reach, q, tensor, importance)
     else:
-        scale, zero = calibrate(blocks, q.format, q.calibration, counts), None
-    top = ieee.absmax(blocks)
-    return snap(scale, q.scale_format) + (top - top), zero
+        scale = stored(reach, q.format, q.scale_format, tensor=tensor)
+    return Scales(jnp.where(finite, scale, jnp.nan), tensor), None
 
 
 def nearest(
     q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None, *, key: PRNGKey | None = None
 ) -> Blocks:
     """Dequantized weights of blocks, with the scales given instead of found."""
-    return _snap_blocks(q, _units(blocks, scale), zero, key) * scale
+    return times(_snap_blocks(q, units_of(q, blocks, scale), zero, key), scale, q.scale_format)
 
 
 def outside(q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None) -> Bool[Array, "blocks size"]:
     """Which weights lie more than half a step outside the range that the scales given leave."""
-    units, levels = _units(blocks, scale), formats.ends(q.format)
+    units, levels = units_of(q, blocks, scale), formats.ends(q.format)
     if zero is not None:
         top = _offset_range(q.format)[1]
         units, levels = units + zero, (0.0, 1.0, top - 1, top)
     return beyond(units, levels)
 
 
-def _units(blocks: Blocks, scale: PerBlock) -> Blocks:
-    """Weights over scale; 0 in a block whose stored scale is 0."""
-    return jnp.where(scale == 0, 0.0, ieee.divide(blocks, jnp.where(scale == 0, 1.0, scale)))
+def units_of(q: Quantizer, blocks: Blocks, step: PerBlock) -> Blocks:
+    """Weights in units of the step; 0 in a block whose stored scale is 0."""
+    return in_units(blocks, step, q.scale_format, two_level=q.two_level)
 
 
 def _offset_range(fmt: Format | Traced) -> tuple[float, Any]:

@@ -14,7 +14,7 @@ from quantsim.numerics import ieee
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray
 from quantsim.quantizer.inputs import as_key, as_weights
 from quantsim.quantizer.parsing import parse
-from quantsim.quantizer.scaled import Quantizer
+from quantsim.quantizer.scaled import Quantizer, units_of
 from quantsim.rounding import encode, round_integer
 
 
@@ -91,7 +91,7 @@ def _encoded(s: Static, x: Weights, key: PRNGKey | None) -> QuantizedArray:
     q = s.quantizer
     assert q.granularity is not None
     blocks, scale = to_blocks(x, q.granularity), s.scale.reshape(-1, 1)
-    units = jnp.where(scale == 0, 0.0, ieee.divide(blocks, jnp.where(scale == 0, 1.0, scale)))
+    units = units_of(q, blocks, scale)
     if s.zero_point is None:
         codes = encode(units, q.format, q.rounding, key)
     else:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from jaxtyping import Float as Floats
 
 from quantsim._types import Number
-from quantsim.formats import SPECIALS, Bounds, Float, Format, Grid, Integer, Traced, bounds, grid, reach
+from quantsim.formats import SPECIALS, Bounds, Float, Grid, Integer, Traced, bounds, grid, reach
 from quantsim.populations.structure import Structure
 
 #: The numbers of a quantizer, in the order of its structure.
@@ -65,7 +65,7 @@ class Kind:
     bounds: Bounds | None
 
 
-def has_numbers(fmt: Format | Traced) -> bool:
+def has_numbers(fmt: Any) -> bool:
     """Whether one arithmetic kernel rounds it: an integer, or a float of fewer than eight exponent bits with a -0."""
     if isinstance(fmt, Float):
         return fmt.exponent_bits < 8 and fmt.specials != "fnuz"

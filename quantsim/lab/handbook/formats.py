@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from quantsim import formats, theory
-from quantsim.calibration import MSE, RMS, Absmax, MinMax, Percentile
+from quantsim.calibration import MSE, RMS, Absmax, FourOverSix, MinMax, Percentile, Search
 from quantsim.formats import Codebook, Float, Format, Integer
 from quantsim.lab.handbook.topic import Fact, Topic, matching, words
 from quantsim.populations import Normal
@@ -21,10 +21,13 @@ MATRIX = (4096, 4096)
 _CAST = "ŵ = the level next to w"
 
 #: The convention that says what a calibration does.
-_RULES = {Absmax: "absmax", MinMax: "minmax", Percentile: "percentile", MSE: "search", RMS: "rms"}
+_RULES = {
+    **{Absmax: "absmax", MinMax: "minmax", Percentile: "percentile", MSE: "search", RMS: "rms"},
+    **{Search: "neighbours", FourOverSix: "fouroversix"},
+}
 
 #: Block formats whose colon is a part of the name.
-_NO_OPTION = {"nvfp4:single", "mxfp4:gguf", "nvfp4:gguf"}
+_NO_OPTION = {"nvfp4:single", "nvint4:single", "mxfp4:gguf", "nvfp4:gguf"}
 
 
 def elements() -> Iterator[Topic]:

@@ -24,7 +24,7 @@ def parse(text: str) -> AbstractQuantizer | None:
     >>> parse("q8_0"), parse("int8:tensor")
     (BlockFormat('q8_0'), None)
     """
-    return SPECS.get(text.strip()) or microscaling.ALIASES.get(text.strip())
+    return SPECS.get(text.strip()) or microscaling.parse(text.strip())
 
 
 __all__ = ["SPECS", "BlockFormat", "parse"]

@@ -18,7 +18,8 @@ from quantsim.quantizer.blockformats import parts
 from quantsim.quantizer.blockformats.blocks import mean_square
 from quantsim.quantizer.blockformats.chunks import CHUNK, over_chunks
 from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
-from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, as_weights, beyond, known_true
+from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, as_weights, beyond
+from quantsim.quantizer.inputs import as_importance
 from quantsim.theory.scheme import Scheme
 
 
@@ -111,12 +112,7 @@ class BlockFormat(AbstractQuantizer):
             return None
         if not self.takes_imatrix:
             raise ValueError(f"{self} takes no imatrix: its codes follow from the weights alone")
-        importance = as_weights(imatrix, what="importances", remedy="mend them")
-        if importance.shape != shape[-1:]:
-            raise ValueError(f"an imatrix holds one importance for each input, {shape[-1:]}, not {importance.shape}")
-        if known_true((importance < 0).any()):
-            raise ValueError(f"an importance is at least 0, and the smallest here is {importance.min()}")
-        return importance
+        return as_importance(imatrix, shape)
 
     # --- to bytes and back ------------------------------------------------------------------------------------------
 

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 
 from quantsim import formats, quantizer
-from quantsim.formats import Codebook, Float, Integer
+from quantsim.formats import Codebook, Float, Integer, PowerOfTwo
 from quantsim.quantizer.blockformats import SPECS, BlockFormat, legacy, nonlinear
 from quantsim.quantizer.blockformats.coding import Coding
 from quantsim.quantizer.blockformats.microscaling import MICROSCALING, Microscaling
 from quantsim.quantizer.blockformats.search import TINY
-from quantsim.quantizer.blockformats.shared_scales import E4M3, E8M0
 
 #: Who shares a scale, by its name in a spec: everything, a row, or so many weights of a row.
 GRANULARITIES = {"tensor": "tensor", "channel": "row", "block32": 32, "block16": 16, "block8": 8, "block4": 4}
@@ -22,6 +21,7 @@ _FLOATS = ("e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1")
 _CODEBOOKS = ("nf4", "af4", "fp4")
 _CASTS = ("bf16", "f16", *_FLOATS)
 _GGUF = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl")
+_MICROSCALING = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8", "nvfp4")
 _UNSIGNED = tuple(f"uint{bits}" for bits in range(2, 9))
 
 
@@ -64,7 +64,8 @@ def format_facts() -> list[dict[str, Any]]:
     free += [_scaled("floats", f"{e}:*", e, coding="scaled") for e in _FLOATS]
     free += [_scaled("codebooks", f"{e}:*", e, coding="scaled") for e in _CODEBOOKS]
     casts = [_entry("casts", e, e, coding="cast", size=1) for e in _CASTS]
-    return [*free, *casts, *map(_microscaling, MICROSCALING), *(_gguf(SPECS[name]) for name in _GGUF)]
+    scaled = [_microscaling(q) for q in MICROSCALING if q.name in _MICROSCALING]
+    return [*free, *casts, *scaled, *(_gguf(SPECS[name]) for name in _GGUF)]
 
 
 def _scaled(group: str, name: str, element: str, *, coding: str) -> dict[str, Any]:
@@ -82,13 +83,12 @@ def _entry(group: str, name: str, element: str, *, coding: str, size: int | None
 
 def _microscaling(q: Microscaling) -> dict[str, Any]:
     """A microscaling format: the rule of its scale, or whether the tensor has one too."""
-    scaling = q.scaling
-    if isinstance(scaling, E8M0):
-        group = "mx" if scaling.rule == "floor" else "mx_rules"
-        return _entry(group, str(q), q.element.name, coding="mx", size=q.size) | {"rule": scaling.rule}
-    assert isinstance(scaling, E4M3)
+    stored = q.scaled.scale_format
+    if isinstance(stored, PowerOfTwo):
+        group = "mx" if stored.rule == "floor" else "mx_rules"
+        return _entry(group, str(q), q.element.name, coding="mx", size=q.size) | {"rule": stored.rule}
     entry = _entry("nvfp4", str(q), q.element.name, coding="nvfp4", size=q.size)
-    return entry | {"two_level": scaling.two_level, "scale_format": "e4m3"}
+    return entry | {"two_level": q.scaled.two_level, "scale_format": stored.name}
 
 
 def _gguf(q: quantizer.AbstractQuantizer) -> dict[str, Any]:
