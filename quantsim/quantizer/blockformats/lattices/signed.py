@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from quantsim._types import Blocks
@@ -31,7 +32,7 @@ from quantsim.rounding import round_integer
 
 @dataclass(frozen=True)
 class Signed(Coding, abc.ABC):
-    """Codes are ``2 level + sign``.
+    """Codes are ``2 level + sign``. Without importances errors are weighed by w^2.
 
     Attributes:
         trials: the search for the scale of a sub-block.
@@ -59,14 +60,15 @@ class Signed(Coding, abc.ABC):
         largest = magnitudes.max(axis=-1)
         empty = largest < self.tiny
         parts = scales.parts(magnitudes, weights, self.trials.lattice)
-        scale, word = self.scales(parts, jnp.where(empty, 1.0, largest))
+        scale, word, zeros = self.scales(parts, jnp.where(empty, 1.0, largest))
+        empty = empty | zeros
         negative = negative ^ (scale < 0)[:, None]
         codes = 2 * scales.codes(word, self.trials.lattice, len(sub)) + negative
         codes = jnp.where(empty[:, None], 0, codes)
         scale = jnp.where(empty, 0.0, jnp.abs(scale))
         d, levels = small_scales(scale.reshape(len(blocks), -1), 31, 15)
-        codes = self.placed(codes.reshape(len(blocks), -1, self.size), empty.reshape(len(blocks), -1))
-        return Stored(codes.reshape(blocks.shape).astype(jnp.uint8), (stored_f16(d * np.float32(self.fudge)), levels))
+        codes = self.placed(codes.reshape(blocks.shape).astype(jnp.uint8), empty.reshape(len(blocks), -1))
+        return Stored(codes, (stored_f16(d * np.float32(self.fudge)), levels))
 
     def weights(self, blocks: Supers, importance: Importance | None) -> Blocks:
         """Weights of the errors."""
@@ -74,12 +76,12 @@ class Signed(Coding, abc.ABC):
             return ieee.square(blocks)
         return error_weights(blocks, importance, self.power)
 
-    def scales(self, parts: scales.Parts, largest: Lane) -> tuple[Lane, Int32[Array, " groups"]]:
-        """Scale of each sub-block and the points of its groups."""
+    def scales(self, parts: scales.Parts, largest: Lane) -> tuple[Lane, Int32[Array, " groups"], Bool[Array, " blocks"]]:
+        """Scale of each sub-block, the points of its groups, and whether it is stored as zeros after all."""
         scale = ieee.divide(largest, float(2 * self.trials.lattice.levels - 1))
-        return scales.scale_search(parts, largest, scale, self.trials)
+        return *scales.scale_search(parts, largest, scale, self.trials), jnp.zeros(largest.shape, bool)
 
-    def placed(self, codes: Int32[Array, "blocks subs size"], empty: Bool[Array, "blocks subs"]) -> Int32[Array, "..."]:
+    def placed(self, codes: UInt8[Array, "blocks 256"], empty: Bool[Array, "blocks subs"]) -> UInt8[Array, "blocks 256"]:
         """Codes of the sub-blocks where the reference puts them."""
         return codes
 
@@ -93,10 +95,10 @@ class Signed(Coding, abc.ABC):
 
     # --- the pieces of the bytes ------------------------------------------------------------------------------------
 
-    def places(self, stored: Stored) -> Int32[Array, "blocks groups"]:
+    def places(self, codes: UInt8[Array, "blocks 256"]) -> Int32[Array, "blocks groups"]:
         """Place in the grid of each group."""
         lattice = self.trials.lattice
-        groups = (stored.codes >> 1).astype(jnp.int32).reshape(len(stored.codes), -1, lattice.length)
+        groups = (codes >> 1).astype(jnp.int32).reshape(len(codes), -1, lattice.length)
         digits = lattice.levels ** np.arange(lattice.length, dtype=np.int32)
         return jnp.asarray(places(lattice))[(groups * digits).sum(axis=-1, dtype=jnp.int32)]
 
@@ -109,10 +111,29 @@ class Signed(Coding, abc.ABC):
         return 2 * level + negative.reshape(level.shape).astype(jnp.uint8)
 
 
-def signs_of(stored: Stored) -> Int32[Array, "blocks 32"]:
+def signs_of(codes: UInt8[Array, "blocks 256"]) -> Int32[Array, "blocks 32"]:
     """A byte of signs for each eight weights, the first in the lowest bit."""
-    bits = (stored.codes & 1).astype(jnp.int32).reshape(len(stored.codes), -1, 8)
+    bits = (codes & 1).astype(jnp.int32).reshape(len(codes), -1, 8)
     return (bits << np.arange(8, dtype=np.int32)).sum(axis=-1, dtype=jnp.int32)
+
+
+def word_bytes(signs: Int32[Array, "blocks 32"], levels: UInt8[Array, "blocks 8"]) -> UInt8[Array, "blocks 8 4"]:
+    """For each 32 weights four times seven signs, and four bits of their scale, in four bytes."""
+    seven = (signs & 127).astype(jnp.uint32).reshape(len(signs), -1, 4)
+    word = (seven << np.arange(0, 28, 7, dtype=np.uint32)).sum(axis=-1, dtype=jnp.uint32)
+    return lax.bitcast_convert_type(word | (levels.astype(jnp.uint32) << 28), jnp.uint8)
+
+
+def word_fields(data: UInt8[Array, "blocks 8 4"]) -> tuple[Int32[Array, "blocks 32"], UInt8[Array, "blocks 8"]]:
+    """And back: bytes of signs, and scales."""
+    word = lax.bitcast_convert_type(data, jnp.uint32)
+    seven = ((word[:, :, None] >> np.arange(0, 28, 7, dtype=np.uint32)) & np.uint32(127)).reshape(len(data), -1)
+    return even(seven.astype(jnp.int32)), (word >> 28).astype(jnp.uint8)
+
+
+def even(seven: Int32[Array, "..."]) -> Int32[Array, "..."]:
+    """Seven signs, and an eighth that makes the number of ones even."""
+    return seven | ((lax.population_count(seven) & 1) << 7)
 
 
 def even_signs(sub: Blocks, weights: Blocks) -> tuple[Blocks, Bool[Array, "blocks size"]]:
