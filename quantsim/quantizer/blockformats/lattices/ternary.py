@@ -176,7 +176,8 @@ class IQ1S(Shifted):
         for shift in (DELTA, -DELTA):
             levels = [c + shift for c in (-1.0, 0.0, 1.0)]
             product = in_order([p * q + zero for p, q in zip(parts[0], levels, strict=True)])
-            square = in_order([(p * q) * q + zero for p, q in zip(parts[1], levels, strict=True)])
+            # the first product keeps its rounding: XLA would multiply by the square of the level
+            square = in_order([(p * q + zero) * q + zero for p, q in zip(parts[1], levels, strict=True)])
             found.append((product, square))
         return found
 
