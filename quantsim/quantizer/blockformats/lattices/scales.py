@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim.numerics import ieee
 from quantsim.quantizer.blockformats.lattices.nearest import (
+    Costs,
     Group,
     Snapped,
     Word,
@@ -25,7 +26,6 @@ from quantsim.quantizer.blockformats.lattices.nearest import (
     number_of,
     rounded_codes,
     snapped,
-    squared_error,
 )
 from quantsim.quantizer.blockformats.lattices.points import Lattice
 from quantsim.quantizer.blockformats.search import Lane, in_order
@@ -123,10 +123,10 @@ def _again(p: Parts, best: _Best, trials: Trials) -> tuple[Lane, Word]:
 
 def _snapped(p: Parts, factor: Lane, scale: Lane, lattice: Lattice) -> Snapped:
     length, groups, _ = p.x.shape
-    x, root = list(p.x.reshape(length, -1)), list(p.root.reshape(length, -1))
+    x, root = p.x.reshape(length, -1), p.root.reshape(length, -1)
     factor, scale = jnp.tile(factor, groups), jnp.tile(scale, groups)
-    number = number_of(rounded_codes(x, factor, lattice.levels), lattice.levels)
-    return snapped(number, lattice, squared_error(x, root, _level, scale))
+    number = number_of(rounded_codes(list(x), factor, lattice.levels), lattice.levels)
+    return snapped(number, lattice, Costs(x, root, scale, jnp.ones_like(scale), 2.0))
 
 
 def _level(code: Word) -> Group:

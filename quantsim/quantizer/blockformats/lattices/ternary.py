@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from quantsim._types import Blocks
 from quantsim.numerics import ieee
 from quantsim.quantizer.blockformats.coding import Coding, Importance, Stored
-from quantsim.quantizer.blockformats.lattices.nearest import codes_of, number_of, snapped, squared_error
+from quantsim.quantizer.blockformats.lattices.nearest import Costs, codes_of, number_of, snapped
 from quantsim.quantizer.blockformats.lattices.points import Lattice, places, points
 from quantsim.quantizer.blockformats.lattices.signed import small_scales
 from quantsim.quantizer.blockformats.lattices.two_bits import equal_weights
@@ -280,8 +280,7 @@ def _on_lattice(sub: Blocks, weights: Blocks, split: Found) -> Found:
     x, w, codes = (v.reshape(blocks, groups, 8).transpose(2, 1, 0).reshape(8, -1) for v in (sub, weights, split.codes))
     shift = jnp.where(split.down.T.reshape(-1), -DELTA, DELTA)
     number = number_of(list(codes.astype(jnp.float32)), 3)
-    error = squared_error(list(x), list(w), lambda c: c.astype(jnp.float32) - 1 + shift, jnp.tile(split.scale, groups))
-    found = snapped(number, LATTICE, error)
+    found = snapped(number, LATTICE, Costs(x, w, jnp.tile(split.scale, groups), shift - 1, 1.0))
     zero, q = shift - shift, [c.astype(jnp.float32) - 1 + shift for c in codes_of(found.word, LATTICE)]
     terms = [((u * a) * v + zero, (u * a) * a + zero) for u, v, a in zip(w, x, q, strict=True)]
     lanes = [tuple(t.reshape(groups, blocks)[k] for t in terms[i]) for k in range(groups) for i in range(8)]
