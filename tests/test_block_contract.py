@@ -31,13 +31,16 @@ CASES = {
     **{"nvint4": 4 + 8 / 16 + 32 / (102 * 512), "nvint4:single": 4.5},
     **{"q4_0": 4.5, "q5_0": 5.5, "q4_1": 5.0, "q5_1": 6.0, "q8_0": 8.5},
     **{"q2_k": 2.625, "q3_k": 3.4375, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625},
+    **{"iq1_s": 1.5625, "iq1_m": 1.75, "iq2_xxs": 2.0625, "iq2_xs": 2.3125, "iq2_s": 2.5625},
+    **{"iq3_xxs": 3.0625, "iq3_s": 3.4375},
     **{"iq4_nl": 4.5, "iq4_xs": 4.25, "tq1_0": 1.6875, "tq2_0": 2.0625, "mxfp4:gguf": 4.25, "nvfp4:gguf": 4.5},
 }
 #: Not among the quick tests: other rules for these elements. test_microscaling.py has all codes of all of them.
 REPEATED = {f"{name}{rule}" for name in ELEMENTS for rule in RULES} - {
     *("mxfp4", "mxfp4:even", "mxfp6_e2m3:ceil", "mxfp6_e3m2:rceil", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8:ceil", "mxint4")
 }
-SEARCHED = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"}  # take seconds to compile
+LATTICES = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}
+SEARCHED = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", *LATTICES}  # take seconds to compile
 
 
 def some(slow):
@@ -194,7 +197,7 @@ LAWS = {
 }
 
 
-@some(REPEATED)
+@some(REPEATED | LATTICES - {"iq2_s"})
 def test_laws(text):
     for law, exceptions in LAWS.items():
         if text not in exceptions:

@@ -23,7 +23,8 @@ from quantsim.quantizer.blockformats.gguf import TYPES
 
 SHAPE = (102, 512)  # the one of the other tests of block formats, whose programs serve here too
 SHAPES = jax.ShapeDtypeStruct((2, 512), jnp.float32)
-SEARCHED = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"}  # take long to trace
+LATTICES = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}
+SEARCHED = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", *LATTICES}  # take long to trace
 every = pytest.mark.parametrize("text", blockformats.SPECS)
 QUICK = ["q8_0", "q4_1", "tq2_0", "mxfp4:gguf", "nvfp4:gguf", "mxfp4", "mxfp8_e5m2", "mxint8", "nvfp4", "nvfp4:single"]
 quick = pytest.mark.parametrize("text", QUICK)

@@ -13,11 +13,25 @@ import quantsim as qs
 from quantsim.quantizer.blockformats import chunks
 from quantsim.quantizer.blockformats.gguf import TYPES
 from tests import oracles
-from tests.oracle_gguf import TOPS, dequantize, everything, expected, kinds, normal, quantize, reference
+from tests.oracle_gguf import LATTICES, TOPS, dequantize, everything, expected, kinds, normal, quantize, reference
 
 WEIGHED = [name for name, q in TYPES.items() if q.takes_imatrix]
 QUICK = {"Q4_0", "Q4_1", "Q3_K", "Q6_K"}  # with an imatrix the others take as long as all the rest
 by_type = pytest.mark.parametrize("name", TYPES)
+#: The same, lattices among the slow tests but for one of each length.
+by_quick_type = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LATTICES and name not in ("IQ2_S", "IQ3_XXS") else name
+        for name in TYPES
+    ],
+)
+
+
+def pack(w, name, *, imatrix=None):
+    """``gguf.pack``, with equal importances where there must be some."""
+    ones = np.ones(np.shape(w)[-1], np.float32) if TYPES[name].needs_imatrix else None
+    return qs.gguf.pack(w, name, imatrix=ones if imatrix is None else imatrix)
 
 
 def some(names, quick):
@@ -30,15 +44,17 @@ def some(names, quick):
 
 
 def test_the_reference_has_every_type():
-    assert set(reference("ggml")) == {"x", *TYPES}
-    assert set(reference("ggml_hard")) == {"x", "imatrix", *TYPES, *(f"{name}+imatrix" for name in WEIGHED)}
-    assert len(TYPES) == 16
+    plain, weighed = TYPES.keys() - LATTICES.keys(), [f"{name}+imatrix" for name in WEIGHED if name not in LATTICES]
+    assert set(reference("ggml")) == {"x", *plain}
+    assert set(reference("ggml_hard")) == {"x", "imatrix", *plain, *weighed}
+    assert set(reference("ggml_lattices")) == {*LATTICES, *(f"{name}+imatrix" for name in LATTICES)}
+    assert len(TYPES) == 23
     assert everything().shape == (102, 512)
 
 
 @by_type
 def test_bytes_are_those_of_the_reference(name):
-    np.testing.assert_array_equal(qs.gguf.pack(everything(), name), expected(name), strict=True)
+    np.testing.assert_array_equal(pack(everything(), name), expected(name), strict=True)
 
 
 def test_mxfp4_takes_the_logarithm_of_float32():
@@ -55,10 +71,10 @@ def test_mxfp4_takes_the_logarithm_of_float32():
 
 @some(WEIGHED, QUICK)
 def test_bytes_with_an_imatrix_are_those_of_the_reference(name):
-    hard = reference("ggml_hard")
+    hard, answers = reference("ggml_hard"), reference("ggml_lattices" if name in LATTICES else "ggml_hard")
     got = qs.gguf.pack(hard["x"], name, imatrix=hard["imatrix"])
-    np.testing.assert_array_equal(got, hard[f"{name}+imatrix"], strict=True)
-    assert (np.asarray(got) != hard[name]).any()
+    np.testing.assert_array_equal(got, answers[f"{name}+imatrix"], strict=True)
+    assert (np.asarray(got) != answers[name][-len(hard["x"]) :]).any()
 
 
 def test_importances_keep_their_rounding_before_they_are_summed():
@@ -134,8 +150,8 @@ def check_pieces(name: str, rows: int, piece: int, imatrix=None) -> None:
     w = normal(5, rows) * np.geomspace(0.01, 10, rows, dtype=np.float32)[:, None]
     assert w.size > 1.5 * chunks.CHUNK
     assert w.size % chunks.CHUNK
-    parts = [qs.gguf.pack(w[i : i + piece], name, imatrix=imatrix) for i in range(0, rows, piece)]
-    np.testing.assert_array_equal(qs.gguf.pack(w, name, imatrix=imatrix), np.concatenate(parts))
+    parts = [pack(w[i : i + piece], name, imatrix=imatrix) for i in range(0, rows, piece)]
+    np.testing.assert_array_equal(pack(w, name, imatrix=imatrix), np.concatenate(parts))
 
 
 def test_chunks_change_no_byte():
@@ -157,7 +173,7 @@ def test_a_million_weights_pack_as_their_rows_do_with_an_imatrix(name):
 
 def temporaries(name: str, rows: int) -> int:
     w = jax.ShapeDtypeStruct((rows, 1024), jnp.float32)
-    analysis = jax.jit(lambda w: qs.gguf.pack(w, name)).lower(w).compile().memory_analysis()
+    analysis = jax.jit(lambda w: pack(w, name)).lower(w).compile().memory_analysis()
     if analysis is None:
         pytest.skip("this backend analyses no memory")
     return analysis.temp_size_in_bytes
@@ -199,6 +215,7 @@ NO_IMATRIX = [
     ("Q6_K", -np.ones(512), "at least 0"),
     ("Q6_K", np.where(np.arange(512) == 9, np.nan, 1), r"index \(9,\)"),
     ("TQ2_0", np.ones(512), "takes no imatrix"),
+    *((name, None, "needs importances, as in llama.cpp: imatrix=") for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS")),
 ]
 NOT_UNPACKED = [
     ("F4", np.zeros((2, 34), np.uint8), ValueError, "unknown GGUF type 'F4'"),
@@ -233,7 +250,7 @@ def test_case_and_rank_do_not_matter_and_nothing_is_packed_to_nothing():
     assert qs.gguf.pack(np.zeros((0, 32)), "Q4_0", imatrix=np.ones(32)).shape == (0, 18)
 
 
-@by_type
+@by_quick_type
 def test_a_nan_poisons_its_block_and_no_other(name):
     q, w = TYPES[name], everything().copy()
     w[5, 300], w[60, 0] = np.nan, -np.inf
@@ -249,12 +266,12 @@ def test_a_nan_poisons_its_block_and_no_other(name):
     np.testing.assert_array_equal(blocks[~bad], others[~bad])
 
 
-@by_type
+@by_quick_type
 def test_huge_weights_saturate_and_zeros_are_zeros(name):
     w = normal(7)
     w[1::6], w[2::6], w[3::6], w[4::6, ::7] = 0, 1e30, -3e38, 3.4e38
     w[0] = np.where(np.arange(512) % 2 == 0, 3.4e38, -3.4e38)
-    found = np.asarray(qs.gguf.unpack(qs.gguf.pack(w, name), name))
+    found = np.asarray(qs.gguf.unpack(pack(w, name), name))
     assert np.isfinite(found).all()
     assert not found[1::6].any()
     assert (found[2::6] > 0).all()
@@ -299,4 +316,5 @@ def test_the_round_trip_takes_the_imatrix_too(name):
     found = q.roundtrip(hard["x"], imatrix=hard["imatrix"])
     stored = q.quantize(hard["x"], imatrix=hard["imatrix"]).codes
     oracles.same_bits(found, dequantize(np.asarray(stored), name))
-    oracles.same_bits(found, dequantize(hard[f"{name}+imatrix"], name))
+    answers = reference("ggml_lattices" if name in LATTICES else "ggml_hard")
+    oracles.same_bits(found, dequantize(answers[f"{name}+imatrix"], name))

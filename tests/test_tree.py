@@ -139,7 +139,7 @@ def test_stochastic_rounding_differs_between_tensors_and_repeats_with_its_key():
 
 #: ``llama_tensor_get_type`` of llama.cpp: what it stores where rows are not multiples of 256.
 IN_LLAMA_CPP = {
-    "iq4_nl": ("q2_k", "q3_k", "iq4_xs"),
+    "iq4_nl": ("q2_k", "q3_k", "iq4_xs", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"),
     "q5_0": ("q4_k",),
     "q5_1": ("q5_k",),
     "q8_0": ("q6_k",),

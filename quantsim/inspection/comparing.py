@@ -124,6 +124,8 @@ def _row(first: Checkpoint, second: Checkpoint, pair: Pair) -> dict[str, Any]:
 
 def maker_of(entry: Entry) -> AbstractQuantizer | None:
     """The quantizer that makes what a tensor is stored as, None where quantsim has none."""
+    if entry.type.startswith(("IQ1", "IQ2", "IQ3")):  # made with importances that no one knows, which matter more there
+        return None
     if entry.type in gguf.TYPES:
         return gguf.TYPES[entry.type]
     if entry.scaled_by:  # chosen by who made the file, and by no rule that all follow

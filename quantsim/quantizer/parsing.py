@@ -36,8 +36,9 @@ def parse(spec: str | AbstractQuantizer) -> AbstractQuantizer:
 
     A float format alone is a cast. Block formats are names with options: mxfp4 mxfp6_e2m3 mxfp6_e3m2 mxfp8_e4m3
     mxfp8_e5m2 mxint8 mxint4 (:floor :ceil :even :rceil), nvfp4 nvint4 (:single), all of these also with another block
-    (mxfp4:block16:ceil), q4_0 q4_1 q5_0 q5_1 q8_0, q2_k q3_k q4_k q5_k q6_k, iq4_nl iq4_xs, tq1_0 tq2_0, mxfp4:gguf
-    nvfp4:gguf. mxfp4 is e2m1:block32:absmax:e8m0 to the bit, and nvfp4 e2m1:block16:absmax:e4m3+f32.
+    (mxfp4:block16:ceil), q4_0 q4_1 q5_0 q5_1 q8_0, q2_k q3_k q4_k q5_k q6_k, iq4_nl iq4_xs, iq1_s iq1_m, iq2_xxs
+    iq2_xs iq2_s, iq3_xxs iq3_s, tq1_0 tq2_0, mxfp4:gguf nvfp4:gguf. mxfp4 is e2m1:block32:absmax:e8m0 to the bit, and
+    nvfp4 e2m1:block16:absmax:e4m3+f32.
 
     Raises:
         TypeError: if it is neither a string nor a quantizer.

@@ -27,6 +27,7 @@ FALLBACKS = {
     "q2_k": "iq4_nl",
     "q3_k": "iq4_nl",
     "iq4_xs": "iq4_nl",
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), "iq4_nl"),
     "q4_k": "q5_0",
     "q5_k": "q5_1",
     "q6_k": "q8_0",
@@ -102,7 +103,7 @@ def quantize(
     """Quantize the matrices of a model by a policy; vectors, such as gains of norms, are left as they are.
 
     A GGUF type whose blocks do not fill the rows of a matrix falls back as in llama.cpp: q4_k to q5_0, q5_k to q5_1,
-    q6_k to q8_0, q2_k, q3_k and iq4_xs to iq4_nl, ternary types to q4_0, and to f16 where that does not fit either. An
+    q6_k to q8_0, q2_k, q3_k, iq4_xs and lattices to iq4_nl, ternary types to q4_0, and to f16 where that does not fit either. An
     embedding that is looked up has no inputs to quantize or to calibrate on: of its treatment the weights' part counts.
 
     Args:

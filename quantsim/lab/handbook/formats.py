@@ -80,8 +80,14 @@ def _block_facts(q: AbstractQuantizer, scale: str) -> Iterator[Fact]:
     yield "scale", scale
     if isinstance(q, BlockFormat):
         yield "GGUF type", next(name for name, other in TYPES.items() if other is q)
-        yield "imatrix", "taken" if q.takes_imatrix else "not taken"
+        yield "imatrix", _imatrix(q)
     yield "theory", predicted(q)
+
+
+def _imatrix(q: BlockFormat) -> str:
+    if q.needs_imatrix:
+        return "needed to pack; in a spec all inputs are equally important"
+    return "taken" if q.takes_imatrix else "not taken"
 
 
 def bits(q: AbstractQuantizer) -> str:

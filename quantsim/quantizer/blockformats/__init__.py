@@ -1,6 +1,6 @@
 """Two-level block formats, one file a family; each has the face of a ``Quantizer`` and enters every sweep and study."""
 
-from quantsim.quantizer.blockformats import floats, kquants, legacy, microscaling, nonlinear, ternary
+from quantsim.quantizer.blockformats import floats, kquants, lattices, legacy, microscaling, nonlinear, ternary
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.face import AbstractQuantizer
 
@@ -12,6 +12,7 @@ SPECS: dict[str, AbstractQuantizer] = {
         *legacy.LEGACY,
         *kquants.KQUANTS,
         *nonlinear.NONLINEAR,
+        *lattices.LATTICES,
         *ternary.TERNARY,
         *floats.FLOATS,
     )

@@ -39,6 +39,8 @@ class BlockFormat(AbstractQuantizer):
         coding: how a block becomes codes and scales, and these weights or bytes.
         ends: codes of the lowest and second lowest, the second highest and highest level.
         takes_imatrix: whether the search weighs errors by importance when asked.
+        needs_imatrix: whether llama.cpp refuses to quantize without, and so ``pack``. As in its own tests, all inputs
+            are equally important to ``quantize`` and ``roundtrip`` if nothing is said.
         has_nan: whether a scale can say NaN.
         limit: weights of larger magnitude count as this: far beyond what a scale can hold, but no sum overflows.
         facts: what theory must know, where the scale is a law of its block.
@@ -57,6 +59,7 @@ class BlockFormat(AbstractQuantizer):
     coding: Coding
     ends: tuple[int, int, int, int]
     takes_imatrix: bool = False
+    needs_imatrix: bool = False
     has_nan: bool = True
     limit: float = 2.0**30
     facts: Scheme | None = None
@@ -117,7 +120,12 @@ class BlockFormat(AbstractQuantizer):
     # --- to bytes and back ------------------------------------------------------------------------------------------
 
     def pack(self, w: ArrayLike, imatrix: ArrayLike | None = None) -> UInt8[Array, "... bytes"]:
-        """``quantize(w).codes``, as ``gguf.pack`` has it: whatever is not finite is refused."""
+        """``quantize(w).codes``, as ``gguf.pack`` has it: what llama.cpp refuses is refused, and what is not finite."""
+        if self.needs_imatrix and imatrix is None:
+            raise ValueError(
+                f"{self} needs importances, as in llama.cpp: imatrix= the mean square of each input over some text, "
+                "(in,), or ones where all inputs are equally important"
+            )
         w32 = as_weights(w, remedy="mend the input")
         self._blocks_in_row(w32.shape)
         return self._quantized(w32, self._importance(imatrix, w32.shape)).codes

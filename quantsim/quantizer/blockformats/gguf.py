@@ -1,7 +1,8 @@
 """GGUF bytes: ``pack`` and ``unpack`` rows of weights as llama.cpp stores them.
 
 Types are named as in GGUF files, in any case: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0, Q2_K Q3_K Q4_K Q5_K Q6_K, IQ4_NL IQ4_XS,
-TQ1_0 TQ2_0, MXFP4 NVFP4. Unpacked, not packed: IQ1_S IQ1_M, IQ2_XXS IQ2_XS IQ2_S, IQ3_XXS IQ3_S, Q1_0 Q8_1 Q8_K.
+IQ1_S IQ1_M, IQ2_XXS IQ2_XS IQ2_S, IQ3_XXS IQ3_S, TQ1_0 TQ2_0, MXFP4 NVFP4. IQ1_S, IQ2_XXS and IQ2_XS are packed with
+importances only, as in llama.cpp. Unpacked, not packed: Q1_0 Q8_1 Q8_K.
 A float16 scale saturates at 65504, where the reference stores infinity. Where a float16
 scale is 0 the codes mean nothing (a block decodes to zeros, or to its minimum); of weights below about 1e-7 such codes
 may differ, because XLA flushes the subnormal products that the reference's searches compare.
@@ -17,6 +18,7 @@ from quantsim._types import ArrayLike, Weights
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.blockformats.floats import FLOATS
 from quantsim.quantizer.blockformats.kquants import KQUANTS
+from quantsim.quantizer.blockformats.lattices import LATTICES
 from quantsim.quantizer.blockformats.legacy import LEGACY
 from quantsim.quantizer.blockformats.nonlinear import NONLINEAR
 from quantsim.quantizer.blockformats.ternary import TERNARY
@@ -24,7 +26,7 @@ from quantsim.quantizer.blockformats.unpacking import LAYOUTS, unpacked
 
 #: Every type that can be packed, by its name in GGUF files; ``LAYOUTS`` has those that can be unpacked.
 TYPES: dict[str, BlockFormat] = {
-    q.name.removesuffix(":gguf").upper(): q for q in (*LEGACY, *KQUANTS, *NONLINEAR, *TERNARY, *FLOATS)
+    q.name.removesuffix(":gguf").upper(): q for q in (*LEGACY, *KQUANTS, *NONLINEAR, *LATTICES, *TERNARY, *FLOATS)
 }
 
 
@@ -68,7 +70,8 @@ def pack(w: ArrayLike, type_name: str, *, imatrix: ArrayLike | None = None) -> U
     Args:
         w: weights (..., in); ``in`` is a multiple of the block, 32, 64 (NVFP4) or 256.
         type_name: GGUF type, for example "Q4_K", in any case.
-        imatrix: importance of each input, (in,), for the types that weigh errors by it.
+        imatrix: importance of each input, (in,), for the types that weigh errors by it; IQ1_S, IQ2_XXS and IQ2_XS need
+            one.
 
     Returns:
         uint8 (..., in / block * bytes of a block).
@@ -76,7 +79,7 @@ def pack(w: ArrayLike, type_name: str, *, imatrix: ArrayLike | None = None) -> U
     Raises:
         TypeError: if ``w`` is not numeric, or the type is no string.
         ValueError: for an unknown type or one that can only be unpacked, rows that are not whole blocks, a NaN or
-            infinity, an imatrix that does not fit.
+            infinity, an imatrix that does not fit or is missing.
 
     >>> import quantsim as qs
     >>> w = qs.populations.Normal().sample(qs.populations.key(0), (4, 256))

@@ -123,22 +123,38 @@ def _swept_where_needed(rows: Rows, factor: Lane, half: int, whole: Blocks) -> P
     return lax.while_loop(lambda s: s[0] < jnp.sum(moving, dtype=jnp.int32), step, (begin, lax.real(found)))[1][:, None]
 
 
-def _swept_codes(x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int]) -> tuple[Rows, PerBlock]:
-    """The same sweeps in a loop, which keeps the codes too."""
+def _swept_codes(
+    x: Rows, w: Rows, codes: Rows, subnormal: Lane | None, ends: tuple[int, int], as_bytes: bool = False
+) -> tuple[Rows, PerBlock]:
+    """The same sweeps in a loop, which keeps the codes too; ``as_bytes``: as the reference does, in unsigned bytes."""
+    kept = _byte if as_bytes else _itself
 
     def move(t: Int[Array, ""] | int, state: tuple[Rows, _Fit]) -> tuple[Rows, _Fit]:
         codes, fit = state
         here = [lax.dynamic_index_in_dim(v, t % len(x), keepdims=False) for v in (x, w, codes)]
         term, fit = _moved(*here[:2], _term(*here), fit, ends)
-        return lax.dynamic_update_index_in_dim(codes, term.code, t % len(x), 0), fit
+        return lax.dynamic_update_index_in_dim(codes, kept(term.code), t % len(x), 0), fit
 
     start = _sums([_term(*of_one) for of_one in zip(x, w, codes, strict=True)], subnormal)
-    found, fit = lax.fori_loop(0, SWEEPS * len(x), move, (codes, start))
+    found, fit = lax.fori_loop(0, SWEEPS * len(x), move, (kept(codes), start))
     return found, _ratio(fit)
+
+
+def _itself(code: Float[Array, "..."]) -> Float[Array, "..."]:
+    return code
+
+
+def _byte(code: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What an unsigned byte makes of it: 255 of -1."""
+    return code - 256 * jnp.floor(code * 2.0**-8)
 
 
 def _ratio(fit: _Fit) -> PerBlock:
     return jnp.where(fit.square > 0, lax.div(fit.product, jnp.where(fit.square > 0, fit.square, 1.0)), 0.0)[:, None]
+
+
+def _kept_first(first: Bool[Array, ""], code: Lane) -> Lane:
+    return jnp.where(first, _byte(code), code)
 
 
 class Refined(NamedTuple):
@@ -191,9 +207,13 @@ def refined_scale_search(blocks: Blocks, half: int) -> Refined:
 
 
 def scales_search(
-    values: Float[Array, "blocks subs"], weights: Float[Array, "blocks subs"], top: int
+    values: Float[Array, "blocks subs"], weights: Float[Array, "blocks subs"], top: int, *, as_bytes: bool = False
 ) -> tuple[PerBlock, Float[Array, "blocks subs"]]:
-    """Unit and integers 0 … top of nonnegative scales: nine trials around ``top / largest``, then five sweeps."""
+    """Unit and integers 0 … top of nonnegative scales: nine trials around ``top / largest``, then five sweeps.
+
+    ``as_bytes``: values may be negative, and the reference keeps the codes of the first trial and of the sweeps, which
+    are then negative, too, in unsigned bytes.
+    """
     x, w = list(values.T), list(weights.T)
     zero = x[0] - x[0]
     largest = jnp.maximum(values.max(axis=-1), 0.0)
@@ -205,9 +225,9 @@ def scales_search(
     def codes(factor: Lane) -> list[Lane]:
         return [jnp.minimum(round_integer(factor * v), top) for v in x]
 
-    def loss(factor: Lane) -> Lane:
+    def loss(factor: Lane, kept: Callable[[Lane], Lane] = _itself) -> Lane:
         unit = ieee.divide(1 + zero, factor)
-        apart = [v - (unit * c + zero) for v, c in zip(x, codes(factor), strict=True)]
+        apart = [v - (unit * kept(c) + zero) for v, c in zip(x, codes(factor), strict=True)]
         return in_order([(u * d + zero) * d + zero for u, d in zip(w, apart, strict=True)])
 
     def attempt(t: Int[Array, ""] | int, carry: tuple[Lane, Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane, Lane]:
@@ -215,10 +235,10 @@ def scales_search(
         better = (of_factor < least) | (t == 1)
         best, least = jnp.where(better, factor, best), jnp.where(better, of_factor, least)
         factor = ieee.divide(divisors[t] + zero, largest)
-        return best, least, factor, loss(factor)
+        return best, least, factor, loss(factor, partial(_kept_first, t == 0) if as_bytes else _itself)
 
     none = (zero, zero, zero, zero)
     best, least, factor, of_factor = lax.fori_loop(0, len(divisors), attempt, none)
     best = jnp.where(of_factor < least, factor, best)
-    found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top))
+    found, unit = _swept_codes(values.T, weights.T, jnp.stack(codes(best)), None, (-(2**20), top), as_bytes)
     return jnp.where(empty[:, None], 0.0, unit), jnp.where(empty[:, None], 0.0, found.T)
