@@ -21,7 +21,10 @@ by_type = pytest.mark.parametrize("name", TYPES)
 #: The same, lattices among the slow tests but for one of each length.
 by_quick_type = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in LATTICES and name not in ("IQ2_S", "IQ3_XXS") else name for name in TYPES],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LATTICES and name not in ("IQ2_S", "IQ3_XXS") else name
+        for name in TYPES
+    ],
 )
 
 

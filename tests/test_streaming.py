@@ -231,7 +231,16 @@ def test_a_span_is_found_where_there_is_one():
 
 ALSO_APART = ("int8:block32", "int4:block32:mse", "mxfp4:even", "mxint8", "q4_0", "tq1_0")  # kinds without a neighbour
 LATTICES = {"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}
-SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", *LATTICES)  # of one span with all, and seconds to compile
+SEARCHED = (
+    "q2_k",
+    "q3_k",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+    "iq4_nl",
+    "iq4_xs",
+    *LATTICES,
+)  # of one span with all, and seconds to compile
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,18 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32, UInt8
+from jaxtyping import Array, Bool, UInt8
 
 from quantsim.quantizer.blockformats.coding import Stored
 from quantsim.quantizer.blockformats.lattices.signed import Signed, signs_of, word_bytes, word_fields
-from quantsim.quantizer.blockformats.packing import bytes_f16, f16_bytes, pack_bits, pack_planes, unpack_bits, unpack_planes
+from quantsim.quantizer.blockformats.packing import (
+    bytes_f16,
+    f16_bytes,
+    pack_bits,
+    pack_planes,
+    unpack_bits,
+    unpack_planes,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class IQ3S(Signed):
         return Stored(codes, (bytes_f16(data[:, :2]), unpack_planes(data[:, 106:], 1, 4)))
 
     def placed(self, codes: UInt8[Array, "blocks 256"], empty: Bool[Array, "blocks 8"]) -> UInt8[Array, "blocks 256"]:
-        """The reference skips a sub-block of zeros without leaving its place: what follows moves up, but no ninth bit."""
+        """The reference skips a sub-block of zeros, not its place: what follows moves up, but no ninth bit."""
         order = jnp.argsort(empty, axis=-1, stable=True)[:, :, None]
         place, signs = self.places(codes), signs_of(codes)
         low, signs = (
