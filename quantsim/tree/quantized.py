@@ -103,8 +103,9 @@ def quantize(
     """Quantize the matrices of a model by a policy; vectors, such as gains of norms, are left as they are.
 
     A GGUF type whose blocks do not fill the rows of a matrix falls back as in llama.cpp: q4_k to q5_0, q5_k to q5_1,
-    q6_k to q8_0, q2_k, q3_k, iq4_xs and lattices to iq4_nl, ternary types to q4_0, and to f16 where that does not fit either. An
-    embedding that is looked up has no inputs to quantize or to calibrate on: of its treatment the weights' part counts.
+    q6_k to q8_0, q2_k, q3_k and other iq types to iq4_nl, ternary types to q4_0, and to f16 where that does not fit
+    either. An embedding that is looked up has no inputs to quantize or to calibrate on: of its treatment the weights'
+    part counts.
 
     Args:
         params: name → array; matrices are (out, in).

@@ -6,6 +6,7 @@ importances only, as in llama.cpp. Unpacked, not packed: Q1_0 Q8_1 Q8_K.
 A float16 scale saturates at 65504, where the reference stores infinity. Where a float16
 scale is 0 the codes mean nothing (a block decodes to zeros, or to its minimum); of weights below about 1e-7 such codes
 may differ, because XLA flushes the subnormal products that the reference's searches compare.
+Where 32 weights are all zero, IQ3_S is what the reference makes of it: their block's other weights move up by 32.
 """
 
 from difflib import get_close_matches

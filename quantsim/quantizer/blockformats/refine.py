@@ -153,7 +153,7 @@ def _ratio(fit: _Fit) -> PerBlock:
     return jnp.where(fit.square > 0, lax.div(fit.product, jnp.where(fit.square > 0, fit.square, 1.0)), 0.0)[:, None]
 
 
-def _kept_first(first: Bool[Array, ""], code: Lane) -> Lane:
+def _kept_first(first: Bool[Array, ""] | bool, code: Lane) -> Lane:
     return jnp.where(first, _byte(code), code)
 
 

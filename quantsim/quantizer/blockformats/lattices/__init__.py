@@ -55,12 +55,12 @@ _S3 = IQ3S(
     fudge=1.033,
     unit=2.0,
 )
+_S1 = IQ1S(size=32, shifts=1, tiny=1e-12)
+_M1 = IQ1M(size=16, shifts=2, tiny=1e-7)
 _lattice = partial(BlockFormat, size=SUPER, takes_imatrix=True)
 LATTICES = (
-    _lattice(
-        name="iq1_s", nbytes=50, coding=IQ1S(size=32, shifts=1, tiny=1e-12), ends=(0, 1, 1, 2), needs_imatrix=True
-    ),
-    _lattice(name="iq1_m", nbytes=56, coding=IQ1M(size=16, shifts=2, tiny=1e-7), ends=(0, 1, 1, 2)),
+    _lattice(name="iq1_s", nbytes=50, coding=_S1, ends=(0, 1, 1, 2), needs_imatrix=True),
+    _lattice(name="iq1_m", nbytes=56, coding=_M1, ends=(0, 1, 1, 2)),
     _lattice(name="iq2_xxs", nbytes=66, coding=_XXS2, ends=(5, 3, 2, 4), needs_imatrix=True),
     _lattice(name="iq2_xs", nbytes=74, coding=_XS2, ends=(5, 3, 2, 4), needs_imatrix=True),
     _lattice(name="iq2_s", nbytes=82, coding=_S2, ends=(5, 3, 2, 4)),

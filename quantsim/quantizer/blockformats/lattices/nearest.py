@@ -1,6 +1,7 @@
 """The neighbour of a group that has the least weighed error, for thousands of groups side by side.
 
-Source: llama.cpp, ggml-quants.c: ``iq2_find_best_neighbour``, ``iq3_find_best_neighbour``, ``iq1_find_best_neighbour2``.
+Source: llama.cpp, ggml-quants.c: ``iq2_find_best_neighbour``, ``iq3_find_best_neighbour``,
+``iq1_find_best_neighbour2``.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,8 @@ Group: TypeAlias = Float[Array, " groups"]
 Word: TypeAlias = Int32[Array, " groups"]
 
 
-#: Groups of eight that are searched at a time on CPU, sorted so that these have about equally many neighbours. Groups of
-#: four have few neighbours, and sorting them takes as long as it saves.
+#: Groups of eight that are searched at a time on CPU, sorted so that these have about equally many neighbours. Groups
+#: of four have few neighbours, and sorting them takes as long as it saves.
 TILE = 1024
 STEPS = 4  # neighbours in one turn of the loop
 
@@ -80,7 +81,7 @@ def snapped(number: Word, lattice: Lattice, costs: Costs) -> Snapped:
     def one(i: Int32[Array, ""] | int, word: Word) -> Word:
         first = jnp.minimum(i * TILE, len(rank) - TILE).astype(jnp.int32)
         here = [lax.dynamic_slice_in_dim(v, first, TILE, v.ndim - 1) for v in (rank, *parts)]
-        found = _nearest(here[0], lattice, Costs(*here[1:], costs.step))
+        found = _nearest(here[0], lattice, Costs(here[1], here[2], here[3], here[4], costs.step))
         return lax.dynamic_update_slice_in_dim(word, found, first, 0)
 
     word = lax.fori_loop(0, -(-len(rank) // TILE), one, rank)

@@ -1,4 +1,4 @@
-"""The lattices of GGUF's formats below four bits: which groups of codes can be stored, and what lies next to the others.
+"""The lattices of GGUF's formats below four bits: which groups of codes can be stored, and what is next to the others.
 
 A *group* is eight codes of three levels or four codes of eight; as digits of one number, the first code the lowest, it
 is its ``number``. Some groups are *points* of the lattice, whose place in the grid is what is stored. For every other

@@ -73,7 +73,7 @@ class _Best(NamedTuple):
 def parts(x: Float[Array, "blocks size"], w: Float[Array, "blocks size"], lattice: Lattice) -> Parts:
     """Values and weights of sub-blocks, rearranged."""
     rows = [v.reshape(len(v), -1, lattice.length).transpose(2, 1, 0) for v in (x, w)]
-    return Parts(*rows, ieee.sqrt(rows[1]))
+    return Parts(rows[0], rows[1], ieee.sqrt(rows[1]))
 
 
 def codes(word: Word, lattice: Lattice, blocks: int) -> Int32[Array, "blocks size"]:

@@ -28,6 +28,9 @@ from quantsim.quantizer.blockformats.superblocks import Supers, error_weights, s
 from quantsim.quantizer.blockformats.unpacking.grids import grid
 from quantsim.rounding import round_integer
 
+_EIGHT = np.arange(8, dtype=np.int32)[None, None]
+_FOURS = np.arange(0, 28, 7, dtype=np.uint32)[None, None]  # where seven signs of four times eight weights begin
+
 
 @dataclass(frozen=True)
 class Signed(Coding, abc.ABC):
@@ -102,7 +105,7 @@ class Signed(Coding, abc.ABC):
         """Place in the grid of each group."""
         lattice = self.trials.lattice
         groups = (codes >> 1).astype(jnp.int32).reshape(len(codes), -1, lattice.length)
-        digits = lattice.levels ** np.arange(lattice.length, dtype=np.int32)
+        digits = lattice.levels ** np.arange(lattice.length, dtype=np.int32)[None, None]
         return jnp.asarray(places(lattice))[(groups * digits).sum(axis=-1, dtype=jnp.int32)]
 
     def codes(
@@ -110,27 +113,27 @@ class Signed(Coding, abc.ABC):
     ) -> UInt8[Array, "blocks 256"]:
         """Codes of places and of bytes of signs."""
         level = jnp.asarray(points(self.trials.lattice.name))[place].reshape(len(place), -1)
-        negative = (signs[:, :, None] >> np.arange(8, dtype=np.int32)) & 1
+        negative = (signs[:, :, None] >> _EIGHT) & 1
         return 2 * level + negative.reshape(level.shape).astype(jnp.uint8)
 
 
 def signs_of(codes: UInt8[Array, "blocks 256"]) -> Int32[Array, "blocks 32"]:
     """A byte of signs for each eight weights, the first in the lowest bit."""
     bits = (codes & 1).astype(jnp.int32).reshape(len(codes), -1, 8)
-    return (bits << np.arange(8, dtype=np.int32)).sum(axis=-1, dtype=jnp.int32)
+    return (bits << _EIGHT).sum(axis=-1, dtype=jnp.int32)
 
 
 def word_bytes(signs: Int32[Array, "blocks 32"], levels: UInt8[Array, "blocks 8"]) -> UInt8[Array, "blocks 8 4"]:
     """For each 32 weights four times seven signs, and four bits of their scale, in four bytes."""
     seven = (signs & 127).astype(jnp.uint32).reshape(len(signs), -1, 4)
-    word = (seven << np.arange(0, 28, 7, dtype=np.uint32)).sum(axis=-1, dtype=jnp.uint32)
+    word = (seven << _FOURS).sum(axis=-1, dtype=jnp.uint32)
     return lax.bitcast_convert_type(word | (levels.astype(jnp.uint32) << 28), jnp.uint8)
 
 
 def word_fields(data: UInt8[Array, "blocks 8 4"]) -> tuple[Int32[Array, "blocks 32"], UInt8[Array, "blocks 8"]]:
     """And back: bytes of signs, and scales."""
     word = lax.bitcast_convert_type(data, jnp.uint32)
-    seven = ((word[:, :, None] >> np.arange(0, 28, 7, dtype=np.uint32)) & np.uint32(127)).reshape(len(data), -1)
+    seven = ((word[:, :, None] >> _FOURS) & np.uint32(127)).reshape(len(data), -1)
     return even(seven.astype(jnp.int32)), (word >> 28).astype(jnp.uint8)
 
 
@@ -147,7 +150,7 @@ def even_signs(sub: Blocks, weights: Blocks) -> tuple[Blocks, Bool[Array, "block
     eights = sub.reshape(len(sub), -1, 8)
     negative = eights < 0
     cost = (weights.reshape(eights.shape) * eights) * eights
-    least = jnp.argmin(cost, axis=-1)[..., None] == np.arange(8)
+    least = jnp.argmin(cost, axis=-1)[..., None].astype(jnp.int32) == _EIGHT
     wrong = least & (negative.sum(axis=-1, keepdims=True) % 2 == 1)
     magnitudes = jnp.where(wrong, -jnp.abs(eights), jnp.abs(eights))
     return magnitudes.reshape(sub.shape), (negative ^ wrong).reshape(sub.shape)
@@ -156,7 +159,7 @@ def even_signs(sub: Blocks, weights: Blocks) -> tuple[Blocks, Bool[Array, "block
 def small_scales(
     scale: Float[Array, "blocks subs"], largest: int, top: int
 ) -> tuple[Float[Array, "blocks 1"], UInt8[Array, "blocks subs"]]:
-    """Unit and integers s = 0 … top of nonnegative scales, which mean ``(2 s + 1) unit``; the largest is ``largest``."""
+    """Unit and integers s = 0 … top of nonnegative scales ``(2 s + 1) unit``, the largest of which is ``largest``."""
     most = scale.max(axis=-1, keepdims=True)
     d = ieee.divide(most, float(largest))
     inverse = ieee.divide(1 + (most - most), jnp.where(d == 0, 1.0, d))

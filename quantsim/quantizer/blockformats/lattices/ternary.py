@@ -38,6 +38,7 @@ from quantsim.quantizer.blockformats.superblocks import Supers, error_weights, s
 
 LATTICE = Lattice("iq1", 3)
 DELTA = 0.125
+_THREES = np.arange(0, 12, 3, dtype=np.int32)[None, None]  # where four numbers of three bits begin
 
 
 class Split(NamedTuple):
@@ -133,7 +134,7 @@ class Shifted(Coding, abc.ABC):
         rank = lax.sort((s.place.T, lax.broadcasted_iota(jnp.int32, s.place.T.shape, 1)), num_keys=1)[1]
         codes = (rank >= first).astype(jnp.int32) + (rank >= second)
         bits = np.arange(self.shifts - 1, -1, -1, dtype=np.int32)
-        down = jnp.repeat((choice[:, None] >> bits) & 1 == 1, self.size // 8 // self.shifts, axis=1)
+        down = jnp.repeat((choice[:, None] >> bits[None]) & 1 == 1, self.size // 8 // self.shifts, axis=1)
         negative = split.scale < 0
         codes = jnp.where(negative[:, None], 2 - codes, codes)
         return Found(codes, jnp.abs(split.scale), down ^ negative[:, None])
@@ -150,7 +151,9 @@ class Shifted(Coding, abc.ABC):
     def places(self, stored: Stored) -> Int32[Array, "blocks 32"]:
         """Place in the grid of each group."""
         groups = stored.codes.astype(jnp.int32).reshape(len(stored.codes), -1, 8)
-        return jnp.asarray(places(LATTICE))[(groups * 3 ** np.arange(8, dtype=np.int32)).sum(axis=-1, dtype=jnp.int32)]
+        return jnp.asarray(places(LATTICE))[
+            (groups * 3 ** np.arange(8, dtype=np.int32)[None, None]).sum(axis=-1, dtype=jnp.int32)
+        ]
 
     def codes(self, place: Int32[Array, "blocks 32"]) -> UInt8[Array, "blocks 256"]:
         """Codes of places."""
@@ -189,7 +192,7 @@ class IQ1S(Shifted):
         """Scale, low eight bits of the places, words of their high bits, a small scale and a shift."""
         d, levels, down = stored.scales
         place = self.places(stored)
-        high = (place >> 8).reshape(len(d), -1, 4) << np.arange(0, 12, 3, dtype=np.int32)
+        high = (place >> 8).reshape(len(d), -1, 4) << _THREES
         word = high.sum(axis=-1, dtype=jnp.int32) | (levels.astype(jnp.int32) << 12) | (down.astype(jnp.int32) << 15)
         words = lax.bitcast_convert_type(word.astype(jnp.uint16), jnp.uint8).reshape(len(d), -1)
         return jnp.concatenate([f16_bytes(d), (place & 255).astype(jnp.uint8), words], -1)
@@ -197,7 +200,7 @@ class IQ1S(Shifted):
     def from_bytes(self, data: UInt8[Array, "blocks 50"]) -> Stored:
         """And back."""
         word = lax.bitcast_convert_type(data[:, 34:].reshape(len(data), -1, 2), jnp.uint16).astype(jnp.int32)
-        high = ((word[:, :, None] >> np.arange(0, 12, 3, dtype=np.int32)) & 7).reshape(len(data), -1)
+        high = ((word[:, :, None] >> _THREES) & 7).reshape(len(data), -1)
         levels, down = ((word >> 12) & 7).astype(jnp.uint8), (word >> 15).astype(jnp.uint8)
         codes = self.codes(data[:, 2:34].astype(jnp.int32) | (high << 8))
         return Stored(codes, (bytes_f16(data[:, :2]), levels, down))
@@ -239,11 +242,11 @@ class IQ1M(Shifted):
         return fitted * np.float32(1.1125)
 
     def to_bytes(self, stored: Stored) -> UInt8[Array, "blocks 56"]:
-        """Low eight bits of the places, their high bits with shifts, words of four small scales and of four bits of the scale."""
+        """Low eight bits of places, their high bits with shifts, words of four small scales and bits of the scale."""
         d, levels, down = stored.scales
         place = self.places(stored)
         high = pack_planes((place >> 8) | (down.astype(jnp.int32) << 3), 1, 4)
-        small = levels.astype(jnp.int32).reshape(len(d), -1, 4) << np.arange(0, 12, 3, dtype=np.int32)
+        small = levels.astype(jnp.int32).reshape(len(d), -1, 4) << _THREES
         half = lax.bitcast_convert_type(d.astype(jnp.float16), jnp.uint16).astype(jnp.int32)
         digits = (half >> np.arange(0, 16, 4, dtype=np.int32)[None]) & 15
         word = small.sum(axis=-1, dtype=jnp.int32) | (digits << 12)
@@ -255,7 +258,7 @@ class IQ1M(Shifted):
         word = lax.bitcast_convert_type(data[:, 48:].reshape(len(data), -1, 2), jnp.uint16).astype(jnp.int32)
         half = ((word >> 12) << np.arange(0, 16, 4, dtype=np.int32)[None]).sum(axis=-1, keepdims=True, dtype=jnp.int32)
         d = lax.bitcast_convert_type(half.astype(jnp.uint16), jnp.float16).astype(jnp.float32)
-        levels = ((word[:, :, None] >> np.arange(0, 12, 3, dtype=np.int32)) & 7).reshape(len(data), -1)
+        levels = ((word[:, :, None] >> _THREES) & 7).reshape(len(data), -1)
         high = unpack_planes(data[:, 32:48], 1, 4).astype(jnp.int32)
         codes = self.codes(data[:, :32].astype(jnp.int32) | ((high & 7) << 8))
         return Stored(codes, (d, levels.astype(jnp.uint8), (high >> 3).astype(jnp.uint8)))

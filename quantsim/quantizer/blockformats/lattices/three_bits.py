@@ -52,7 +52,7 @@ class IQ3S(Signed):
         return Stored(codes, (bytes_f16(data[:, :2]), unpack_planes(data[:, 106:], 1, 4)))
 
     def placed(self, codes: UInt8[Array, "blocks 256"], empty: Bool[Array, "blocks 8"]) -> UInt8[Array, "blocks 256"]:
-        """The reference skips a sub-block of zeros without leaving its place: what follows moves up, but no ninth bit."""
+        """The reference skips a sub-block of zeros, not its place: what follows moves up, but no ninth bit."""
         order = jnp.argsort(empty, axis=-1, stable=True)[:, :, None]
         place, signs = self.places(codes), signs_of(codes)
         low, signs = (
