@@ -28,6 +28,10 @@ SPECS = (
     "int4:block32:rms",
     "int4:channel:mse",
     "int4:tensor:p99.9",
+    "int4:block16:absmax:ue4m3+f32",
+    "int4:channel:absmax:ue4m3+f32",
+    "e2m1:block16:fouroversix:e4m3+f32",
+    "int4:block32:search1:e8m0",
     "bf16",
 )
 # whole pieces, short rows, one row, rows longer than a chunk, and more than one chunk
@@ -105,11 +109,13 @@ def test_weights_of_any_size(scale):
     assert_allclose(damage.stats.rel_rms, qs.weight_error(w, "int8:channel").rel_rms, rtol=SUMS)
 
 
-@pytest.mark.parametrize("spec", ["q8_0", "int8:channel", "nvfp4", "int4:channel:mse", "q4_0"])
+@pytest.mark.parametrize(
+    "spec", ["q8_0", "nvfp4", "int4:channel:mse", "q4_0", "e2m1:block16:search:e4m3+f32", "int4:block32:search1:e8m0"]
+)
 def test_importances_weigh_errors_and_searches(spec):
     w, q = weights((48, 256)), qs.parse(spec)
     columns = np.exp(np.random.default_rng(1).normal(size=256)).astype(np.float32)
-    searches = spec == "q4_0"
+    searches = spec == "q4_0" or "search" in spec
     w_hat = q.roundtrip(w, imatrix=columns) if searches else q.roundtrip(w)
     a, e = w.astype(np.float64), np.asarray(w_hat, np.float64) - w
     given = subject(w, importance=of_columns(columns, Matrix.of(w.shape)), columns=columns)

@@ -229,7 +229,10 @@ def test_any_text_is_a_quantizer_or_a_value_error(text):
     ],
 )
 def test_unknown_parts_say_what_was_meant(text, named, meant):
-    with pytest.raises(ValueError, match=f"^unknown {named} in spec '{text}'; did you mean '{meant}'\\? ") as caught:
+    with pytest.raises(
+        ValueError,
+        match=f"^unknown {re.escape(named)} in spec '{re.escape(text)}'; did you mean '{re.escape(meant)}'\\? ",
+    ) as caught:
         qs.parse(text)
     assert qs.parse(meant)
     assert len(str(caught.value)) < 240
@@ -251,7 +254,9 @@ def test_unknown_parts_say_what_was_meant(text, named, meant):
     ],
 )
 def test_floats_that_are_none_say_why(text, reason):
-    with pytest.raises(ValueError, match=f"^unknown (format|token) '.*' in spec '{text}' \\({reason}\\)"):
+    with pytest.raises(
+        ValueError, match=f"^unknown (format|token) '.*' in spec '{re.escape(text)}' \\({re.escape(reason)}\\)"
+    ):
         qs.parse(text)
 
 

@@ -143,17 +143,16 @@ def carry(scale: PowerOfTwo, fmt: Format) -> Carry:
     (Carry(added=8388607, last=2, implied=0), Carry(added=0, last=0, implied=6))
     """
     significand, exponent = frexp(reach(fmt))
-    digits = _digits(fmt)
-    implied = digits if isinstance(fmt, Integer) else 0
-    all_ones = (1 << _DIGITS) - 1
+    digits, all_ones = _digits(fmt), (1 << _DIGITS) - 1
+    if digits is None and scale.rule == "even":
+        raise ValueError(f"codebook {fmt.name} has no digits that e8m0:even could round to: say another rule")
     added = {
         "floor": 0,
         "ceil": all_ones,
-        "even": None if digits is None else 1 << (_DIGITS - 1 - digits),
+        "even": 1 << (_DIGITS - 1 - (digits or 0)),
         "rceil": all_ones - int(np.ldexp(np.float32(2 * significand - 1), _DIGITS)),
     }[scale.rule]
-    if added is None:
-        raise ValueError(f"codebook {fmt.name} has no digits that e8m0:even could round to: say another rule")
+    implied = digits if digits is not None and isinstance(fmt, Integer) else 0
     return Carry(added, exponent - 1 - implied, implied)
 
 

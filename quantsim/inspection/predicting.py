@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from quantsim.formats import PowerOfTwo
 from quantsim.inspection.errors import Damage, Subject, damages
 from quantsim.inspection.fitting import with_std
 from quantsim.inspection.pieces import Matrix
@@ -27,6 +28,7 @@ DRAWN = Matrix(512, 1024)
 _HELD = 24  # samples, of 2 MiB each
 #: Standard deviations at which scales of 16 bits round as they do at 1.
 _MODERATE = (2.0**-10, 2.0**10)
+_WIDE = 16  # bits of a scale whose steps are so small that it does not matter where they are
 
 
 class Prediction(NamedTuple):
@@ -56,9 +58,17 @@ def predict(pop: Population, q: AbstractQuantizer, matrix: Matrix) -> Prediction
 
 def _equivalent(q: AbstractQuantizer, std: float) -> float:
     """A standard deviation at which the relative error is the same, shared by as many tensors as can be."""
-    if (isinstance(q, Quantizer) and q.granularity is None) or not _MODERATE[0] < std < _MODERATE[1]:
+    if not _MODERATE[0] < std < _MODERATE[1]:
+        return std
+    if isinstance(q, Microscaling):
+        return 2 * frexp(std)[0]
+    if not isinstance(q, Quantizer):
+        return 1.0
+    if q.granularity is None:
         return std  # steps of a cast follow each weight
-    return 2 * frexp(std)[0] if isinstance(q, Microscaling) else 1.0
+    if q.two_level or isinstance(q.scale_format, PowerOfTwo):
+        return 2 * frexp(std)[0]
+    return 1.0 if q.scale_format.bits >= _WIDE else std
 
 
 def _is_local(q: AbstractQuantizer) -> bool:

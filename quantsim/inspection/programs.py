@@ -50,6 +50,11 @@ def has_blocks_in_rows(q: Quantizer) -> bool:
     return isinstance(block, Block) and block.axis in (-1, 1) and not block.onward
 
 
+def searches_by_columns(q: AbstractQuantizer) -> bool:
+    """Whether scales are chosen by errors that importances of columns weigh."""
+    return isinstance(q, BlockFormat | Quantizer) and q.takes_imatrix
+
+
 class Given(NamedTuple):
     """What is known of weights beside themselves; each may be None.
 
@@ -92,7 +97,7 @@ def errors(q: AbstractQuantizer, w: Float[np.ndarray, "rows size"], unit: Expone
         unit: of the sums.
         given: extremes and importances.
     """
-    if not (isinstance(q, BlockFormat) and q.takes_imatrix):
+    if not searches_by_columns(q):
         given = given._replace(columns=None)
     sums, largest, counts, weighed = _errors(*parted(q), w, unit, given)
     on_host = None if weighed is None else np.asarray(weighed)

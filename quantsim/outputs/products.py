@@ -91,7 +91,7 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     True
     """
     qx, qw = (_integer_quantizer(a) for a in (x, w))
-    x, w = (a if a.tensor_scale is None else replace(a, scale=a.scale * a.tensor_scale) for a in (x, w))
+    x, w = _with_one_scale(x), _with_one_scale(w)
     if x.codes.ndim != 2 or w.codes.ndim != 2 or x.codes.shape[1] != w.codes.shape[1]:
         raise ValueError(f"activations (batch, in) and weights (out, in) do not fit: {x.codes.shape}, {w.codes.shape}")
     blocks = {q.granularity.size for q in (qx, qw) if isinstance(q.granularity, Block)}
@@ -102,6 +102,14 @@ def quantized_product(x: QuantizedArray, w: QuantizedArray) -> Float[Array, "bat
     if not blocks:
         return _placed(_row_product, x, w)
     return _placed(partial(_block_product, blocks.pop()), x, w)
+
+
+def _with_one_scale(a: QuantizedArray) -> QuantizedArray:
+    """The array with that of the tensor in the scales of its blocks."""
+    if a.tensor_scale is None:
+        return a
+    assert a.scale is not None
+    return replace(a, scale=a.scale * a.tensor_scale, tensor_scale=None)
 
 
 def _integer_quantizer(a: QuantizedArray) -> Quantizer:

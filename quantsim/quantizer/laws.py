@@ -29,7 +29,7 @@ def law_of(q: Any, total: int | None) -> ScaleLaw | None:
         ShapeNeededError: if the scale of the tensor needs to know how many weights there are.
     """
     rule, reach = q.calibration, formats.reach(q.format)
-    part = rule.ratio if isinstance(rule, Clip) else 1.0
+    part = float(rule.ratio) if isinstance(rule, Clip) else 1.0
     stored = None if q.scale_format.name == "f32" else q.scale_format
     if isinstance(stored, PowerOfTwo):
         return power_law(stored, q.format, part) if isinstance(rule, Absmax | Clip) else None

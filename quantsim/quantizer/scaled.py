@@ -293,7 +293,7 @@ def stored_scales(
     blocks: Blocks,
     counts: Counts,
     *,
-    whole: Blocks | None = None,
+    whole: Float[Array, "rows columns"] | None = None,
     importance: Blocks | None = None,
 ) -> tuple[Scales, PerBlock | None]:
     """Scales as stored, of blocks and of their tensor, and zero point.
@@ -302,16 +302,17 @@ def stored_scales(
         q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
         blocks: one row for each scale.
         counts: weights in each block, without a padded tail.
-        whole: blocks that the scale of the tensor follows from, if they are not ``blocks``.
+        whole: rows of weights whose largest the scale of the tensor follows from, if not that of ``blocks``.
         importance: what a squared error of each weight counts, for rules that choose a scale by it.
     """
     rule, top = q.calibration, ieee.absmax(blocks)
+    scale_format: Any = q.scale_format
     if isinstance(rule, MinMax):
         assert isinstance(q.format, Integer | Traced)
-        scale, zero = minmax(blocks, q.format, q.scale_format)
-        return Scales(snap(scale, q.scale_format) + (top - top)), zero
+        scale, zero = minmax(blocks, q.format, scale_format)
+        return Scales(snap(scale, scale_format) + (top - top)), zero
     if not (q.two_level or has_powers(q.scale_format) or isinstance(rule, FourOverSix | Search)):
-        return Scales(snap(calibrate(blocks, q.format, rule, counts), q.scale_format) + (top - top)), None
+        return Scales(snap(calibrate(blocks, q.format, rule, counts), scale_format) + (top - top)), None
     finite = is_finite(top)
     reach, tensor = jnp.where(finite, reach_of(blocks, q.format, rule, counts), 0.0), None
     if q.two_level:

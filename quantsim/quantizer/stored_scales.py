@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import formats
 from quantsim._types import Blocks, PerBlock
-from quantsim.formats import Carry, Elements, Format, PowerOfTwo, ScaleElements
+from quantsim.formats import Carry, Elements, Format, PowerOfTwo
 from quantsim.numerics import ieee
 from quantsim.rounding import snap
 
@@ -109,7 +109,7 @@ def tensor_scale(reach: PerBlock, fmt: Elements, largest: Any) -> Float[Array, "
 def stored(
     reach: PerBlock,
     fmt: Elements,
-    scale_format: ScaleElements,
+    scale_format: Any,
     *,
     tensor: Float[Array, ""] | None = None,
     last: float | None = None,

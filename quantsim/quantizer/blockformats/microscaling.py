@@ -24,6 +24,7 @@ A name gives the weights of its scaled elements to the bit, and the same bits a 
 
 import re
 from dataclasses import dataclass, replace
+from typing import cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt8
@@ -31,7 +32,7 @@ from jaxtyping import Array, Bool, UInt8
 from quantsim import formats
 from quantsim._types import PRNGKey, Scale, Shape, Weights
 from quantsim.calibration import Absmax
-from quantsim.formats import Float, Format, PowerOfTwo
+from quantsim.formats import Float, Format, PowerOfTwo, Rule
 from quantsim.granularity import Block, from_blocks, to_blocks
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray
 from quantsim.quantizer.scaled import Quantizer
@@ -203,7 +204,7 @@ def parse(text: str) -> Microscaling | None:
         return found
     if len(tokens) > 1 or tokens[0] not in options(name):
         return None
-    changed = {"two_level": False} if tokens[0] == "single" else {"scale_format": PowerOfTwo(tokens[0])}
+    changed = {"two_level": False} if tokens[0] == "single" else {"scale_format": PowerOfTwo(cast("Rule", tokens[0]))}
     return replace(found, scaled=replace(found.scaled, **changed))
 
 
