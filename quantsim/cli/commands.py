@@ -8,6 +8,7 @@ import jax
 import tyro
 
 from quantsim.cli import (
+    confirming,
     doctor,
     endings,
     explaining,
@@ -26,6 +27,7 @@ from quantsim.cli import (
 COMMANDS = {
     "list": studies.show_studies,
     "run": studies.run,
+    "confirm": confirming.confirm,
     "claims": studies.show_claims,
     "report": reporting.write,
     "matrix": weights.show_matrix,

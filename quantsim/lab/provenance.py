@@ -65,7 +65,7 @@ def _difference(name: str, config: Any, about: dict[str, Any]) -> str:
     """What of config and code differs from what is stored."""
     before, now = about.get("code") or {}, keys.measuring_code(name, on_weights=isinstance(config, OnWeights))
     others = sorted(module for module in before.keys() | now.keys() if before.get(module) != now.get(module))
-    if about.get("config") != plain(asdict(config)):
+    if about.get("config") != written(config):
         return "the rows were measured with another config"
     if not before or not others:
         return "the rows were measured by other code"
@@ -80,21 +80,44 @@ def weights_of(out: Path, name: str) -> str | None:
 
 def measured(name: str, config: Any, rows: Path, seconds: float) -> dict[str, Any]:
     """Provenance of rows that were just measured and saved."""
-    device, given = jax.devices()[0], config.given if isinstance(config, OnWeights) else None
+    given = config.given if isinstance(config, OnWeights) else None
     return {
         "study": name,
         "question": study.question(name),
         **({} if given is None else {"weights_of": given.path}),
         "key": keys.of_rows(name, config),
         "rows": keys.of_text(rows),
-        "config": plain(asdict(config)),
-        "versions": {p: version(p) for p in ("jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "matplotlib")}
-        | {"quantsim": sys.modules["quantsim"].__version__, "python": platform.python_version()},
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}",
+        "config": written(config),
+        "versions": _versions(),
+        "device": _device(),
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None) or "default"),
         "seconds": seconds,
         "code": keys.measuring_code(name, on_weights=given is not None),
     }
+
+
+def confirmed(about: dict[str, Any], name: str, config: Any, cells: list[str], of: int) -> dict[str, Any]:
+    """Provenance of rows that stay, as the code of today gives those of some cells, of so many, again."""
+    of_before = {k: about.get(k) for k in ("key", "code", "versions", "device")}
+    measured_by = about.get("measured_by", of_before)
+    fresh = {"key": keys.of_rows(name, config), "code": keys.measuring_code(name), "measured_by": measured_by}
+    return about | fresh | {"confirmed": {"cells": cells, "of": of, "versions": _versions(), "device": _device()}}
+
+
+def written(config: Any) -> Any:
+    """A config as provenance holds it."""
+    return plain(asdict(config))
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "matplotlib")
+    ours = {"quantsim": sys.modules["quantsim"].__version__, "python": platform.python_version()}
+    return {p: version(p) for p in packages} | ours
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {platform.machine()}"
 
 
 def figure_files(out: Path, name: str) -> list[Path]:

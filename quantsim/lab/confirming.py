@@ -1,0 +1,101 @@
+"""Stale rows, confirmed: where code changed and numbers should not have, some cells are measured again and compared.
+
+To measure all studies again takes hours. Where code was only moved or made faster, a part of each says whether rows are
+still those that the code gives. Provenance then holds, beside the new key, which cells were measured again, and the key
+that the rows were measured under.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantsim.lab import keys, memory, provenance, study
+from quantsim.lab.runner import MOST_BYTES
+from quantsim.rows import dumps, load, plain
+
+#: How far a number may move, of its size: the last digits of a quadrature, or of sums in another order.
+MOST = 1e-9
+
+
+class OtherRowsError(ValueError):
+    """A cell that was measured again gives other rows than those that are stored."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What confirmed the rows of a study: these cells, of so many, in so many seconds."""
+
+    name: str
+    cells: tuple[str, ...]
+    of: int
+    seconds: float
+
+
+def confirm(name: str, out: Path, *, seconds: float) -> Confirmation:
+    """Measure cells of a study again, for about so many seconds and at least one, and take its stored rows as current.
+
+    Which cells come first is decided by the hash of their names with the new key: nobody chooses them, and after the
+    next change it is others.
+
+    Raises:
+        ValueError: for rows that are current, missing or edited, measured with another config, or times.
+        OtherRowsError: if a number moves by more than its last digits; the rows stay stale.
+    """
+    config = study.config_of(name, small=False)
+    _require_stale(name, out, config)
+    key, cells = keys.of_rows(name, config), study.cells(name, config)
+    cells.sort(key=lambda cell: hashlib.sha256(f"{key} {cell[0]}".encode()).hexdigest())
+    rows, started, again = [json.loads(dumps(row)) for row in load(out / f"{name}.jsonl")], time.perf_counter(), []
+    for cell, compute in cells:
+        found = [json.loads(dumps(plain(row))) for row in compute()]
+        if found and not _holds(rows, found):
+            raise OtherRowsError(
+                f"rows of {name} stay stale: its cell {cell!r} gives other rows than {out / name}.jsonl holds. Run "
+                f"`quantsim run {name}`"
+            )
+        again += [cell] if found else []
+        if again and time.perf_counter() - started >= seconds:
+            break
+    taken = round(time.perf_counter() - started, 2)
+    provenance.write(out, name, provenance.confirmed(provenance.stored(out, name), name, config, again, len(cells)))
+    memory.drop_programs_beyond(MOST_BYTES)
+    return Confirmation(name, tuple(again), len(cells), taken)
+
+
+def _require_stale(name: str, out: Path, config: Any) -> None:
+    found, about = provenance.state_of(out, name, config), provenance.stored(out, name)
+    if found.word != "stale":
+        raise ValueError(f"rows of {name} are {found.word}; what is confirmed is stale rows. {found.why}".strip())
+    if about.get("config") != provenance.written(config):
+        raise ValueError(f"rows of {name} were measured with another config: run `quantsim run {name}`")
+    if about.get("rows") != keys.of_text(out / f"{name}.jsonl"):
+        raise ValueError(f"rows of {name} were edited: run `quantsim run {name}`")
+    if study.measures_time(name):
+        raise ValueError(f"rows of {name} are times, which other code changes: run `quantsim run {name}`")
+
+
+def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> bool:
+    """Whether ``found`` stands among ``rows``, one after another.
+
+    >>> _holds([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], [{"a": 2.0}, {"a": 3.0 + 1e-12}])
+    True
+    >>> _holds([{"a": 1.0}, {"a": 2.0}], [{"a": 2.0001}])
+    False
+    """
+    starts = range(len(rows) - len(found) + 1)
+    return any(all(_alike(*pair) for pair in zip(rows[k : k + len(found)], found, strict=True)) for k in starts)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_alike(*pair) for pair in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=MOST) or (math.isnan(a) and math.isnan(b))
+    return a == b
