@@ -190,7 +190,8 @@ def law_power_of_two(q, w):
         oracles.same_bits(scaled.w_hat, np.ldexp(once.w_hat, k))
         if once.scale is not None:
             np.testing.assert_array_equal(scaled.codes, once.codes)
-            oracles.same_bits(scaled.scale, np.ldexp(once.scale, k))
+            least = q.scale_format.name.startswith("e8m0") & (once.scale < 2.0**-120)  # of zeros: it has no less
+            oracles.same_bits(scaled.scale, np.where(least, once.scale, np.ldexp(once.scale, k)))
 
 
 def law_bits_are_bytes(q, w):

@@ -175,12 +175,12 @@ def test_names_that_are_no_format(name):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("e1m2", "with one exponent bit levels are evenly spaced, say int4"),
-        ("e9m1", "2 to 8 exponent bits"),
-        ("e0m3", "2 to 8 exponent bits"),
-        ("e1m20", "2 to 8 exponent bits"),
+        ("e0m2", "without an exponent it is an integer, say int3"),
+        ("e9m1", "1 to 8 exponent bits"),
+        ("e0m3", "an integer, say int4"),
+        ("e1m23", "0 to 22 mantissa bits"),
         ("e4m23", "0 to 22 mantissa bits"),
-        ("e8m0", "no code for NaN beside infinity"),
+        ("e8m0", "powers of two are scales, not elements"),
     ],
 )
 def test_floats_that_are_none_say_why(name, reason):

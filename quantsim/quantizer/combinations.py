@@ -40,7 +40,7 @@ def require_combination(q: Any) -> None:
     Raises:
         ValueError: with what does exist.
     """
-    if isinstance(q.format, Traced):  # of a quantizer that has been looked at
+    if isinstance(q.format, Traced) or isinstance(q.scale_format, Traced | Carry):  # has been looked at
         return
     if q.granularity is None:
         _require_cast(q)

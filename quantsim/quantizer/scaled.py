@@ -39,7 +39,7 @@ from quantsim.quantizer.short_blocks import warn_of_short_blocks
 from quantsim.quantizer.spec import TWO_LEVEL, spell
 from quantsim.quantizer.stored_scales import (
     Scales,
-    carry_of,
+    carry_numbers,
     has_powers,
     in_units,
     is_finite,
@@ -212,7 +212,7 @@ class Quantizer(AbstractQuantizer):
         if has_numbers(fmt):
             parts["format"], numbers = Kind(formats.bounds(fmt)), numbers_of(fmt)
         if has_powers(scale_format) and has_numbers(fmt):
-            parts["scale_format"], numbers = Carry, numbers + tuple(carry_of(scale_format, fmt))
+            parts["scale_format"], numbers = Carry, numbers + carry_numbers(scale_format, fmt)
         elif has_numbers(scale_format):
             parts["scale_format"], numbers = Kind(None), numbers + numbers_of(scale_format)
         if isinstance(rule, Clip):

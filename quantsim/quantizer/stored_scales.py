@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import formats
-from quantsim._types import Blocks, PerBlock
+from quantsim._types import Blocks, Number, PerBlock
 from quantsim.formats import Carry, Elements, Format, PowerOfTwo
 from quantsim.numerics import ieee
 from quantsim.rounding import snap
@@ -50,6 +50,12 @@ def carry_of(scale_format: Any, fmt: Elements) -> Carry:
     assert isinstance(scale_format, PowerOfTwo)
     assert isinstance(fmt, Format)
     return formats.carry(scale_format, fmt)
+
+
+def carry_numbers(scale_format: Any, fmt: Elements) -> tuple[Number, ...]:
+    """The same as floats, exact in float32."""
+    carry = carry_of(scale_format, fmt)
+    return tuple(jnp.asarray(v, jnp.float32) if isinstance(v, Array) else float(v) for v in carry)
 
 
 def has_powers(scale_format: Any) -> bool:
