@@ -121,13 +121,13 @@ class BlockFormat(AbstractQuantizer):
 
     def pack(self, w: ArrayLike, imatrix: ArrayLike | None = None) -> UInt8[Array, "... bytes"]:
         """``quantize(w).codes``, as ``gguf.pack`` has it: what llama.cpp refuses is refused, and what is not finite."""
+        w32 = as_weights(w, remedy="mend the input")
+        self._blocks_in_row(w32.shape)
         if self.needs_imatrix and imatrix is None:
             raise ValueError(
                 f"{self} needs importances, as in llama.cpp: imatrix= the mean square of each input over some text, "
                 "(in,), or ones where all inputs are equally important"
             )
-        w32 = as_weights(w, remedy="mend the input")
-        self._blocks_in_row(w32.shape)
         return self._quantized(w32, self._importance(imatrix, w32.shape)).codes
 
     def bytes_of(self, blocks: Blocks) -> UInt8[Array, "blocks nbytes"]:

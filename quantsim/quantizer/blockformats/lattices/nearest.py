@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Complex, Float, Int32
+from jaxtyping import Array, Bool, Complex, Float, Int, Int32
 
 from quantsim.numerics.ieee import on_cpu
 from quantsim.quantizer.blockformats.lattices.points import Lattice, neighbours
@@ -63,7 +63,7 @@ class Costs(NamedTuple):
     def of(self, place: int, code: Word | float) -> Group:
         """The error of a code at one place of the groups."""
         zero = self.scale - self.scale
-        level = (self.step * code).astype(jnp.float32) if isinstance(code, jax.Array) else self.step * code
+        level = self.step * (code.astype(jnp.float32) if isinstance(code, jax.Array) else code)
         apart = (self.scale * (level + self.offset) + zero) - self.x[place]
         return (self.w[place] * apart) * apart + zero
 
@@ -78,7 +78,7 @@ def snapped(number: Word, lattice: Lattice, costs: Costs) -> Snapped:
     order = _order(rank)
     rank, *parts = (v.at[..., order].get(mode="promise_in_bounds") for v in (rank, *costs[:4]))
 
-    def one(i: Int32[Array, ""] | int, word: Word) -> Word:
+    def one(i: Int[Array, ""] | int, word: Word) -> Word:
         first = jnp.minimum(i * TILE, len(rank) - TILE).astype(jnp.int32)
         here = [lax.dynamic_slice_in_dim(v, first, TILE, v.ndim - 1) for v in (rank, *parts)]
         found = _nearest(here[0], lattice, Costs(here[1], here[2], here[3], here[4], costs.step))
@@ -102,7 +102,7 @@ def _nearest(rank: Word, lattice: Lattice, costs: Costs) -> Word:
     starts, lengths = (jnp.asarray(np.pad(part, (0, pad))) for part in (table.starts, table.lengths))
     rows, error = jnp.asarray(table.rows), _error(lattice, costs)
 
-    def attempt(t: Int32[Array, ""] | int, best: Complex[Array, " groups"]) -> Complex[Array, " groups"]:
+    def attempt(t: Int[Array, ""] | int, best: Complex[Array, " groups"]) -> Complex[Array, " groups"]:
         least, chosen = lax.real(best), lax.imag(best)
         for j in range(STEPS):
             n = t * STEPS + j

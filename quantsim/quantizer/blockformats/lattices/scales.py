@@ -10,11 +10,10 @@ Source: llama.cpp, ggml-quants.c: the loops of ``quantize_row_iq2_xxs_impl`` and
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from quantsim.numerics import ieee
 from quantsim.quantizer.blockformats.lattices.nearest import (
@@ -91,34 +90,36 @@ def scale_search(p: Parts, largest: Lane, scale: Lane, trials: Trials) -> tuple[
         trials: which scales are tried.
     """
     groups, zero = p.x.shape[1], scale - scale
-    divisors = jnp.asarray(trials.divisors())
+    divisors = jnp.asarray(np.append(trials.divisors(), np.float32(1)))
 
-    def attempt(t: Int32[Array, ""] | int, best: _Best) -> _Best:
-        factor = ieee.divide(divisors[t] + zero, largest)
-        found = _snapped(p, factor, ieee.divide(1 + zero, factor), trials.lattice)
-        product, square = _sums(p, found.word, trials.lattice)
-        wins = (square > 0) & (product * product > best.gain * square)
+    def attempt(t: Int[Array, ""] | int, best: _Best) -> _Best:
+        # the last turn is no trial: it searches again with the best scale, and is here to be compiled once
+        last = t == len(divisors) - 1
+        usable = last & (best.scale > 0)
+        factor = ieee.divide(divisors[t] + zero, jnp.where(usable, best.scale, largest))
+        tried = jnp.where(usable, best.scale, ieee.divide(1 + zero, factor))
+        found = _snapped(p, factor, tried, trials.lattice)
+        some, which = _again(best, groups, trials)
+        word = jnp.where(which | ~last, found.word, best.word)
+        product, square = _sums(p, word, trials.lattice)
+        wins = (square > 0) & jnp.where(last, some, product * product > best.gain * square)
+        taken = jnp.where(last, which, jnp.tile(wins, groups))
         fitted = _ratio(product, square)
-        better = _Best(fitted * product, fitted, *found)
-        of_group = jnp.tile(wins, groups)
-        return jax.tree.map(lambda a, b: jnp.where(wins if a.shape == wins.shape else of_group, a, b), better, best)
+        scale, gain = jnp.where(wins, fitted, best.scale), jnp.where(wins, fitted * product, best.gain)
+        return _Best(gain, scale, *(jnp.where(taken, a, b) for a, b in zip(found, best[2:], strict=True)))
 
     none = jnp.zeros(groups * len(scale), jnp.int32) + jnp.tile(zero, groups).astype(jnp.int32)
     start = _Best(zero, scale, none, none == int(trials.again == "sub-block"))
-    return _again(p, lax.fori_loop(0, len(divisors), attempt, start), trials)
+    best = lax.fori_loop(0, len(divisors), attempt, start)
+    return best.scale, best.word
 
 
-def _again(p: Parts, best: _Best, trials: Trials) -> tuple[Lane, Word]:
-    groups = p.x.shape[1]
-    positive = best.scale > 0
-    scale = jnp.where(positive, best.scale, 1.0)
-    found = _snapped(p, ieee.divide(1 + (scale - scale), scale), scale, trials.lattice)
+def _again(best: _Best, groups: int, trials: Trials) -> tuple[Bool[Array, " blocks"], Bool[Array, " groups"]]:
+    """Sub-blocks and groups that are searched again with the best scale, which must be positive."""
     moved = ~best.was_point if trials.again != "all" else jnp.ones_like(best.was_point)
-    some = moved.reshape(groups, -1).any(axis=0) & positive
-    which = moved & jnp.tile(positive, groups) if trials.again == "points" else jnp.tile(some, groups)
-    word = jnp.where(which, found.word, best.word)
-    product, square = _sums(p, word, trials.lattice)
-    return jnp.where(some & (square > 0), _ratio(product, square), best.scale), word
+    some = moved.reshape(groups, -1).any(axis=0) & (best.scale > 0)
+    which = jnp.tile(some, groups)
+    return some, moved & which if trials.again == "points" else which
 
 
 def _snapped(p: Parts, factor: Lane, scale: Lane, lattice: Lattice) -> Snapped:

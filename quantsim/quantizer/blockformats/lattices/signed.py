@@ -65,7 +65,7 @@ class Signed(Coding, abc.ABC):
         scale, word, zeros = self.scales(parts, jnp.where(empty, 1.0, largest))
         empty = empty | zeros
         negative = negative ^ (scale < 0)[:, None]
-        codes = 2 * scales.codes(word, self.trials.lattice, len(sub)) + negative
+        codes = 2 * scales.codes(word, self.trials.lattice, len(sub)) + negative.astype(jnp.int32)
         codes = jnp.where(empty[:, None], 0, codes)
         scale = jnp.where(empty, 0.0, jnp.abs(scale))
         d, levels = small_scales(scale.reshape(len(blocks), -1), 31, 15)

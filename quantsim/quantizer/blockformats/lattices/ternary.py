@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from quantsim._types import Blocks
 from quantsim.numerics import ieee
@@ -84,7 +84,7 @@ class Shifted(Coding, abc.ABC):
         """Weights of the errors."""
 
     @abc.abstractmethod
-    def try_split(self, s: Sorted, bounds: tuple[Int32[Array, ""], Int32[Array, ""]]) -> list[tuple[Lane, Lane]]:
+    def try_split(self, s: Sorted, bounds: tuple[Int[Array, ""], Int[Array, ""]]) -> list[tuple[Lane, Lane]]:
         """Weighed sums of level times value and of level squared, for each choice of shifts."""
 
     @abc.abstractmethod
@@ -111,7 +111,7 @@ class Shifted(Coding, abc.ABC):
         first, second = (jnp.asarray(of_all, jnp.int32) for of_all in zip(*bounds, strict=True))
         zero = s.x[0] - s.x[0]
 
-        def attempt(t: Int32[Array, ""] | int, best: Split) -> Split:
+        def attempt(t: Int[Array, ""] | int, best: Split) -> Split:
             sums = self.try_split(s, (first[t], second[t]))
             for choice, (product, square) in enumerate(sums):
                 scale = lax.div(product, jnp.where(square > 0, square, 1.0))
@@ -132,7 +132,7 @@ class Shifted(Coding, abc.ABC):
         which, choice = jnp.maximum(split.number, 0) // choices, jnp.maximum(split.number, 0) % choices
         first, second = (jnp.asarray(of_all, jnp.int32)[which][:, None] for of_all in zip(*bounds, strict=True))
         rank = lax.sort((s.place.T, lax.broadcasted_iota(jnp.int32, s.place.T.shape, 1)), num_keys=1)[1]
-        codes = (rank >= first).astype(jnp.int32) + (rank >= second)
+        codes = (rank >= first).astype(jnp.int32) + (rank >= second).astype(jnp.int32)
         bits = np.arange(self.shifts - 1, -1, -1, dtype=np.int32)
         down = jnp.repeat((choice[:, None] >> bits[None]) & 1 == 1, self.size // 8 // self.shifts, axis=1)
         negative = split.scale < 0
@@ -142,7 +142,7 @@ class Shifted(Coding, abc.ABC):
     def values(self, stored: Stored) -> Supers:
         """``(code - 1 ± 1/8) d (2 s + 1)``."""
         d, levels, down = stored.scales
-        shift = spread(jnp.where(down == 1, -DELTA, DELTA), 256 // down.shape[1])
+        shift = spread(_shift(down == 1), 256 // down.shape[1])
         step = spread(d * (2 * levels.astype(jnp.float32) + 1), self.size)
         return (stored.codes.astype(jnp.float32) - 1 + shift) * step
 
@@ -168,7 +168,7 @@ class IQ1S(Shifted):
         """As llama.cpp's own tests have it, all inputs are equally important if nothing is said."""
         return equal_weights(blocks, importance, 2.0)
 
-    def try_split(self, s: Sorted, bounds: tuple[Int32[Array, ""], Int32[Array, ""]]) -> list[tuple[Lane, Lane]]:
+    def try_split(self, s: Sorted, bounds: tuple[Int[Array, ""], Int[Array, ""]]) -> list[tuple[Lane, Lane]]:
         """From sums of the sorted weights up to the bounds."""
         zero = s.x[0] - s.x[0]
         parts = []
@@ -214,7 +214,7 @@ class IQ1M(Shifted):
         """w^2 without importances."""
         return ieee.square(blocks) if importance is None else error_weights(blocks, importance, 2.0)
 
-    def try_split(self, s: Sorted, bounds: tuple[Int32[Array, ""], Int32[Array, ""]]) -> list[tuple[Lane, Lane]]:
+    def try_split(self, s: Sorted, bounds: tuple[Int[Array, ""], Int[Array, ""]]) -> list[tuple[Lane, Lane]]:
         """Sums over all weights, the smallest first, with the level of the shift of their half."""
         zero = s.x[0] - s.x[0]
         found = [(zero, zero)] * 4
@@ -264,6 +264,10 @@ class IQ1M(Shifted):
         return Stored(codes, (d, levels.astype(jnp.uint8), (high >> 3).astype(jnp.uint8)))
 
 
+def _shift(down: Bool[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(down, jnp.float32(-DELTA), jnp.float32(DELTA))
+
+
 def _added(total: Lane, term: Lane) -> tuple[Lane, None]:
     return total + term, None
 
@@ -281,7 +285,7 @@ def _on_lattice(sub: Blocks, weights: Blocks, split: Found) -> Found:
     blocks, size = sub.shape
     groups = size // 8
     x, w, codes = (v.reshape(blocks, groups, 8).transpose(2, 1, 0).reshape(8, -1) for v in (sub, weights, split.codes))
-    shift = jnp.where(split.down.T.reshape(-1), -DELTA, DELTA)
+    shift = _shift(split.down.T.reshape(-1))
     number = number_of(list(codes.astype(jnp.float32)), 3)
     found = snapped(number, LATTICE, Costs(x, w, jnp.tile(split.scale, groups), shift - 1, 1.0))
     zero, q = shift - shift, [c.astype(jnp.float32) - 1 + shift for c in codes_of(found.word, LATTICE)]
