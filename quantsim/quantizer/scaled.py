@@ -198,7 +198,8 @@ class Quantizer(AbstractQuantizer):
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
-        if not isinstance(self.format, Traced) and isinstance(getattr(self.calibration, "ratio", 0.0), float):
+        looked_at = isinstance(self.format, Traced) or isinstance(self.scale_format, Traced | Carry)
+        if not looked_at and isinstance(getattr(self.calibration, "ratio", 0.0), float):
             warn_of_short_blocks(self, w32.shape)
         return w32
 
