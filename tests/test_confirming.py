@@ -47,8 +47,8 @@ def test_enough_seconds_measure_all(measured):
     assert len(found.cells) == found.of
 
 
-@pytest.mark.parametrize(("factor", "holds"), [(1 + 1e-11, True), (1 + 1e-7, False)])
-def test_last_digits_may_move_and_no_more(measured, factor, holds):
+@pytest.mark.parametrize(("factor", "holds"), [(1 + 1e-6, True), (1 + 1e-2, False)])
+def test_the_last_digits_of_float32_may_move_and_no_more(measured, factor, holds):
     path = measured / f"{NAME}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     moved = [{k: v * factor if isinstance(v, float) else v for k, v in row.items()} for row in rows]

@@ -257,8 +257,8 @@ def test_spans_quantized_apart_give_the_same_bits(text):
     n = q._span(shape)
     assert n is None or prod(shape) % n == 0
     if n is None:  # it says why: one scale for everything, scales across, or draws for the whole array
-        across = ("tensor", "@", "stochastic")
-        assert any(word in text for word in across) or text.startswith("nvfp4")
+        across = ("tensor", "@", "stochastic", "+f32", "nvfp4", "nvint4")
+        assert any(word in text for word in across)
         return
     w = weights(shape)
     rows = w.reshape(-1) if n == 1 else w.reshape(-1, n)

@@ -18,8 +18,9 @@ from quantsim.lab import keys, memory, provenance, study
 from quantsim.lab.runner import MOST_BYTES
 from quantsim.rows import dumps, load, plain
 
-#: How far a number may move, of its size: the last digits of a quadrature, or of sums in another order.
-MOST = 1e-9
+#: How far a number may move: of its size, as float32 sums in the order of another processor's products do; of its
+#: standard error, where the row has one, as nobody sees that.
+MOST, MOST_OF_SE = 1e-5, 1e-3
 
 
 class OtherRowsError(ValueError):
@@ -44,7 +45,7 @@ def confirm(name: str, out: Path, *, seconds: float) -> Confirmation:
 
     Raises:
         ValueError: for rows that are current, missing or edited, measured with another config, or times.
-        OtherRowsError: if a number moves by more than its last digits; the rows stay stale.
+        OtherRowsError: if a number moves by more than ``MOST`` and ``MOST_OF_SE`` allow; the rows stay stale.
     """
     config = study.config_of(name, small=False)
     _require_stale(name, out, config)
@@ -82,20 +83,30 @@ def _require_stale(name: str, out: Path, config: Any) -> None:
 def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> bool:
     """Whether ``found`` stands among ``rows``, one after another.
 
-    >>> _holds([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], [{"a": 2.0}, {"a": 3.0 + 1e-12}])
+    >>> _holds([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], [{"a": 2.0}, {"a": 3.0 + 1e-7}])
     True
-    >>> _holds([{"a": 1.0}, {"a": 2.0}], [{"a": 2.0001}])
-    False
+    >>> _holds([{"a": 1.0}, {"a": 2.0}], [{"a": 2.001}]), _holds([{"a": 2.0, "a_se": 2.0}], [{"a": 2.001, "a_se": 2.0}])
+    (False, True)
     """
     starts = range(len(rows) - len(found) + 1)
-    return any(all(_alike(*pair) for pair in zip(rows[k : k + len(found)], found, strict=True)) for k in starts)
+    return any(all(_same_row(*pair) for pair in zip(rows[k : k + len(found)], found, strict=True)) for k in starts)
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _same_row(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(_alike(a[k], b[k], within=_of_se(a, k)) for k in a)
+
+
+def _of_se(row: dict[str, Any], column: str) -> float:
+    """How far a number of a row may move for the sake of its standard error."""
+    se = row.get(f"{column}_se")
+    return MOST_OF_SE * se if isinstance(se, float) and math.isfinite(se) else 0.0
+
+
+def _alike(a: Any, b: Any, *, within: float = 0.0) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
+        return _same_row(a, b)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_alike(*pair) for pair in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=MOST) or (math.isnan(a) and math.isnan(b))
+        return math.isclose(a, b, rel_tol=MOST, abs_tol=within) or (math.isnan(a) and math.isnan(b))
     return a == b
