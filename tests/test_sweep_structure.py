@@ -1,7 +1,5 @@
 """Structures: every population and quantizer comes back from its numbers, also where they are traced, to the bit."""
 
-from math import prod
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,9 +159,7 @@ def test_a_population_of_traced_numbers_draws_the_same(pop):
     """
     structure, numbers = split_population(pop)
     sampler = jax.jit(lambda numbers: with_float32_leaves(rebuild_population(structure, numbers)._sampler()))
-    drawn = samplers.drawn(
-        sampler(np.float32(numbers)), key(2), words_of(0), prod(SHAPE), SHAPE if pop._placed else ()
-    ).reshape(SHAPE)
+    drawn = samplers.drawn(sampler(np.float32(numbers)), key(2), words_of(0), SHAPE, SHAPE if pop._placed else ())
     expected = pop.sample(key(2), SHAPE)
     if _has_exponent(pop):
         np.testing.assert_allclose(drawn, expected, rtol=3e-6)

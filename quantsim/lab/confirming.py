@@ -19,7 +19,7 @@ from quantsim.lab.runner import MOST_BYTES
 from quantsim.rows import dumps, load, plain
 
 #: How far a number may move: of its size, as float32 sums in the order of another processor's products do; of its
-#: standard error, where the row has one, as nobody sees that.
+#: standard error, where the row has one, as nobody sees that. A standard error may move by as much as its number.
 MOST, MOST_OF_SE = 1e-5, 1e-3
 
 
@@ -97,9 +97,10 @@ def _same_row(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _of_se(row: dict[str, Any], column: str) -> float:
-    """How far a number of a row may move for the sake of its standard error."""
-    se = row.get(f"{column}_se")
-    return MOST_OF_SE * se if isinstance(se, float) and math.isfinite(se) else 0.0
+    """How far a number may move for the sake of its standard error, and a standard error for that of its number."""
+    share, other = (MOST, column[:-3]) if column.endswith("_se") else (MOST_OF_SE, f"{column}_se")
+    found = row.get(other)
+    return share * abs(found) if isinstance(found, float) and math.isfinite(found) else 0.0
 
 
 def _alike(a: Any, b: Any, *, within: float = 0.0) -> bool:
