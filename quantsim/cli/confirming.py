@@ -11,7 +11,7 @@ def confirm(names: Names = (), seconds: float = 20.0, out: Path = Path("paper_fi
     """Confirm stale rows after a change of code that moves no number: some cells are measured again and compared.
 
     Rows that were measured by other code become current if cells of theirs, as many as take the seconds, give the same
-    numbers, to 1e-5 or a thousandth of a standard error; which cells is written beside them. Others stay stale.
+    numbers, to 1e-5 or a tenth of a standard error; which cells is written beside them. Others stay stale.
 
     Args:
         names: studies, by default all whose rows are stale, but for those that measure times or the real model.

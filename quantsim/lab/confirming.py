@@ -18,9 +18,11 @@ from quantsim.lab import keys, memory, provenance, study
 from quantsim.lab.runner import MOST_BYTES
 from quantsim.rows import dumps, load, plain
 
-#: How far a number may move: of its size, as float32 sums in the order of another processor's products do; of its
-#: standard error, where the row has one, as nobody sees that. A standard error may move by as much as its number.
-MOST, MOST_OF_SE = 1e-5, 1e-3
+#: How far a number may move: of its size, as float32 sums in the order of another processor's products do; or of its
+#: standard error, where the row has one, which samplers and training make of them and no figure shows.
+MOST, MOST_OF_SE = 1e-5, 0.1
+#: How far a standard error may move, of its size: that of n units is itself uncertain by 1 / sqrt(2 n).
+MOST_BY_SE = 0.02
 
 
 class OtherRowsError(ValueError):
@@ -45,7 +47,7 @@ def confirm(name: str, out: Path, *, seconds: float) -> Confirmation:
 
     Raises:
         ValueError: for rows that are current, missing or edited, measured with another config, or times.
-        OtherRowsError: if a number moves by more than ``MOST`` and ``MOST_OF_SE`` allow; the rows stay stale.
+        OtherRowsError: if a number moves by more than ``MOST`` and its companions allow; the rows stay stale.
     """
     config = study.config_of(name, small=False)
     _require_stale(name, out, config)
@@ -85,7 +87,7 @@ def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> b
 
     >>> _holds([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], [{"a": 2.0}, {"a": 3.0 + 1e-7}])
     True
-    >>> _holds([{"a": 1.0}, {"a": 2.0}], [{"a": 2.001}]), _holds([{"a": 2.0, "a_se": 2.0}], [{"a": 2.001, "a_se": 2.0}])
+    >>> _holds([{"a": 1.0}, {"a": 2.0}], [{"a": 2.001}]), _holds([{"a": 2.0, "a_se": 0.1}], [{"a": 2.001, "a_se": 0.1}])
     (False, True)
     """
     starts = range(len(rows) - len(found) + 1)
@@ -93,14 +95,16 @@ def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> b
 
 
 def _same_row(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(_alike(a[k], b[k], within=_of_se(a, k)) for k in a)
+    return a.keys() == b.keys() and all(_alike(a[k], b[k], within=_within(a, k)) for k in a)
 
 
-def _of_se(row: dict[str, Any], column: str) -> float:
-    """How far a number may move for the sake of its standard error, and a standard error for that of its number."""
-    share, other = (MOST, column[:-3]) if column.endswith("_se") else (MOST_OF_SE, f"{column}_se")
-    found = row.get(other)
-    return share * abs(found) if isinstance(found, float) and math.isfinite(found) else 0.0
+def _within(row: dict[str, Any], column: str) -> float:
+    """How far a number of a row may move beyond its last digits."""
+    if column.endswith("_se"):
+        share, found = MOST_BY_SE, row[column]
+    else:
+        share, found = MOST_OF_SE, row.get(f"{column}_se")
+    return share * found if isinstance(found, float) and math.isfinite(found) else 0.0
 
 
 def _alike(a: Any, b: Any, *, within: float = 0.0) -> bool:
