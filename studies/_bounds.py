@@ -79,7 +79,7 @@ BOUNDS = (
     Bound("full statistics: rate / NumPy + gguf", 25.0, of=STATISTICS, over=(FULL_STATISTICS, NUMPY_GGUF)),
     Bound(f"generate + measure, {MANY}: time / sum of parts", 0.0, 1.25, (SWEEP[0], SUM_OF_PARTS), SWEEP),
     Bound(f"generate + measure, {MANY}: rate / NumPy + gguf", 10.0, of=SWEEP, over=(SWEEP[0], NUMPY_GGUF)),
-    Bound("normal: rate / torch", 1.5, of=NORMAL, over=(NORMAL[0], "torch")),
+    Bound("normal: rate / torch", 2.2, of=NORMAL, over=(NORMAL[0], "torch")),
     Bound("normal: rate / NumPy", 3.0, of=NORMAL, over=(NORMAL[0], "NumPy")),
     Bound("student-t: rate / normal", 0.5, of=(generate("student-t"), OURS), over=NORMAL),
     Bound("Laplace: rate / normal", 0.5, of=(generate("Laplace"), OURS), over=NORMAL),

