@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from quantsim import theory
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim, Rule, Verdict, share, share_of_cases, stated
-from quantsim.lab.plotting import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW, Axes, Style
+from quantsim.lab.plotting import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, Axes, Style
 from quantsim.lab.study import Cell
 from quantsim.measure.ratios import CLEARLY, Estimate, columns, decibels, difference
 from quantsim.measure.squares import Squares, squares
@@ -63,7 +63,6 @@ FAMILIES = {
     "GGUF q_0, q_1": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
     "GGUF K": ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
     "GGUF iq4, tq": ("iq4_nl", "iq4_xs", "tq1_0", "tq2_0"),
-    "GGUF lattices": ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"),
 }
 FAMILY_OF = {spec: family for family, specs in FAMILIES.items() for spec in specs}
 OF_A_TENSOR = tuple(spec for spec in FAMILY_OF if ":tensor" in spec)  # one scale for all: noisier than the others
@@ -207,7 +206,6 @@ STYLES = {
     "GGUF q_0, q_1": Style(PURPLE, "^", "GGUF q_0, q_1"),
     "GGUF K": Style(VERMILION, "v", "GGUF K"),
     "GGUF iq4, tq": Style(SKY, "*", "GGUF iq4, tq"),
-    "GGUF lattices": Style(YELLOW, "P", "GGUF iq1, iq2, iq3"),
 }
 
 
