@@ -187,14 +187,30 @@ def test_claims_check_finds_what_was_forged(quantsim, studies, undrawn, tmp_path
     for what, change in FORGED.items():
         quantsim("run", "--out", tmp_path, "--fresh")
         change(tmp_path)
-        code, shown, message = quantsim("claims", "--check", "--out", tmp_path)
+        code, shown, message = quantsim("claims", "--current", "--out", tmp_path)
         assert code == (what != "nothing"), what
+        if what == "the key":
+            assert "stale" in message
+        else:
+            assert quantsim("claims", "--check", "--out", tmp_path) == (code, shown, message)
         if code:
             assert (shown, message[:10]) == ("", "quantsim: "), what
             assert "run `quantsim run" in message, what
             assert ("verdict" in what or "ledger" in what) or "rows of fake are " in message, what
         else:
             assert message == "ledger checked: 1 verdicts recomputed, 0 differ\n"
+
+
+def test_rows_of_other_code_are_told_of_and_fail_where_they_must_be_current(quantsim, studies, undrawn, tmp_path):
+    quantsim("run", "--out", tmp_path)
+    forge(tmp_path / "fake.json")
+    code, _, message = quantsim("claims", "--check", "--out", tmp_path)
+    assert code == 0
+    assert "measured by other code than this" in " ".join(message.split())
+    assert "fake" in message
+    assert quantsim("claims", "--current", "--out", tmp_path)[0] == 1
+    rewrite(tmp_path / "fake.jsonl", '"x": 2', '"x": 3')  # beside other code, a forged row
+    assert quantsim("claims", "--check", "--out", tmp_path)[0] == 1
 
 
 # --- the matrix -----------------------------------------------------------------------------------------------------

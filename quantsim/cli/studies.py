@@ -186,20 +186,21 @@ def _tell(found: Any, folder: Path) -> None:
         print(said, flush=True)
 
 
-def show_claims(check: Flag = False, json: Flag = False, out: Path = _OUT) -> None:
+def show_claims(check: Flag = False, current: Flag = False, json: Flag = False, out: Path = _OUT) -> None:
     """Every statement of the documents with its verdict.
 
     Args:
-        check: recompute all verdicts from the rows and fail if the stored ledger differs, or if rows are missing, were
-            measured by other code, or are not those that were measured.
+        check: recompute all verdicts from the rows and fail if the stored ledger differs, or if rows are missing or are
+            not those that were measured; say which were measured by other code.
+        current: fail where rows were measured by other code, too, as before a release.
         json: print JSON.
         out: folder of the results.
     """
     from quantsim.lab import claims, runner
 
     entries = claims.ledger(runner.settled(out))
-    if check:
-        _check_ledger(entries, out)
+    if check or current:
+        _check_ledger(entries, out, current=current)
     if json:
         print(terminal.json_text(entries))
         return
@@ -213,16 +214,18 @@ def show_claims(check: Flag = False, json: Flag = False, out: Path = _OUT) -> No
         terminal.say("what `quantsim explain ID` says, for example `quantsim explain A33`")
 
 
-def _check_ledger(entries: list[dict[str, Any]], out: Path) -> None:
+def _check_ledger(entries: list[dict[str, Any]], out: Path, *, current: bool) -> None:
     from quantsim.lab import claims, provenance, study
 
-    wrong, missing = [], []
+    wrong, missing, stale = [], [], []
     for name in study.names():
         found = provenance.state(out, name)
         if found.word == "missing" and study.needs_real_model(name) and not study.module(name).CLAIMS:
             terminal.say(f"{name} has no rows yet: {_WITH_THE_REAL_MODEL} {name}")  # and no verdict that needs them
         elif not (out / f"{name}.jsonl").is_file() and not study.needs_real_model(name):
             missing.append(name)
+        elif found.word == "stale" and not current and provenance.are_as_measured(out, name):
+            stale.append(name)
         elif found.word != "current":
             flag = "--real " if study.needs_real_model(name) else ""
             wrong.append(f"rows of {name} are {found.word} ({found.why}): run `quantsim run {flag}{name}`")
@@ -234,4 +237,6 @@ def _check_ledger(entries: list[dict[str, Any]], out: Path) -> None:
             wrong.append(f"{out / file} differs from what its rows give: run `quantsim run`")
     if wrong:
         raise CheckFailedError("\n".join(wrong))
+    if stale:
+        terminal.say(f"measured by other code than this, as `quantsim list --json` says in detail: {', '.join(stale)}")
     terminal.say(f"ledger checked: {claims.settled_count(entries)} verdicts recomputed, 0 differ")

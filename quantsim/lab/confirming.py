@@ -76,7 +76,7 @@ def _require_stale(name: str, out: Path, config: Any) -> None:
         raise ValueError(f"rows of {name} are {found.word}; what is confirmed is stale rows. {found.why}".strip())
     if about.get("config") != provenance.written(config):
         raise ValueError(f"rows of {name} were measured with another config: run `quantsim run {name}`")
-    if about.get("rows") != keys.of_text(out / f"{name}.jsonl"):
+    if not provenance.are_as_measured(out, name):
         raise ValueError(f"rows of {name} were edited: run `quantsim run {name}`")
     if study.measures_time(name):
         raise ValueError(f"rows of {name} are times, which other code changes: run `quantsim run {name}`")
