@@ -62,7 +62,7 @@ USAGE = {
     ("compare", "bf16", "--weights", "w.npy", "--population", "t5"): "population: of drawn weights",
     ("compare", "bf16", "--weights", "w.npy", "--shape", "2", "3", "--seed", "0"): "shape, seed: of drawn weights",
     ("compare", "bf16", "--tensor", "up"): "name the file with --weights",
-    ("matrx",): "Available subcommands: list, run, claims, report, matrix, compare, inspect",
+    ("matrx",): "Available subcommands: list, run, confirm, claims, report, matrix, compare",
     ("run", "--smal"): "--smal",
     (): "Missing subcommand",
 }
