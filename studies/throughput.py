@@ -214,7 +214,7 @@ def draw(rows: Rows) -> plotting.Figure:
     over_quantizers(axes["c"], timed)
     of_layers(axes["d"], rows.where(kind=LAYERS))
     _unpacking.draw(axes["e"], timed, STYLES, max(timed.where(job=COPY).column("rate")))
-    fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=7, columnspacing=1.0)
+    fig.legend(*axes["a"].get_legend_handles_labels(), loc="outside upper center", ncol=4, columnspacing=1.2)
     plotting.letter(axes[k] for k in "abcde")
     return fig
 

@@ -81,11 +81,12 @@ def _started(said, devices, chunk, **what):
 def _in_child(devices, chunk, *, kill_at=0, reads_only=False, draws=None, **work):
     import jax
 
-    from quantsim.sweep import parts, programs
+    from quantsim.sweep import chunks, parts, programs
     from tests.fake_disk import at_call, without_waiting
 
     jax.config.update("jax_num_cpu_devices", devices)
     programs.CHUNK_ON_CPU, os.fsync = chunk, without_waiting
+    chunks.cores = lambda: devices  # as many threads
     if draws is not None:  # already found out, and the same in every process
         parts.self_test = lambda: draws
     if reads_only:  # killed while it writes to JAX's cache, it would leave half a program there

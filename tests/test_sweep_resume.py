@@ -11,7 +11,7 @@ import pytest
 
 import quantsim as qs
 from quantsim.rows import load
-from quantsim.sweep import parts, programs
+from quantsim.sweep import chunks, parts, programs
 from quantsim.sweep.parts import MixedResultsError, Parts
 from quantsim.sweep.plan import Plan
 from quantsim.sweep.programs import mesh_of
@@ -135,8 +135,9 @@ def test_a_sweep_killed_inside_a_write_gives_the_same_bytes(number, start, unint
 
 @pytest.fixture
 def sweep(drawn, monkeypatch):
-    """``qs.sweep`` of the grid into a folder, in three chunks a cell on one device; nothing is compiled twice."""
+    """``qs.sweep`` of the grid into a folder, in three chunks a cell by one thread; nothing is compiled twice."""
     monkeypatch.setattr(programs, "CHUNK_ON_CPU", CHUNK)
+    monkeypatch.setattr(chunks, "cores", lambda: 1)
     monkeypatch.setattr(os, "fsync", without_waiting)
     monkeypatch.setattr(parts, "self_test", lambda: drawn)
     return lambda folder, **axes: qs.sweep(**SWEEP | axes, out=folder, mesh=mesh_of(jax.devices()[:1]))
