@@ -2,9 +2,9 @@
 
 On CPU a tile is summed in float32 in the three steps of ``STEPS``. A step ``(rows, lanes)`` sees what is left of the
 tile as tables of ``rows`` rows of ``lanes`` numbers and adds the rows, first to last, lane by lane, each sum rounded
-once: 4096 numbers become 512, 64 and 1. The first step is the one that the compiler unrolls into a single pass of vector
-instructions, with what accumulates in registers; more rows than 8 no longer are. On GPU tiles are summed as XLA reduces
-rows, in an order of its own.
+once: 4096 numbers become 512, 64 and 1. The first step is the one that the compiler unrolls into a single pass of
+vector instructions, with what accumulates in registers; more rows than 8 no longer are. On GPU tiles are summed as XLA
+reduces rows, in an order of its own.
 """
 
 from collections.abc import Callable
