@@ -7,7 +7,8 @@ import pytest
 
 import quantsim as qs
 from quantsim.mitigations import Layer, parse
-from quantsim.mitigations.rotations import random_orthogonal, regular, sylvester
+from quantsim.mitigations.rotations import random_orthogonal
+from quantsim.numerics.hadamard import regular, sylvester
 from tests.test_mitigations import FAN_IN, KEY, LAYER, OUT, exact_outputs
 from tests.test_products import HALF_ULP, wide
 
@@ -111,7 +112,7 @@ def test_rotations_keep_the_product_to_float64_rounding(options):
 @pytest.mark.parametrize(
     ("fan_in", "options", "message"),
     [
-        (12, "", "power of 2 that divides the 12 inputs, not 12; the largest is 4: pass block=4"),
+        (12, "", "power of 2 that divides the 12 inputs, not 12; the largest is 4"),
         (12, "block=8", "not 8; the largest is 4"),
         (8, "kind=regular", "power of 4 that divides the 8 inputs, not 8; the largest is 4"),
         (12, "kind=random,block=5", "a number that divides the 12 inputs, not 5"),

@@ -65,6 +65,22 @@ def explain_option(text: str, block_specs: Iterable[str], sized: Container[str])
     return f"spec {text!r}: {name} takes {options}; did you mean {nearest!r}?"
 
 
+def explain_rotation(text: str) -> str:
+    """The message for a spec with parentheses that spells no rotation.
+
+    Args:
+        text: the spec, in lower case.
+    """
+    name, _, rest = text.partition("(")
+    size = re.search(r"\d+", name)
+    meant = "regular" if "regular" in name else "sylvester"
+    return (
+        f"unknown rotation {name!r} in spec {text!r}; did you mean '{meant}{size[0] if size else 64}"
+        f"({rest.rstrip(')') or 'int4:block32'})'? A rotation is sylvester or regular, a size, :signs for random "
+        "signs, and the spec that it goes around in parentheses"
+    )
+
+
 def _candidates(text: str, block_specs: tuple[str, ...]) -> list[str]:
     """Specs that may have been meant, the nearest first; some of them may be none."""
     name, *tokens = text.split(":")

@@ -2,7 +2,8 @@
 
 from quantsim.quantizer import blockformats
 from quantsim.quantizer.face import AbstractQuantizer
-from quantsim.quantizer.hints import explain, explain_option
+from quantsim.quantizer.hints import explain, explain_option, explain_rotation
+from quantsim.quantizer.rotated import Rotated, rotation_in
 from quantsim.quantizer.scaled import Quantizer
 from quantsim.quantizer.spec import UnknownPartError, parse_fields
 
@@ -40,6 +41,10 @@ def parse(spec: str | AbstractQuantizer) -> AbstractQuantizer:
     iq2_xs iq2_s, iq3_xxs iq3_s, tq1_0 tq2_0, mxfp4:gguf nvfp4:gguf. mxfp4 is e2m1:block32:absmax:e8m0 to the bit, and
     nvfp4 e2m1:block16:absmax:e4m3+f32.
 
+    Around any of them ``regular64(int4:block32)``: blocks of 64 inputs are rotated before it and back after it, by the
+    regular Hadamard matrix (sizes are powers of 4) or by ``sylvester128(…)`` (powers of 2), with random signs as
+    ``sylvester128:signs(…)`` or, of another seed, ``:signs7``.
+
     Raises:
         TypeError: if it is neither a string nor a quantizer.
         ValueError: if it is no spec; the message names the part, what was probably meant, and what resembles it.
@@ -58,6 +63,11 @@ def parse(spec: str | AbstractQuantizer) -> AbstractQuantizer:
     if not isinstance(spec, str):
         raise TypeError(f"a quantizer or its spec is wanted, for example 'int8:block32', not {spec!r}")
     text = spec.strip().lower()
+    if rotation := rotation_in(text):
+        inner, turned = rotation
+        return Rotated(parse(inner), **turned)
+    if "(" in text:
+        raise ValueError(explain_rotation(text))
     if found := blockformats.parse(text):
         return found
     if wrong_option := explain_option(text, _BLOCK_SPECS, blockformats.microscaling.NAMED):

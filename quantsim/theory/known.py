@@ -51,6 +51,11 @@ def scheme_with_theory(pop: Population, q: HasScheme, shape: Shape | None) -> Sc
         )
     scheme = q.scheme(shape)
     _require_distribution(pop, shared_scale=scheme.scale is not None)
+    if scheme.rotated and not isinstance(pop, Normal):
+        raise NoTheoryError(
+            f"no theory for {pop} in rotated blocks: only normal weights stay independent; "
+            "measure with quantsim.sweep.measure"
+        )
     if isinstance(scheme.scale, RmsScale):
         for n, _ in scheme.sizes:
             _require_known_rms(pop, n)

@@ -196,12 +196,14 @@ class Scheme:
         scale: law of the scale; None for a plain cast.
         sizes: numbers of weights that share a scale, with the share of all weights in blocks of that size.
         rounding: "even", "away", "truncate" or "stochastic".
+        rotated: weights are rotated in blocks before, which leaves only independent normal weights what they are.
     """
 
     format: Format
     scale: ScaleLaw | None = None
     sizes: tuple[tuple[int, float], ...] = ()
     rounding: str = "even"
+    rotated: bool = False
 
 
 @runtime_checkable
