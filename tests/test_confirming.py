@@ -1,11 +1,13 @@
 """Stale rows that are confirmed by a part of them: which numbers may move, what is refused, what is written down."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from quantsim.lab import confirming, keys, provenance, runner, study
+from quantsim.lab import confirming, keys, other_code, provenance, runner, study
 from quantsim.lab.confirming import OtherRowsError, confirm
+from quantsim.rows import dumps, plain
 
 NAME = "weight_range"  # of cells that take a moment
 
@@ -78,6 +80,57 @@ def test_rows_that_are_edited_current_or_of_another_config_are_refused(measured)
     confirm(NAME, measured, seconds=0.0)
     with pytest.raises(ValueError, match="are current"):
         confirm(NAME, measured, seconds=0.0)
+
+
+@pytest.fixture
+def other_checkout(monkeypatch):
+    """Another checkout that is this code, but for a factor on what it measures."""
+
+    def make(factor=1.0, key="of other code"):
+        def rows_by(checkout, name, cells):
+            computed = dict(study.cells(name, study.config_of(name, small=False)))
+            rows = {c: [json.loads(dumps(plain(r))) for r in computed[c]()] for c in cells}
+            moved = {
+                c: [{k: v * factor if isinstance(v, float) else v for k, v in r.items()} for r in of]
+                for c, of in rows.items()
+            }
+            return other_code.OtherCode(key, moved)
+
+        monkeypatch.setattr(other_code, "rows_by", rows_by)
+
+    return make
+
+
+def test_against_other_code_the_stored_numbers_do_not_count(measured, other_checkout):
+    """Rows of another processor, a hundredth off: what counts is what both codes give here."""
+    path = measured / f"{NAME}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    moved = [{k: v * 1.01 if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in moved), encoding="utf-8")
+    provenance.write(measured, NAME, provenance.stored(measured, NAME) | {"rows": keys.of_text(path)})
+    other_checkout(factor=1 + 1e-8)
+    with pytest.raises(OtherRowsError, match="than the code in there"):
+        confirm(NAME, measured, seconds=0.0, against=Path("there"))
+    other_checkout(key="of a third code")
+    with pytest.raises(ValueError, match="did not measure the rows"):
+        confirm(NAME, measured, seconds=0.0, against=Path("there"))
+    assert provenance.state(measured, NAME).word == "stale"
+    other_checkout(factor=1 + 1e-13)
+    confirm(NAME, measured, seconds=0.0, against=Path("there"))
+    assert provenance.state(measured, NAME).word == "current"
+    assert "on one machine" in provenance.stored(measured, NAME)["confirmed"]["by"]
+
+
+def test_another_checkout_measures_in_a_process_of_its_own(tmp_path):
+    checkout = study.PACKAGE.parent
+    (cell, compute), *_ = study.cells(NAME, study.config_of(NAME, small=False))
+    found = other_code.rows_by(checkout, NAME, [cell])
+    assert found.key == keys.of_rows(NAME, study.config_of(NAME, small=False))
+    assert found.cells == {cell: [json.loads(dumps(plain(r))) for r in compute()]}
+    with pytest.raises(ValueError, match="git worktree add"):
+        other_code.rows_by(tmp_path, NAME, [cell])
+    with pytest.raises(ValueError, match="does not measure nothing: LookupError"):
+        other_code.rows_by(checkout, "nothing", [cell])
 
 
 def test_times_are_not_confirmed(measured, monkeypatch):

@@ -1,8 +1,9 @@
 """Stale rows, confirmed: where code changed and numbers should not have, some cells are measured again and compared.
 
 To measure all studies again takes hours. Where code was only moved or made faster, a part of each says whether rows are
-still those that the code gives. Provenance then holds, beside the new key, which cells were measured again, and the key
-that the rows were measured under.
+still those that the code gives: cells that are measured again give the stored numbers, or, on any machine, the numbers
+that a checkout of the code that measured them gives there. Provenance then holds, beside the new key, which cells were
+measured again, and the key that the rows were measured under.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantsim.lab import keys, memory, provenance, study
+from quantsim.lab import keys, memory, other_code, provenance, study
 from quantsim.lab.runner import MOST_BYTES
 from quantsim.rows import dumps, load, plain
 
@@ -23,6 +24,8 @@ from quantsim.rows import dumps, load, plain
 MOST, MOST_OF_SE = 1e-5, 0.1
 #: How far a standard error may move, of its size: that of n units is itself uncertain by 1 / sqrt(2 n).
 MOST_BY_SE = 0.02
+#: How far a number may move from that of other code on the same machine, of its size: the last digits of predictions.
+MOST_BY_CODE = 1e-9
 
 
 class OtherRowsError(ValueError):
@@ -39,35 +42,59 @@ class Confirmation:
     seconds: float
 
 
-def confirm(name: str, out: Path, *, seconds: float) -> Confirmation:
+def confirm(name: str, out: Path, *, seconds: float, against: Path | None = None) -> Confirmation:
     """Measure cells of a study again, for about so many seconds and at least one, and take its stored rows as current.
 
     Which cells come first is decided by the hash of their names with the new key: nobody chooses them, and after the
     next change it is others.
 
+    Args:
+        name: study.
+        out: folder of the rows.
+        seconds: time for the cells.
+        against: a checkout of the code that measured the rows, whose numbers on this machine count, to
+            ``MOST_BY_CODE``. Without, the stored numbers do, to ``MOST`` and what their standard errors allow.
+
     Raises:
-        ValueError: for rows that are current, missing or edited, measured with another config, or times.
-        OtherRowsError: if a number moves by more than ``MOST`` and its companions allow; the rows stay stale.
+        ValueError: for rows that are current, missing or edited, measured with another config, or times; for a checkout
+            whose code did not measure them.
+        OtherRowsError: if a number moves further; the rows stay stale.
     """
     config = study.config_of(name, small=False)
     _require_stale(name, out, config)
+    started, about = time.perf_counter(), provenance.stored(out, name)
+    found = _measured_again(name, config, seconds)
+    if against is None:
+        stored = [json.loads(dumps(row)) for row in load(out / f"{name}.jsonl")]
+        moved = [cell for cell, rows in found.items() if not _holds(stored, rows)]
+    else:
+        other = other_code.rows_by(against, name, list(found))
+        if other.key != (about.get("measured_by") or about)["key"]:
+            raise ValueError(f"the code in {against} did not measure the rows of {name} in {out}: take that which did")
+        moved = [cell for cell, rows in found.items() if not _same_numbers(other.cells[cell], rows)]
+    if moved:
+        raise OtherRowsError(
+            f"rows of {name} stay stale: its cell {moved[0]!r} gives other rows than "
+            f"{f'{out / name}.jsonl holds' if against is None else f'the code in {against}'}. Run `quantsim run {name}`"
+        )
+    taken, of = round(time.perf_counter() - started, 2), len(study.cells(name, config))
+    by = "stored rows" if against is None else "the code that measured them, on one machine"
+    provenance.write(out, name, provenance.confirmed(about, name, config, list(found), by=f"{by}, of {of} cells"))
+    memory.drop_programs_beyond(MOST_BYTES)
+    return Confirmation(name, tuple(found), of, taken)
+
+
+def _measured_again(name: str, config: Any, seconds: float) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the first cells by the hash of their names, until the time is up; of one that has rows, at least."""
     key, cells = keys.of_rows(name, config), study.cells(name, config)
     cells.sort(key=lambda cell: hashlib.sha256(f"{key} {cell[0]}".encode()).hexdigest())
-    rows, started, again = [json.loads(dumps(row)) for row in load(out / f"{name}.jsonl")], time.perf_counter(), []
+    started, found = time.perf_counter(), {}
     for cell, compute in cells:
-        found = [json.loads(dumps(plain(row))) for row in compute()]
-        if found and not _holds(rows, found):
-            raise OtherRowsError(
-                f"rows of {name} stay stale: its cell {cell!r} gives other rows than {out / name}.jsonl holds. Run "
-                f"`quantsim run {name}`"
-            )
-        again += [cell] if found else []
-        if again and time.perf_counter() - started >= seconds:
+        if rows := [json.loads(dumps(plain(row))) for row in compute()]:
+            found[cell] = rows
+        if found and time.perf_counter() - started >= seconds:
             break
-    taken = round(time.perf_counter() - started, 2)
-    provenance.write(out, name, provenance.confirmed(provenance.stored(out, name), name, config, again, len(cells)))
-    memory.drop_programs_beyond(MOST_BYTES)
-    return Confirmation(name, tuple(again), len(cells), taken)
+    return found
 
 
 def _require_stale(name: str, out: Path, config: Any) -> None:
@@ -92,6 +119,17 @@ def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> b
     """
     starts = range(len(rows) - len(found) + 1)
     return any(all(_same_row(*pair) for pair in zip(rows[k : k + len(found)], found, strict=True)) for k in starts)
+
+
+def _same_numbers(a: Any, b: Any) -> bool:
+    """Whether rows are alike to ``MOST_BY_CODE``."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_numbers(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same_numbers(*pair) for pair in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=MOST_BY_CODE)
+    return a == b
 
 
 def _same_row(a: dict[str, Any], b: dict[str, Any]) -> bool:

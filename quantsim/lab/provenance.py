@@ -101,12 +101,20 @@ def measured(name: str, config: Any, rows: Path, seconds: float) -> dict[str, An
     }
 
 
-def confirmed(about: dict[str, Any], name: str, config: Any, cells: list[str], of: int) -> dict[str, Any]:
-    """Provenance of rows that stay, as the code of today gives those of some cells, of so many, again."""
+def confirmed(about: dict[str, Any], name: str, config: Any, cells: list[str], *, by: str) -> dict[str, Any]:
+    """Provenance of rows that stay, as the code of today gives the numbers of some cells again.
+
+    Args:
+        about: what was written before.
+        name: study.
+        config: its config.
+        cells: that were measured again.
+        by: what they were held against.
+    """
     of_before = {k: about.get(k) for k in ("key", "code", "versions", "device")}
     measured_by = about.get("measured_by", of_before)
     fresh = {"key": keys.of_rows(name, config), "code": keys.measuring_code(name), "measured_by": measured_by}
-    return about | fresh | {"confirmed": {"cells": cells, "of": of, "versions": _versions(), "device": _device()}}
+    return about | fresh | {"confirmed": {"cells": cells, "by": by, "versions": _versions(), "device": _device()}}
 
 
 def written(config: Any) -> Any:
