@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def of_natural(n: int, edges: tuple[float, ...], *, units: int, blocks: int, see
     crests = crest_factors(w)
     bounds = np.quantile(crests, edges)
     of_unit = np.arange(len(crests)) // blocks
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         inside = (crests >= low) & (crests < high)
         fewest = int(np.bincount(of_unit[inside], minlength=units).min())
         chosen = np.stack([np.flatnonzero(inside & (of_unit == unit))[:fewest] for unit in range(units)])
@@ -138,7 +139,7 @@ def ahead(integer: Squares, of_float: Squares) -> Estimate:
 def crossing(rows: list[dict[str, Any]]) -> Estimate:
     """The crest factor at which both err alike, between the two rows where the sign turns; NaN if it does not."""
     ordered = sorted(rows, key=lambda r: r["crest"])
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in pairwise(ordered):
         if a["ahead_db"] > 0 >= b["ahead_db"]:
             slope = (b["ahead_db"] - a["ahead_db"]) / (b["crest"] - a["crest"])
             se = max(a["ahead_db_se"], b["ahead_db_se"]) / abs(slope)
@@ -165,7 +166,7 @@ def integer_formula(pair: Pair, crest: float, levels: float | None = None) -> fl
 
 
 def float_formula(pair: Pair, crest: float) -> float:
-    """SQNR in dB of theorem 2: normal weights above the smallest normal number T err by alpha w^2, the others by a step.
+    """SQNR in dB of theorem 2: weights above the smallest normal number T err by alpha w^2, the others by a step.
 
     -10 log10(alpha E[w^2; |w| >= T] + beta (rho kappa)^2 P(|w| < T)), with alpha = 1 / (24 4^M).
     """
