@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
 import quantsim as qs
@@ -125,6 +126,14 @@ REFUSED = [
     ("nvfp4", "normal", None, "tensor needs the shape of the array: pass shape="),
     ("int4:block32", "normal+outliers(count=3,magnitude=9)", None, "give its outliers a rate instead of a count"),
     ("int8:tensor", "normal", (0, 4), r"shape \(0, 4\) has no weights"),
+    (
+        "e2m1:block16:fouroversix",
+        Empirical(np.linspace(-1, 1, 201)),
+        None,
+        "choice between two scales where weights have more than 64 values.*quantsim.sweep.measure",
+    ),
+    ("e2m1:block16:fouroversix:e4m3+f32", "normal", None, "tensor needs the shape of the array: pass shape="),
+    ("e2m1:block16:fouroversix:stochastic", "normal", None, "no theory for e2m1:block16:fouroversix:stochastic"),
     *(
         (
             "int4:block32",
@@ -139,7 +148,7 @@ REFUSED = [
 
 def is_searched(spec):
     """Whether scales are tried, or are a percentile or an rms that is stored relative to the tensor."""
-    tried = any(word in spec for word in (":mse", ":search", ":fouroversix"))
+    tried = any(word in spec for word in (":mse", ":search"))
     relative = spec.endswith("+f32") and any(word in spec for word in (":p9", ":rms"))
     return spec in test_block_contract.SEARCHED or tried or relative
 
@@ -155,7 +164,7 @@ def test_every_quantizer_has_a_theory_but_those_that_search():
 
 @pytest.mark.parametrize(("spec", "pop", "shape", "message"), REFUSED)
 def test_what_has_no_theory_is_refused(spec, pop, shape, message):
-    pop, q = qs.populations.parse(pop), qs.parse(spec)
+    pop, q = qs.populations.parse(pop) if isinstance(pop, str) else pop, qs.parse(spec)
     kind = ShapeNeededError if "pass shape=" in message else ValueError if "no weights" in message else NoTheoryError
     for mean in (weight_mse, weight_rel_mse, weight_mean_abs) if "rms" not in spec else (weight_mse, weight_rel_mse):
         with pytest.raises(kind, match=message):
@@ -181,7 +190,9 @@ def test_relative_to_the_second_moment(spec):
     assert weight_mse(pop, q) == pytest.approx(weight_mse(Laplace(), q) * 0.02**2, rel=2e-3)  # f16 scales move a bit
 
 
-@pytest.mark.parametrize("spec", ["int4:block32:minmax", "int3:block32:rms", "bf16:truncate"])
+@pytest.mark.parametrize(
+    "spec", ["int4:block32:minmax", "int3:block32:rms", "bf16:truncate", "e2m1:block16:fouroversix"]
+)
 def test_mean_errors_of_other_laws_are_refused(spec):
     with pytest.raises(NoTheoryError, match=f"known for rounding to nearest.*not for {spec}"):
         weight_mean_abs(Normal(), qs.parse(spec))

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 import quantsim as qs
-from quantsim import sweep
 from quantsim.measure import statistics
 from quantsim.populations import key
 from quantsim.quantizer import blockformats
+from quantsim.sweep import measure
 from quantsim.theory import has_weight_theory, weight_mean_abs, weight_mse
 from tests import test_contract
 
@@ -85,7 +85,7 @@ def _residuals(pop, group, first):
     """Of each quantizer over all arrays, and for each seed of one quantizer that the seed chooses."""
     totals, chosen = [statistics.init() for _ in group], []
     for seed in range(first, first + SEEDS):
-        measured = sweep.measure(pop, [q for q, _ in group], shape=SWEPT, arrays=ARRAYS, seed=seed)
+        measured = measure(pop, [q for q, _ in group], shape=SWEPT, arrays=ARRAYS, seed=seed)
         totals = [statistics.merge(a, b) for a, b in zip(totals, measured, strict=True)]
         one = seed % len(group)
         chosen.append(_z(measured[one], group[one][1]))

@@ -1,13 +1,15 @@
 """The law of the scale of a quantizer of scaled elements, as theory takes it."""
 
+from math import floor, log2
 from typing import Any
 
 from quantsim import formats
-from quantsim.calibration import RMS, Absmax, Clip, MinMax, Percentile, normal_reach
+from quantsim.calibration import RMS, Absmax, Clip, FourOverSix, MinMax, Percentile, normal_reach
 from quantsim.formats import PowerOfTwo
 from quantsim.granularity import ShapeNeededError
 from quantsim.theory.scheme import (
     AbsmaxScale,
+    FourOverSixScale,
     MinMaxScale,
     PercentileScale,
     PowerOfTwoScale,
@@ -23,7 +25,8 @@ def law_of(q: Any, total: int | None) -> ScaleLaw | None:
     """The law of the scales of a quantizer with a granularity, in a tensor of ``total`` weights; None if it has none.
 
     Of powers of two and of two levels it is known where the scale follows from the largest weight: absmax and clip. A
-    scale that is chosen by the error it leaves follows from no single weight.
+    scale that is chosen by the error it leaves follows from no single weight; known is the choice between two,
+    fouroversix, where the error that chooses is that of rounding to nearest as well.
 
     Raises:
         ShapeNeededError: if the scale of the tensor needs to know how many weights there are.
@@ -31,6 +34,8 @@ def law_of(q: Any, total: int | None) -> ScaleLaw | None:
     rule, reach = q.calibration, formats.reach(q.format)
     part = float(rule.ratio) if isinstance(rule, Clip) else 1.0
     stored = None if q.scale_format.name == "f32" else q.scale_format
+    if isinstance(rule, FourOverSix):
+        return _four_over_six(q, stored, total) if q.rounding in ("even", "away") else None
     if isinstance(stored, PowerOfTwo):
         return power_law(stored, q.format, part) if isinstance(rule, Absmax | Clip) else None
     if q.two_level:
@@ -62,6 +67,18 @@ def power_law(scale: PowerOfTwo, fmt: formats.Format, part: float = 1.0) -> Powe
 
 
 def _two_levels(q: Any, reach: float, total: int | None) -> TwoLevelScale:
+    return TwoLevelScale(reach, q.scale_format, _known(total))
+
+
+def _four_over_six(q: Any, stored: formats.Float | None, total: int | None) -> FourOverSixScale:
+    """A scale of the tensor leaves room for scales one and a half times as large."""
+    if not q.two_level:
+        return FourOverSixScale(stored)
+    top = 2.0 ** floor(log2(formats.grid(q.scale_format).high / 1.5))
+    return FourOverSixScale(stored, _known(total), top)
+
+
+def _known(total: int | None) -> int:
     if total is None:
         raise ShapeNeededError("the scale of the tensor needs the shape of the array: pass shape=(out, in)")
-    return TwoLevelScale(reach, q.scale_format, total)
+    return total

@@ -6,10 +6,11 @@ from quantsim._types import Shape
 from quantsim.formats import Integer
 from quantsim.populations import Normal, Population
 from quantsim.populations.law import NoDistributionError
-from quantsim.theory.scheme import HasScheme, MinMaxScale, NoTheoryError, RmsScale, Scheme
+from quantsim.theory.scheme import FourOverSixScale, HasScheme, MinMaxScale, NoTheoryError, RmsScale, Scheme
 
 #: Bits of minmax integers from which the places of minimum and maximum are taken as uniform within a step.
 FINE_BITS = 6
+_MOST_ATOMS = 64  # point masses that a choice between two scales is followed over
 _ENOUGH_FOR_RMS = 256  # weights for each unit of excess kurtosis, from which two moments tell enough of their rms
 
 
@@ -61,6 +62,11 @@ def scheme_with_theory(pop: Population, q: HasScheme, shape: Shape | None) -> Sc
             _require_known_rms(pop, n)
     if isinstance(scheme.scale, MinMaxScale):
         _require_fine_scales(scheme, scheme.scale)
+    if isinstance(scheme.scale, FourOverSixScale) and pop._atoms()[0].size > _MOST_ATOMS:
+        raise NoTheoryError(
+            f"no theory for the choice between two scales where weights have more than {_MOST_ATOMS} values, as {pop} "
+            "has; measure with quantsim.sweep.measure"
+        )
     return scheme
 
 

@@ -121,7 +121,7 @@ def _scale_of(part: Population) -> F64:
     return np.concatenate([edges[0] * np.array([0.0, 0.25, 0.5, 0.75]), edges])
 
 
-def _edges(pop: Population, n: int) -> F64:
+def edges_of_maximum(pop: Population, n: int) -> F64:
     """Ends of the panels: where the maximum of n weights, or of n - 1, can be, as far as its square counts."""
     edges = np.unique(np.concatenate([*(_scale_of(part) for part in pop._parts()), pop._breaks()]))
     tails, beside_points = np.asarray(n * pop.tail(edges)), n * _tail_beside_points(pop, edges)
@@ -161,7 +161,7 @@ def followed(pop: Population, n: int, sides: Sides, law: Law, share: F64, *, smo
 
     Where the cost is ``smooth`` between thresholds, many panels get fewer nodes.
     """
-    edges = _edges(pop, n)
+    edges = edges_of_maximum(pop, n)
     if edges.size < 2:
         nothing = Panels(np.zeros(0), np.zeros(0), law, np.zeros(0))
         return Followed([], nothing, nothing)

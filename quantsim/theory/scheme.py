@@ -154,6 +154,23 @@ class TwoLevelScale:
 
 
 @dataclass(frozen=True)
+class FourOverSixScale:
+    """Scale t / 6 or t / 4 of a block with largest magnitude t, whichever leaves the smaller squared error as stored.
+
+    Attributes:
+        stored: format of the scale; None keeps it exact.
+        total: weights of a tensor whose own scale is ``T / (6 top)`` with its largest magnitude T; None without one.
+        top: stored scale that puts T on 6.
+        alike: blocks are so alike that their stored scales take few values, which are followed one by one.
+    """
+
+    stored: Float | None = None
+    total: int | None = None
+    top: float = 1.0
+    alike: bool = False
+
+
+@dataclass(frozen=True)
 class MinMaxScale:
     """Scale (max - min) / (2^bits - 1) over both extremes of a block.
 
@@ -184,7 +201,9 @@ class RmsScale:
     stored: Float | None = None
 
 
-ScaleLaw: TypeAlias = AbsmaxScale | PowerOfTwoScale | TwoLevelScale | MinMaxScale | PercentileScale | RmsScale
+ScaleLaw: TypeAlias = (
+    AbsmaxScale | PowerOfTwoScale | TwoLevelScale | FourOverSixScale | MinMaxScale | PercentileScale | RmsScale
+)
 
 
 @dataclass(frozen=True)
