@@ -98,6 +98,11 @@ def _thresholds(book: Codebook) -> np.ndarray:
 
 
 def _search(x: Float[Array, "..."], book: Codebook) -> Codes:
+    if len(book.values) <= _CHAIN:
+        code = jnp.zeros(x.shape, jnp.int32)
+        for k, threshold in enumerate(_thresholds(book), 1):
+            code = jnp.where(x > threshold, k, code)
+        return jnp.where(jnp.isnan(x), len(book.values) - 1, code)
     return jnp.searchsorted(jnp.asarray(_thresholds(book)), x, side="left").astype(jnp.int32)
 
 
@@ -191,10 +196,11 @@ def _pattern32(v: Float[Array, "..."], fmt: FloatFormat) -> Codes:
 
 def _pattern(v: Float[Array, "..."], fmt: FloatFormat | Traced) -> Codes:
     m, min_exponent, field_bits = _layout(fmt)
-    bits, exponent = ieee.bits_of(v), ieee.exponent_of(v)
-    normal = ((exponent - min_exponent + 1) << m) | ((bits >> (23 - m)) & ((1 << m) - 1))
-    small = (jnp.abs(v) * ieee.power_of_two(m - min_exponent)).astype(jnp.int32)
-    magnitude = jnp.where(exponent < min_exponent, small, normal)
+    bits = ieee.bits_of(v)
+    positive = bits & 0x7FFFFFFF
+    normal = (positive >> (23 - m)) - ((min_exponent + 126) << m)
+    small = (ieee.from_bits(positive) * ieee.power_of_two(m - min_exponent)).astype(jnp.int32)
+    magnitude = jnp.where(positive < (min_exponent + 127) << 23, small, normal)
     magnitude = jnp.where(jnp.isinf(v), ((1 << field_bits) - 1) << m, magnitude)
     sign = 1 << (field_bits + m)
     code = jnp.where(jnp.isnan(v), sign - 1, magnitude) | jnp.where(bits < 0, sign, 0)

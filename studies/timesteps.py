@@ -39,7 +39,7 @@ from quantsim.measure import error
 from quantsim.measure.ratios import columns, mean, ratio, root_ratio
 from quantsim.populations import Mixture, Normal, Population
 from quantsim.quantizer import Quantizer, parse
-from quantsim.quantizer.scaled import calibrated, nearest, outside
+from quantsim.quantizer.scaled_blocks import calibrated, nearest, outside
 from quantsim.rows import Rows
 from quantsim.sweep import population_key
 

@@ -164,13 +164,15 @@ TABLE = {
         ),
     ],
     "quantizer.scaled": [
-        ("scale format ignored", "snap(calibrate(blocks, q.format, rule, counts), scale_format) +", UNROUNDED, STORED),
         (
             "scales not charged",
             "self.scale_format.bits * scales // 8",
             "0 * scales",
             contract("law_bits_are_bytes", "int8:channel"),
         ),
+    ],
+    "quantizer.scaled_blocks": [
+        ("scale format ignored", "snap(calibrate(blocks, q.format, rule, counts), scale_format) +", UNROUNDED, STORED),
         (
             "contained poison",
             "counts), scale_format) + (top - top)",

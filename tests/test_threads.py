@@ -57,6 +57,14 @@ KINDS = [
     ("mxfp4", ROWS),
     ("q8_0", RAGGED),
     ("int4:block32:clip0.8", (3, 200, 512)),
+    ("nvfp4", RAGGED),
+    ("nvint4:block32", (2, 250_016)),
+    ("int4:block8:absmax:ue4m3+f32", ROWS),
+    ("nf4:block64:clip0.8:ue5m3+f32", SHORT),
+    ("e2m1:block16:fouroversix:e4m3+f32", ROWS),
+    ("e1m2:block16:search1:ue4m3+f32", RAGGED),
+    ("e3m0:channel:absmax:ue4m3+f32", SHORT),
+    ("e2m1:block8:absmax:e8m0:ceil", RAGGED),
 ]
 
 
@@ -143,7 +151,10 @@ def test_small_arrays_one_thread_and_several_devices_take_one_call(monkeypatch):
     assert threaded.of_quantized(q, weights(ROWS), threads=8) is None
 
 
-@pytest.mark.parametrize("spec", ["int8:block32", "int4:channel", "q4_0", "bf16", "int8:tensor", "nvfp4"])
+SPREAD = ["int8:block32", "int4:channel", "q4_0", "bf16", "int8:tensor", "nvfp4", "int4:block16:absmax:ue4m3+f32"]
+
+
+@pytest.mark.parametrize("spec", SPREAD)
 def test_weights_on_several_devices_have_the_bits_of_one(spec):
     w, mesh = weights(ROWS), jax.make_mesh((4,), ("d",), (jax.sharding.AxisType.Auto,))
     for placement in (PartitionSpec("d"), PartitionSpec(None, "d"), PartitionSpec()):
@@ -216,7 +227,7 @@ def test_the_program_holds_no_copy_of_the_weights():
 
 def _arguments(q, most):
     structure, numbers = threaded.parted(q)
-    return structure, most, numbers
+    return structure, most, (numbers, None)
 
 
 def test_settings_of_the_calling_thread_change_no_bit():

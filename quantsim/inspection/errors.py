@@ -99,7 +99,8 @@ def way(q: AbstractQuantizer, matrix: Matrix, *, by_column: bool = False) -> Way
     except ValueError as reason:
         raise CannotMeasureError(str(reason)) from None
     searched = by_column and programs.searches_by_columns(q)
-    is_one = q._span((2, 2 * CHUNK)) is None  # no part of a tensor can be quantized apart from the rest
+    # whether no part of a tensor can be quantized apart from the rest
+    is_one = q._span((2, 2 * CHUNK)) is None or q._has_tensor_scale()
     if not searched and (programs.takes_extremes(q) or (not is_one and _fits_chunks(q, matrix))):
         return "chunks"
     if not is_one and matrix.columns <= CHUNK:

@@ -25,7 +25,8 @@ from quantsim.populations.structure import Structure
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.blockformats.microscaling import Microscaling
 from quantsim.quantizer.face import AbstractQuantizer
-from quantsim.quantizer.scaled import Quantizer, calibrated, nearest, stored_scales
+from quantsim.quantizer.scaled import Quantizer
+from quantsim.quantizer.scaled_blocks import calibrated, nearest, scale_of_tensor, stored_scales
 from quantsim.quantizer.structure import parted, rebuild_quantizer
 
 
@@ -135,5 +136,5 @@ def _two_level(q: Quantizer, w: Blocks, extremes: Float[Array, "rows 2"]) -> Blo
     """The scale of the tensor follows from its extremes, as if they were a block."""
     assert isinstance(q.granularity, Block)
     blocks = w.reshape(-1, q.granularity.size)
-    scales, _ = stored_scales(q, blocks, q.granularity.size, whole=extremes)
+    scales, _ = stored_scales(q, blocks, q.granularity.size, tensor=scale_of_tensor(q, extremes, 2))
     return nearest(q, blocks, scales.step()).reshape(w.shape)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int32
 
-from quantsim._types import PRNGKey, Shape, Weights
+from quantsim._types import PRNGKey, Shape, TensorScale, Weights
 from quantsim.measure import tallies
 from quantsim.measure.tallies import Part
 from quantsim.numerics.fusion import STAGE, apart
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.stages import Stages, stages_of
+from quantsim.quantizer.tensor_scales import scale_by_stages
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Quantized:
 
     w: Weights
     q: AbstractQuantizer
-    key: PRNGKey | None
+    tensor: TensorScale | None
     stages: Stages
 
     def at(self, i: Array) -> tuple[Weights, Weights]:
@@ -52,21 +53,41 @@ class Quantized:
         return self.stages.rest(self.w), self._approximated(lambda: self.stages.rest(self.w), self.w)
 
     def _approximated(self, rows: Callable[[], Weights], known_late: Array) -> Weights:
-        return apart(lambda: self.q._approximate(rows(), self.key), known_late)
+        return apart(lambda: self.q._approximate_rows(rows(), self.tensor), known_late)
 
 
 #: Weights and what they became, read a stage at a time.
 Pairs: TypeAlias = Given | Quantized
 
 
-def staged(f: Callable[[Weights, Weights], Part], q: AbstractQuantizer, w: Weights, key: PRNGKey | None) -> Part:
-    """``f(w, q.roundtrip(w))``, for functions of ``tallies``, in stages where there are any, else whole."""
+def staged(
+    f: Callable[[Weights, Weights], Part],
+    q: AbstractQuantizer,
+    w: Weights,
+    key: PRNGKey | None,
+    *,
+    tensor: TensorScale | None = None,
+) -> Part:
+    """``f(w, q.roundtrip(w))``, for functions of ``tallies``, in stages where there are any, else whole.
+
+    Args:
+        f: function of ``tallies``.
+        q: quantizer.
+        w: weights.
+        key: for stochastic rounding.
+        tensor: the scale of the tensor that the weights are a part of; without, they are all of it.
+    """
     stages = stages_of(q._span(w.shape), w.shape)
-    if stages is None or w.size <= stages.length:
+    if stages is None or (w.size <= stages.length and tensor is None):
         return f(w, apart(lambda: q._approximate(w, key), w) if w.size else w)
-    pairs = Quantized(w, q, key, stages)
-    found = tallies.joined(lax.map(lambda i: f(*pairs.at(i)), jnp.arange(stages.whole(w))))
-    return tallies.joined(found, f(*pairs.rest())) if stages.has_rest(w) else found
+    if q._has_tensor_scale() and tensor is None:
+        tensor = scale_by_stages(q, w, stages)
+    pairs, found = Quantized(w, q, tensor, stages), []
+    if stages.whole(w):
+        found.append(lax.map(lambda i: f(*pairs.at(i)), jnp.arange(stages.whole(w))))
+    if stages.has_rest(w):
+        found.append(f(*pairs.rest()))
+    return tallies.joined(*found)
 
 
 def some_stages(

@@ -5,9 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from quantsim._types import ArrayLike, PRNGKey, Weights
+from quantsim._types import ArrayLike, PRNGKey, TensorScale, Weights
 from quantsim.measure import statistics, tallies, threaded
 from quantsim.measure.pairs import staged
 from quantsim.measure.shards import in_order
@@ -21,25 +20,43 @@ from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.inputs import as_weights
 from quantsim.quantizer.parsing import parse
 from quantsim.quantizer.stages import stages_of
-from quantsim.quantizer.structure import parted, rebuild_quantizer
+from quantsim.quantizer.structure import Numbers, parted, rebuild_quantizer
+from quantsim.quantizer.tensor_scales import scale_by_threads
 
 
 @partial(jax.jit, static_argnums=0)
 def _tally(
-    structure: Structure, numbers: Float[Array, " k"], w: Weights, key: PRNGKey | None, unit: Exponents | None
+    structure: Structure,
+    given: tuple[Numbers, TensorScale | None],
+    w: Weights,
+    key: PRNGKey | None,
+    unit: Exponents | None,
 ) -> Tally:
-    def measured(numbers: Float[Array, " k"], w: Weights, key: PRNGKey | None, unit: Exponents | None) -> Tally:
-        return staged(partial(tallies.tally, unit=unit), rebuild_quantizer(structure, numbers), w, key)
+    def measured(
+        given: tuple[Numbers, TensorScale | None], w: Weights, key: PRNGKey | None, unit: Exponents | None
+    ) -> Tally:
+        numbers, tensor = given
+        q = rebuild_quantizer(structure, numbers)
+        return staged(partial(tallies.tally, unit=unit), q, w, key, tensor=tensor)
 
-    return placed_like(w, measured, numbers, w, key, unit)
+    return placed_like(w, measured, given, w, key, unit)
 
 
-def tally(q: AbstractQuantizer, w: Weights, key: PRNGKey | None = None, *, unit: Exponents | None = None) -> Tally:
+def tally(
+    q: AbstractQuantizer,
+    w: Weights,
+    key: PRNGKey | None = None,
+    *,
+    unit: Exponents | None = None,
+    tensor: TensorScale | None = None,
+) -> Tally:
     """``tallies.tally(w, q.roundtrip(w), unit=unit)`` to the bit, stage by stage.
 
-    One compiled program serves all quantizers that differ in numbers only: bits, range, clip ratio.
+    One compiled program serves all quantizers that differ in numbers only: bits, range, clip ratio. ``tensor`` is the
+    scale of the tensor that the weights are a part of, of a quantizer with one; without, they are all of it.
     """
-    return _tally(*parted(q), w, key, unit)
+    structure, numbers = parted(q)
+    return _tally(structure, (numbers, tensor), w, key, unit)
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
@@ -77,8 +94,11 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     stages = stages_of(quantizer._span(w32.shape), w32.shape) if key is None else None
     parts = [w32] if stages is None else in_order(w32, stages.run)
 
+    is_cut = quantizer._has_tensor_scale() and len(parts) > 1
+    tensor = scale_by_threads(quantizer, parts, threads=cores()) if is_cut else None
+
     def measured(unit: Exponents | None) -> Tally:
-        found = [_by_all_cores(quantizer, with_whole_tiles(part), key, unit) for part in parts]
+        found = [_by_all_cores(quantizer, with_whole_tiles(part), key, unit, tensor) for part in parts]
         return found[0] if len(found) == 1 else tallies.joined(*found)
 
     found = statistics.of_any_scale(measured)
@@ -87,9 +107,11 @@ def weight_error(w: ArrayLike, q: AbstractQuantizer | str, *, key: PRNGKey | Non
     return statistics.fold(statistics.init(), found)
 
 
-def _by_all_cores(q: AbstractQuantizer, w: Weights, key: PRNGKey | None, unit: Exponents | None) -> Tally:
-    found = threaded.of_quantized(q, w, unit, threads=cores()) if key is None else None
-    return tally(q, w, key, unit=unit) if found is None else found
+def _by_all_cores(
+    q: AbstractQuantizer, w: Weights, key: PRNGKey | None, unit: Exponents | None, tensor: TensorScale | None
+) -> Tally:
+    found = threaded.of_quantized(q, w, unit, tensor=tensor, threads=cores()) if key is None else None
+    return tally(q, w, key, unit=unit, tensor=tensor) if found is None else found
 
 
 def _is_narrow(w: ArrayLike) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from quantsim._types import Weights
+from quantsim._types import TensorScale, Weights
 from quantsim.measure import tallies
 from quantsim.measure.pairs import Given, Pairs, Quantized, some_stages
 from quantsim.measure.tallies import SUMS, Exponents, Tally
@@ -23,7 +23,8 @@ from quantsim.numerics.tiles import TILE
 from quantsim.populations.structure import Structure
 from quantsim.quantizer.face import AbstractQuantizer
 from quantsim.quantizer.stages import Stages, stages_of
-from quantsim.quantizer.structure import parted, rebuild_quantizer
+from quantsim.quantizer.structure import Numbers, parted, rebuild_quantizer
+from quantsim.quantizer.tensor_scales import scale_by_threads
 
 _EXTREMES, _COUNTS = ("max_abs", "max_signal"), ("nonzero", "zeroed", "clipped")
 #: Sums, extremes and counts of a tally.
@@ -32,15 +33,22 @@ _Packed: TypeAlias = tuple[Float[Array, "6 _"], Float[Array, "2"], Int32[Array, 
 _Between: TypeAlias = tuple[Int32[Array, ""], Int32[Array, ""]]
 
 
-def of_quantized(q: AbstractQuantizer, w: Weights, unit: Exponents | None = None, *, threads: int) -> Tally | None:
-    """``tallies.tally(w, q.roundtrip(w), unit=unit)`` to the bit, in NumPy arrays; None where one call is as good."""
+def of_quantized(
+    q: AbstractQuantizer, w: Weights, unit: Exponents | None = None, *, tensor: TensorScale | None = None, threads: int
+) -> Tally | None:
+    """``tallies.tally(w, q.roundtrip(w), unit=unit)`` to the bit, in NumPy arrays; None where one call is as good.
+
+    ``tensor`` is the scale of the tensor that the weights are a part of; without, they are all of it.
+    """
     stages = stages_of(q._span(w.shape), w.shape) if is_on_one_cpu(w) and worth_sharing(w.size, threads) else None
     if stages is None:
         return None
     structure, numbers = parted(q)
     tallies.require_known(jax.device_put(numbers))  # inside jit they are not, though the weights may be
+    if q._has_tensor_scale() and tensor is None:
+        tensor = scale_by_threads(q, [w], threads=threads)
     static = structure, most_of_a_share(stages.whole(w), stages.length, threads)
-    return _by_threads(_some_of_quantized(), static, (numbers, w, unit), (w, stages), threads=threads)
+    return _by_threads(_some_of_quantized(), static, ((numbers, tensor), w, unit), (w, stages), threads=threads)
 
 
 def of_given(w: Weights, w_hat: Weights, unit: Exponents | None = None, *, threads: int) -> Tally | None:
@@ -60,15 +68,16 @@ def _some_of_quantized() -> Any:
     def measured(
         structure: Structure,
         most: int,
-        numbers: Float[Array, " k"],
+        given: tuple[Numbers, TensorScale | None],
         w: Weights,
         unit: Exponents | None,
         between: _Between,
     ) -> tuple[_Packed, _Packed | None]:
+        numbers, tensor = given
         q = rebuild_quantizer(structure, numbers)
         stages = stages_of(q._span(w.shape), w.shape)
         assert stages is not None
-        return _packed_parts(Quantized(w, q, None, stages), unit, between, most)
+        return _packed_parts(Quantized(w, q, tensor, stages), unit, between, most)
 
     return jax.jit(measured, static_argnums=(0, 1), compiler_options=ONE_CORE_A_CALL)
 

@@ -16,7 +16,8 @@ from quantsim._types import Matrix, PerBlock
 from quantsim.calibration import Counts
 from quantsim.granularity import block_counts, from_blocks, to_blocks
 from quantsim.numerics import ieee
-from quantsim.quantizer.scaled import Quantizer, calibrated, nearest, outside
+from quantsim.quantizer.scaled import Quantizer
+from quantsim.quantizer.scaled_blocks import calibrated, nearest, outside
 from quantsim.quantizer.structure import rebuild_quantizer
 
 Columns = Float[Array, "columns out"]

@@ -13,13 +13,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from quantsim import formats
-from quantsim._types import Blocks, PerBlock
+from quantsim._types import Blocks, PerBlock, TensorScale
 from quantsim.calibration import FourOverSix, Search
 from quantsim.formats import Elements, ScaleElements
 from quantsim.numerics import ieee
 from quantsim.quantizer.stored_scales import carry_of, exponent_of_power, has_powers, power_codes, stored
 from quantsim.quantizer.stored_scales import power as power_of
-from quantsim.rounding import decode, encode, round_integer, round_to_grid, snap
+from quantsim.rounding import decode, encode, round_integer, snap
 
 #: Stored scales of one candidate, by its number.
 Candidates = Callable[[Any], PerBlock]
@@ -46,7 +46,7 @@ def chosen(
     blocks: Blocks,
     reach: PerBlock,
     q: Any,
-    tensor: Float[Array, ""] | None,
+    tensor: TensorScale | None,
     importance: Blocks | None,
 ) -> PerBlock:
     """Stored scales with the least squared error among the candidates of the rule of a quantizer.
@@ -68,7 +68,7 @@ def chosen(
 
 
 def _chosen(
-    q: Any, tensor: Float[Array, ""] | None, blocks: Blocks, reach: PerBlock, importance: Blocks | None = None
+    q: Any, tensor: TensorScale | None, blocks: Blocks, reach: PerBlock, importance: Blocks | None = None
 ) -> PerBlock:
     if isinstance(q.calibration, FourOverSix):
         candidate, count = _four_or_six(reach, q, tensor), 2
@@ -91,7 +91,7 @@ def _chosen(
     return lax.fori_loop(0, count, attempt, start)[1]
 
 
-def _four_or_six(reach: PerBlock, q: Any, tensor: Float[Array, ""] | None) -> Candidates:
+def _four_or_six(reach: PerBlock, q: Any, tensor: TensorScale | None) -> Candidates:
     six, four = (stored(reach, q.format, q.scale_format, tensor=tensor, last=last) for last in (6.0, 4.0))
     return lambda k: jnp.where(k == 0, six, four)
 
@@ -121,9 +121,7 @@ def _offset(k: Any) -> Any:
     return jnp.where(k % 2 == 1, -((k + 1) // 2), k // 2)
 
 
-def _in(
-    unit: Int32[Array, "blocks 1"], scale: PerBlock, scale_format: Any, tensor: Float[Array, ""] | None
-) -> PerBlock:
+def _in(unit: Int32[Array, "blocks 1"], scale: PerBlock, scale_format: Any, tensor: TensorScale | None) -> PerBlock:
     """Steps in units of 2^unit."""
     if has_powers(scale_format):
         return ieee.power_of_two(jnp.clip(exponent_of_power(scale) - unit, -126, 126))
@@ -150,7 +148,21 @@ def _level(units: Columns, fmt: Elements) -> Columns:
         return ieee.clip(round_integer(units), *formats.grid(fmt)[2:])  # pyright: ignore[reportArgumentType]
     if isinstance(fmt, formats.Codebook):
         return snap(units, fmt)
-    return round_to_grid(units, formats.grid(fmt))
+    return _on_grid(units, formats.grid(fmt))
+
+
+def _on_grid(x: Columns, grid: formats.Grid) -> Columns:
+    """``round_to_grid`` but for the sign of zeros, which no error has, in half of the operations.
+
+    The sum with one and a half times a power of two is rounded, half to even, to multiples of the quantum of ``x``.
+
+    >>> [float(_on_grid(jnp.float32(x), formats.grid(formats.parse("e2m1")))) for x in (0.25, -0.3, 2.5, 5.1, 9.0)]
+    [0.0, -0.5, 2.0, 6.0, 6.0]
+    """
+    x = ieee.clip(x, grid.low, grid.high)
+    power = jnp.maximum(ieee.bits_of(x) & 0x7F800000, (grid.min_exponent + 127) << 23)
+    large = ieee.from_bits(power + (((23 - grid.mantissa_bits) << 23) + 0x400000))
+    return (x + large) - large
 
 
 def _sum(x: Columns) -> Row:

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from quantsim._types import ArrayLike, Codes, Number, PRNGKey, Scale, Shape, Weights, ZeroPoint
+from quantsim._types import ArrayLike, Codes, Number, PRNGKey, Scale, Shape, TensorScale, Weights, ZeroPoint
 from quantsim.populations.structure import Structure
 from quantsim.quantizer import programs
 from quantsim.quantizer.inputs import as_key, as_shape, as_weights, known_true
-from quantsim.quantizer.shared_roundtrip import shared_roundtrip
+from quantsim.quantizer.shared import shared_quantize, shared_roundtrip
 from quantsim.quantizer.structure import parted
 from quantsim.theory.scheme import NoTheoryError, Scheme
 
@@ -52,7 +52,9 @@ class AbstractQuantizer(abc.ABC):
         [[127, -50]]
         """
         w32 = self._checked(w, nonfinite)
-        found = programs.quantized(*parted(self), w32, as_key(key), self._code_dtype())
+        found = shared_quantize(self, w32) if key is None else None
+        if found is None:
+            found = programs.quantized(*parted(self), w32, as_key(key), self._code_dtype())
         return replace(found, quantizer=self, ndim=w32.ndim)
 
     def roundtrip(self, w: ArrayLike, *, key: PRNGKey | None = None, nonfinite: str = "raise") -> Weights:
@@ -126,17 +128,42 @@ class AbstractQuantizer(abc.ABC):
     @abc.abstractmethod
     def _outside(self, w: Weights) -> Bool[Array, "..."]: ...
 
+    # --- parts of an array: rows of `_span` weights ---------------------------------------------------------------
+
+    def _span(self, shape: Shape) -> int | None:
+        """Consecutive weights of the flattened array that share scales with no others; None if unknown.
+
+        They are quantized apart from all others, but for a scale of the tensor.
+        """
+        del shape
+        return None
+
+    def _has_tensor_scale(self) -> bool:
+        """Whether scales are stored in units of one that belongs to the whole array."""
+        return False
+
+    def _tensor_scale(self, rows: Weights) -> Float[Array, ""]:
+        """The scale of the tensor, of rows of it: the largest of all parts is that of the whole."""
+        raise NotImplementedError(f"{self} has no scale of the tensor")
+
+    def _encode_rows(self, rows: Weights, tensor: TensorScale | None) -> "QuantizedArray":
+        """``_encode`` of rows of an array with that scale of the tensor."""
+        del tensor
+        return self._encode(rows, None)
+
+    def _approximate_rows(self, rows: Weights, tensor: TensorScale | None) -> Weights:
+        """``_approximate`` of rows of an array with that scale of the tensor."""
+        del tensor
+        return self._approximate(rows, None)
+
+    # --- what programs and files must know -------------------------------------------------------------------------
+
     def _split(self) -> tuple[Structure, tuple[Number, ...]]:
         """What a program must know to be compiled, and the numbers that it takes."""
         return Structure(self), ()
 
     def _code_dtype(self) -> Any:
         """Type of the codes, where a program of the structure does not know it."""
-        return None
-
-    def _span(self, shape: Shape) -> int | None:
-        """Consecutive weights of the flattened array that are quantized apart from all others; None if unknown."""
-        del shape
         return None
 
     @abc.abstractmethod

@@ -3,55 +3,53 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from quantsim import formats
-from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, Weights
-from quantsim.calibration import (
-    RMS,
-    Absmax,
-    Calibration,
-    Clip,
-    Counts,
-    FourOverSix,
-    MinMax,
-    Search,
-    calibrate,
-    minmax,
-    reach_of,
+from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, TensorScale, Weights
+from quantsim.calibration import RMS, Absmax, Calibration, Clip, Counts, FourOverSix, MinMax, Search
+from quantsim.formats import Carry, Elements, ScaleElements, Traced
+from quantsim.granularity import (
+    Block,
+    Channel,
+    Granularity,
+    block_counts,
+    block_sizes,
+    from_blocks,
+    scale_shape,
+    span,
+    to_blocks,
 )
-from quantsim.formats import Carry, Elements, Format, Integer, ScaleElements, Traced
-from quantsim.granularity import Granularity, block_counts, block_sizes, from_blocks, scale_shape, span, to_blocks
-from quantsim.numerics import ieee
 from quantsim.numerics.meshes import placed_like
 from quantsim.numerics.narrowing import ODD_ENOUGH_FOR
 from quantsim.populations.structure import Structure
-from quantsim.quantizer.choosing import chosen, largest_scale
 from quantsim.quantizer.combinations import require_combination, require_kinds
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray, beyond
 from quantsim.quantizer.inputs import as_importance, as_key, as_shape, as_weights
 from quantsim.quantizer.laws import law_of
+from quantsim.quantizer.scaled_blocks import (
+    calibrated,
+    codes_of,
+    in_lanes,
+    nearest,
+    outside,
+    scale_of_tensor,
+    stored_scales,
+    whole_numbers,
+)
 from quantsim.quantizer.short_blocks import warn_of_short_blocks
 from quantsim.quantizer.spec import TWO_LEVEL, spell
-from quantsim.quantizer.stored_scales import (
-    Scales,
-    carry_numbers,
-    has_powers,
-    in_units,
-    is_finite,
-    stored,
-    tensor_scale,
-    times,
-)
+from quantsim.quantizer.stored_scales import Scales, carry_numbers, has_powers, times
 from quantsim.quantizer.structure import Kind, Take, has_numbers, numbers_of, traced
-from quantsim.rounding import Rounding, code_dtype, decode, encode, round_integer, snap
+from quantsim.rounding import Rounding, code_dtype, decode, encode, snap
 from quantsim.theory.scheme import Scheme
 
 _F32 = formats.parse("f32")
+_Row: TypeAlias = Float[Array, " in"] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,20 +142,20 @@ class Quantizer(AbstractQuantizer):
             return super().scheme(shape)
         return Scheme(self.format, law, block_sizes(self.granularity, shape), self.rounding)
 
-    def _encode(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> QuantizedArray:
+    def _encode(
+        self, w: Weights, key: PRNGKey | None, importance: _Row = None, tensor: TensorScale | None = None
+    ) -> QuantizedArray:
         if self.granularity is None:
             return QuantizedArray(encode(w, self.format, self.rounding, key), None, None, self)
-        blocks = to_blocks(w, self.granularity)
-        scales, zero = stored_scales(self, blocks, self._counts(w), importance=self._spread(importance, w))
-        units = units_of(self, blocks, scales.step())
-        shape = scale_shape(self.granularity, w.shape)
-        if zero is None:
-            codes = encode(units, self.format, self.rounding, key)
-        else:
-            codes = _integers(_snap_blocks(self, units, zero, key) + zero)
-            zero = _integers(zero).reshape(shape)
-        codes = from_blocks(codes, self.granularity, w.shape)
-        return QuantizedArray(codes, scales.blocks.reshape(shape), zero, self, scales.tensor)
+        blocks, scales, zero = self._found(w, importance, tensor)
+        return self._stored(w.shape, codes_of(self, blocks, scales.step(), zero, key=key), scales, zero)
+
+    def _stored(self, shape: Shape, codes: Array, scales: Scales, zero: PerBlock | None) -> QuantizedArray:
+        assert self.granularity is not None
+        of_scales = scale_shape(self.granularity, shape)
+        zero_point = None if zero is None else whole_numbers(zero).reshape(of_scales)
+        codes = from_blocks(codes, self.granularity, shape)
+        return QuantizedArray(codes, scales.blocks.reshape(of_scales), zero_point, self, scales.tensor)
 
     def _decode(self, qw: QuantizedArray) -> Weights:
         if self.granularity is None:
@@ -171,30 +169,63 @@ class Quantizer(AbstractQuantizer):
         step = Scales(qw.scale.reshape(-1, 1), qw.tensor_scale).step()
         return from_blocks(times(values, step, self.scale_format), self.granularity, qw.codes.shape)
 
-    def _approximate(self, w: Weights, key: PRNGKey | None, importance: Float[Array, " in"] | None = None) -> Weights:
+    def _approximate(
+        self, w: Weights, key: PRNGKey | None, importance: _Row = None, tensor: TensorScale | None = None
+    ) -> Weights:
         if self.granularity is None:
             return snap(w, self.format, self.rounding, key)
-        blocks = to_blocks(w, self.granularity)
-        scales, zero = stored_scales(self, blocks, self._counts(w), importance=self._spread(importance, w))
+        blocks, scales, zero = self._found(w, importance, tensor)
         return from_blocks(nearest(self, blocks, scales.step(), zero, key=key), self.granularity, w.shape)
+
+    def _found(
+        self, w: Weights, importance: _Row, tensor: TensorScale | None
+    ) -> tuple[Blocks, Scales, PerBlock | None]:
+        """Blocks with their scales and zero points; a scale of the tensor is given, or that of these weights."""
+        assert self.granularity is not None
+        blocks, counts = self._cut(w)
+        if importance is not None:  # what an error of each weight counts
+            importance = to_blocks(jnp.broadcast_to(importance, w.shape), self.granularity)
+        return blocks, *stored_scales(self, blocks, counts, tensor=tensor, importance=importance)
+
+    def _has_tensor_scale(self) -> bool:
+        return self.two_level
+
+    def _tensor_scale(self, rows: Weights) -> Float[Array, ""]:
+        return scale_of_tensor(self, *self._of_rows()._cut(_matrix(rows)))
+
+    def _encode_rows(self, rows: Weights, tensor: TensorScale | None) -> QuantizedArray:
+        if self.granularity is None:
+            return self._encode(rows, None)
+        q, rows = self._of_rows(), _matrix(rows)
+        blocks, scales, zero = q._found(rows, None, tensor)
+        codes = codes_of(q, *in_lanes(q, blocks, scales.step(), zero)).reshape(blocks.shape)
+        return q._stored(rows.shape, codes, scales, zero)
+
+    def _approximate_rows(self, rows: Weights, tensor: TensorScale | None) -> Weights:
+        if self.granularity is None:
+            return self._approximate(rows, None)
+        q, matrix = self._of_rows(), _matrix(rows)
+        blocks, scales, zero = q._found(matrix, None, tensor)
+        found = nearest(q, *in_lanes(q, blocks, scales.step(), zero)).reshape(blocks.shape)
+        assert q.granularity is not None
+        return from_blocks(found, q.granularity, matrix.shape).reshape(rows.shape)
+
+    def _of_rows(self) -> "Quantizer":
+        """The same in a matrix of rows: there blocks lie along them, and a channel is one, whatever the axis was."""
+        rows = Block(self.granularity.size) if isinstance(self.granularity, Block) else Channel()
+        return replace(self, granularity=rows)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         if self.granularity is None:
             return beyond(w, formats.ends(self.format))
-        blocks = to_blocks(w, self.granularity)
-        step, zero = calibrated(self, blocks, self._counts(w))
+        blocks, counts = self._cut(w)
+        step, zero = calibrated(self, blocks, counts)
         return from_blocks(outside(self, blocks, step, zero), self.granularity, w.shape)
 
-    def _counts(self, w: Weights) -> Counts:
+    def _cut(self, w: Weights) -> tuple[Blocks, Counts]:
+        """Blocks, and how many weights each has."""
         assert self.granularity is not None
-        return block_counts(self.granularity, w.shape)
-
-    def _spread(self, importance: Float[Array, " in"] | None, w: Weights) -> Blocks | None:
-        """What an error of each weight counts."""
-        if importance is None:
-            return None
-        assert self.granularity is not None
-        return to_blocks(jnp.broadcast_to(importance, w.shape), self.granularity)
+        return to_blocks(w, self.granularity), block_counts(self.granularity, w.shape)
 
     def _checked(self, w: ArrayLike, nonfinite: str | None) -> Weights:
         w32 = as_weights(w, nonfinite, odd=_rounds_once(self))
@@ -238,7 +269,7 @@ class Quantizer(AbstractQuantizer):
         return code_dtype(self.format)
 
     def _span(self, shape: Shape) -> int | None:
-        if self.rounding == "stochastic" or self.two_level:  # draws, or a scale, belong to the whole array
+        if self.rounding == "stochastic":  # draws belong to the whole array
             return None
         return 1 if self.granularity is None else span(self.granularity, shape)
 
@@ -272,88 +303,6 @@ def _rounds_once(q: Quantizer) -> bool:
     return q.granularity is None and q.rounding != "stochastic" and few
 
 
-def _integers(values: Array) -> Array:
-    """Codes or zero points; 0 where a block is not finite."""
-    return jnp.where(jnp.isnan(values), 0, values).astype(jnp.int32)
-
-
-def calibrated(q: Quantizer, blocks: Blocks, counts: Counts) -> tuple[PerBlock, PerBlock | None]:
-    """What levels are multiplied with, and zero point. A non-finite weight makes the scale of its block NaN.
-
-    Args:
-        q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
-        blocks: one row for each scale.
-        counts: weights in each block, without a padded tail.
-    """
-    scales, zero = stored_scales(q, blocks, counts)
-    return scales.step(), zero
-
-
-def stored_scales(
-    q: Quantizer,
-    blocks: Blocks,
-    counts: Counts,
-    *,
-    whole: Float[Array, "rows columns"] | None = None,
-    importance: Blocks | None = None,
-) -> tuple[Scales, PerBlock | None]:
-    """Scales as stored, of blocks and of their tensor, and zero point.
-
-    Args:
-        q: a quantizer with a granularity; of it only the rule counts here, not which weights share a scale.
-        blocks: one row for each scale.
-        counts: weights in each block, without a padded tail.
-        whole: rows of weights whose largest the scale of the tensor follows from, if not that of ``blocks``.
-        importance: what a squared error of each weight counts, for rules that choose a scale by it.
-    """
-    rule, top = q.calibration, ieee.absmax(blocks)
-    scale_format: Any = q.scale_format
-    if isinstance(rule, MinMax):
-        assert isinstance(q.format, Integer | Traced)
-        scale, zero = minmax(blocks, q.format, scale_format)
-        return Scales(snap(scale, scale_format) + (top - top)), zero
-    if not (q.two_level or has_powers(q.scale_format) or isinstance(rule, FourOverSix | Search)):
-        return Scales(snap(calibrate(blocks, q.format, rule, counts), scale_format) + (top - top)), None
-    finite = is_finite(top)
-    reach, tensor = jnp.where(finite, reach_of(blocks, q.format, rule, counts), 0.0), None
-    if q.two_level:
-        of_whole = reach if whole is None else reach_of(whole, q.format, rule, counts)
-        tensor = tensor_scale(of_whole, q.format, largest_scale(rule, q.scale_format))
-    if isinstance(rule, FourOverSix | Search):
-        scale = chosen(jnp.where(finite, blocks, 0.0), reach, q, tensor, importance)
-    else:
-        scale = stored(reach, q.format, q.scale_format, tensor=tensor)
-    return Scales(jnp.where(finite, scale, jnp.nan), tensor), None
-
-
-def nearest(
-    q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None, *, key: PRNGKey | None = None
-) -> Blocks:
-    """Dequantized weights of blocks, with the scales given instead of found."""
-    return times(_snap_blocks(q, units_of(q, blocks, scale), zero, key), scale, q.scale_format)
-
-
-def outside(q: Quantizer, blocks: Blocks, scale: PerBlock, zero: PerBlock | None = None) -> Bool[Array, "blocks size"]:
-    """Which weights lie more than half a step outside the range that the scales given leave."""
-    units, levels = units_of(q, blocks, scale), formats.ends(q.format)
-    if zero is not None:
-        top = _offset_range(q.format)[1]
-        units, levels = units + zero, (0.0, 1.0, top - 1, top)
-    return beyond(units, levels)
-
-
-def units_of(q: Quantizer, blocks: Blocks, step: PerBlock) -> Blocks:
-    """Weights in units of the step; 0 in a block whose stored scale is 0."""
-    return in_units(blocks, step, q.scale_format, two_level=q.two_level)
-
-
-def _offset_range(fmt: Format | Traced) -> tuple[float, Any]:
-    assert isinstance(fmt, Integer | Traced)
-    return 0.0, formats.last_code(fmt)
-
-
-def _snap_blocks(q: Quantizer, units: Blocks, zero: PerBlock | None, key: PRNGKey | None) -> Blocks:
-    """Levels of weights in units of their scale; with a zero point, ``clip(round(u) + z, 0, 2^bits - 1) - z``."""
-    if zero is None:
-        return snap(units, q.format, q.rounding, key)
-    return ieee.clip(round_integer(units, q.rounding, key) + zero, *_offset_range(q.format)) - zero
+def _matrix(rows: Weights) -> Weights:
+    """Rows, also of one weight each."""
+    return rows.reshape(len(rows), -1)

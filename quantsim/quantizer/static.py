@@ -14,7 +14,8 @@ from quantsim.numerics import ieee
 from quantsim.quantizer.face import AbstractQuantizer, QuantizedArray
 from quantsim.quantizer.inputs import as_key, as_weights
 from quantsim.quantizer.parsing import parse
-from quantsim.quantizer.scaled import Quantizer, units_of
+from quantsim.quantizer.scaled import Quantizer
+from quantsim.quantizer.scaled_blocks import units_of
 from quantsim.rounding import encode, round_integer
 
 

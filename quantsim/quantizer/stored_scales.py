@@ -5,14 +5,14 @@ one. It is a float32 number, of ``e8m0`` a power of two that may be subnormal: w
 taken from its bits.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from quantsim import formats
-from quantsim._types import Blocks, Number, PerBlock
+from quantsim._types import Blocks, Number, PerBlock, TensorScale
 from quantsim.formats import Carry, Elements, Format, PowerOfTwo
 from quantsim.numerics import ieee
 from quantsim.rounding import snap
@@ -22,13 +22,17 @@ _INFINITY = 0x7F800000  # bit pattern of float32; that of any NaN is larger
 _SMALLEST = 2.0**-126  # the smallest magnitude that arithmetic does not flush to zero
 _LARGEST = float(np.finfo(np.float32).max)
 _LAST_CODE = 254  # of e8m0; 255 is NaN
+_OF_NAN = 128  # its exponent
+
+#: A number for each block or weight; of powers of two it may be their exponents.
+Step: TypeAlias = Float[Array, "..."] | Int32[Array, "..."]
 
 
 class Scales(NamedTuple):
     """What is stored beside the elements: a scale for each block, and that of the tensor where there is one."""
 
     blocks: PerBlock
-    tensor: Float[Array, ""] | None = None
+    tensor: TensorScale | None = None
 
     def step(self) -> PerBlock:
         """What levels are multiplied with; NaN where a block is not finite."""
@@ -117,7 +121,7 @@ def stored(
     fmt: Elements,
     scale_format: Any,
     *,
-    tensor: Float[Array, ""] | None = None,
+    tensor: TensorScale | None = None,
     last: float | None = None,
 ) -> PerBlock:
     """Scales as stored that put ``reach`` on the last level of the elements.
@@ -134,25 +138,31 @@ def stored(
         return power(power_codes(reach, carry) - 127 - carry.implied)
     level = formats.reach(fmt) if last is None else last
     # one division: each more would round once more
-    return snap(ieee.divide(reach, level if tensor is None else (level * tensor).reshape(1, 1)), scale_format)
+    return snap(ieee.divide(reach, level if tensor is None else jnp.asarray(level * tensor).reshape(1, 1)), scale_format)
 
 
 # --- applying them --------------------------------------------------------------------------------------------------
 
 
-def in_units(blocks: Blocks, step: PerBlock, scale_format: Any, *, two_level: bool = False) -> Blocks:
+def in_units(blocks: Blocks, step: Step, scale_format: Any, *, two_level: bool = False) -> Blocks:
     """Weights over their step, rounded once; 0 where it is 0, and of two levels and powers of two where it is NaN."""
     if has_powers(scale_format):
-        first, second = _two_factors(-exponent_of_power(step))
-        return jnp.where(jnp.isnan(step), 0.0, blocks) * first * second
+        exponent = _exponents(step)
+        first, second = _two_factors(-exponent)
+        return jnp.where(exponent == _OF_NAN, 0.0, blocks) * first * second
     if two_level:
         return jnp.where(step > 0, ieee.divide(blocks, step), 0.0)
     return jnp.where(step == 0, 0.0, ieee.divide(blocks, jnp.where(step == 0, 1.0, step)))
 
 
-def times(levels: Blocks, step: PerBlock, scale_format: Any) -> Blocks:
+def times(levels: Blocks, step: Step, scale_format: Any) -> Blocks:
     """Levels times their step."""
     if not has_powers(scale_format):
         return levels * step
-    first, second = _two_factors(exponent_of_power(step))
-    return levels * jnp.where(jnp.isnan(step), jnp.nan, first) * second
+    exponent = _exponents(step)
+    first, second = _two_factors(exponent)
+    return levels * jnp.where(exponent == _OF_NAN, jnp.nan, first) * second
+
+
+def _exponents(step: Step) -> Int32[Array, "..."]:
+    return step if jnp.issubdtype(step.dtype, jnp.integer) else exponent_of_power(step)

@@ -28,9 +28,10 @@ from typing import cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt8
+from jaxtyping import Float as Floats
 
 from quantsim import formats
-from quantsim._types import PRNGKey, Scale, Shape, Weights
+from quantsim._types import PRNGKey, Scale, Shape, TensorScale, Weights
 from quantsim.calibration import Absmax
 from quantsim.formats import Float, Format, PowerOfTwo, Rule
 from quantsim.granularity import Block, from_blocks, to_blocks
@@ -100,7 +101,12 @@ class Microscaling(AbstractQuantizer):
         return self.scaled.scheme(shape)
 
     def _encode(self, w: Weights, key: PRNGKey | None) -> QuantizedArray:
-        qw = self.scaled._encode(w, key)
+        return self._named(self.scaled._encode(w, key), w)
+
+    def _encode_rows(self, rows: Weights, tensor: TensorScale | None) -> QuantizedArray:
+        return self._named(self.scaled._encode_rows(rows, tensor), rows)
+
+    def _named(self, qw: QuantizedArray, w: Weights) -> QuantizedArray:
         assert qw.scale is not None
         codes = qw.codes if self.scaled.two_level else jnp.where(self._spread(jnp.isnan(qw.scale), w), 0, qw.codes)
         return replace(qw, codes=codes, scale=self._bytes(qw.scale), quantizer=self)
@@ -129,6 +135,15 @@ class Microscaling(AbstractQuantizer):
 
     def _approximate(self, w: Weights, key: PRNGKey | None) -> Weights:
         return self.scaled._approximate(w, key)
+
+    def _has_tensor_scale(self) -> bool:
+        return self.scaled.two_level
+
+    def _tensor_scale(self, rows: Weights) -> Floats[Array, ""]:
+        return self.scaled._tensor_scale(rows)
+
+    def _approximate_rows(self, rows: Weights, tensor: TensorScale | None) -> Weights:
+        return self.scaled._approximate_rows(rows, tensor)
 
     def _outside(self, w: Weights) -> Bool[Array, "..."]:
         return self.scaled._outside(w)
