@@ -84,11 +84,13 @@ def test_quantizers_that_differ_in_numbers_share_a_program():
     assert len(of_others) == 2
 
 
-def test_stages_give_the_same_bits_as_one_piece():
-    q = qs.parse("regular64(int4:block32)")
-    w = qs.populations.Normal().sample(qs.populations.key(1), (1024, 1024))
+@pytest.mark.parametrize("spec", ["int4:block32", "nvfp4", "int8:channel"])
+def test_stages_give_the_same_bits_as_one_piece(spec):
+    q = qs.parse(f"regular64({spec})")
+    w = qs.populations.Normal().sample(qs.populations.key(1), (1030, 1024))
     one = jax.jit(lambda w: q._approximate(w, None))(w)
     np.testing.assert_array_equal(q.roundtrip(w), one)
+    np.testing.assert_array_equal(q.quantize(w).dequantize(), one)
     assert qs.weight_error(w, q).rel_rms == qs.error_stats(w, one).rel_rms
 
 

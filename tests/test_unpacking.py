@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 import quantsim as qs
 from quantsim import checkpoints
-from quantsim.numerics import memory, unpacking
+from quantsim.numerics import memory
+from quantsim.quantizer.blockformats import unpacking
 from quantsim.quantizer.blockformats.gguf import LAYOUTS, TYPES, layout
 from quantsim.quantizer.blockformats.unpacking import grids, host
 from quantsim.quantizer.face import QuantizedArray

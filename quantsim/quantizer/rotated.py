@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from quantsim._types import Number, PRNGKey, Shape, Weights
+from quantsim._types import Number, PRNGKey, Shape, TensorScale, Weights
 from quantsim.numerics import hadamard
 from quantsim.numerics.hadamard import Kind
 from quantsim.populations.structure import Structure
@@ -121,6 +121,18 @@ class Rotated(AbstractQuantizer):
     def _span(self, shape: Shape) -> int | None:
         span = self.inner._span(shape)
         return None if span is None or self.signs is not None else lcm(span, self.size)  # a sign belongs to its place
+
+    def _has_tensor_scale(self) -> bool:
+        return self.inner._has_tensor_scale()
+
+    def _tensor_scale(self, rows: Weights) -> Float[Array, ""]:
+        return self.inner._tensor_scale(self._turned(rows))
+
+    def _encode_rows(self, rows: Weights, tensor: TensorScale | None) -> QuantizedArray:
+        return self.inner._encode_rows(self._turned(rows), tensor)
+
+    def _approximate_rows(self, rows: Weights, tensor: TensorScale | None) -> Weights:
+        return self._turned_back(self.inner._approximate_rows(self._turned(rows), tensor))
 
     def _nbytes(self, shape: Shape) -> int:
         self._require_shape(shape)
