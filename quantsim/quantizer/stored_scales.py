@@ -138,7 +138,9 @@ def stored(
         return power(power_codes(reach, carry) - 127 - carry.implied)
     level = formats.reach(fmt) if last is None else last
     # one division: each more would round once more
-    return snap(ieee.divide(reach, level if tensor is None else jnp.asarray(level * tensor).reshape(1, 1)), scale_format)
+    return snap(
+        ieee.divide(reach, level if tensor is None else jnp.asarray(level * tensor).reshape(1, 1)), scale_format
+    )
 
 
 # --- applying them --------------------------------------------------------------------------------------------------
