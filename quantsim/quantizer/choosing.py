@@ -151,7 +151,7 @@ def _level(units: Columns, fmt: Elements) -> Columns:
     return _on_grid(units, formats.grid(fmt))
 
 
-def _on_grid(x: Columns, grid: formats.Grid) -> Columns:
+def _on_grid(x: Float[Array, "..."], grid: formats.Grid) -> Float[Array, "..."]:
     """``round_to_grid`` but for the sign of zeros, which no error has, in half of the operations.
 
     The sum with one and a half times a power of two is rounded, half to even, to multiples of the quantum of ``x``.

@@ -32,7 +32,9 @@ def _message(q: Any, shape: Shape) -> str | None:
         return None
     bits = q.bits_per_weight(shape)
     for longer in _longer(q.granularity, shape):
-        better = replace(q, granularity=longer)
+        better = replace(
+            q, granularity=longer, two_level=q.two_level and longer != Tensor()
+        )  # one scale needs no second
         fewer = better.bits_per_weight(shape)
         if bits > _TOO_MUCH * fewer:
             each = prod(shape) / prod(scale_shape(q.granularity, shape))
