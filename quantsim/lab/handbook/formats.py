@@ -14,6 +14,7 @@ from quantsim.quantizer.blockformats.gguf import TYPES, layout
 from quantsim.quantizer.blockformats.microscaling import Microscaling
 from quantsim.quantizer.blockformats.unpacking import LAYOUTS
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.rotated import Rotated
 
 #: Rows and columns of the matrix that bits are counted on.
 MATRIX = (4096, 4096)
@@ -128,6 +129,9 @@ def quantizer(spec: str) -> Topic:
     """
     q = parse(spec)
     facts: list[Fact] = [("bits a weight", bits(q)), ("theory", predicted(q))]
+    if isinstance(q, Rotated):
+        facts += [("formula", words("conventions.toml")["rotated"]["what"]), ("around", str(q.inner))]
+        return Topic(str(q), "quantizer", f"{q.inner} of weights in rotated coordinates", tuple(facts))
     if isinstance(q, Quantizer):
         said = matching(q.format.name, words("formats.toml")["elements"])
         rule = _RULES.get(type(q.calibration)) if q.granularity is not None else "saturation"
