@@ -236,7 +236,8 @@ def rates(ax: plotting.Axes, timed: Rows, most: float) -> None:
     ax.axvline(most, color="0.25", ls="--", lw=0.9, label=f"one read, {most * 4e-3:.3g} GB/s")
     ax.axvspan(most, 1e9, color="0.93", lw=0, zorder=0)
     ax.set(xscale="log", xlabel="M weights/s", ylim=(len(jobs) - 0.5, -1.6), xlim=(None, 2 * most))
-    ax.set_yticks(range(len(jobs)), jobs)
+    one = f"{generate_and_measure(1)}; "
+    ax.set_yticks(range(len(jobs)), [job.replace(one, "sweep, ") for job in jobs])
 
 
 def _rates_of(ax: plotting.Axes, found: Rows, places: list[int], style: plotting.Style, zorder: float) -> None:
@@ -297,7 +298,7 @@ def of_layers(ax: plotting.Axes, found: Rows) -> None:
             plotting.curve(ax, of_name.column("size"), of_name.column("seconds"), se=se, series=style)
             slowest = max(row["seconds"] for row in found.where(size=of_name[-1]["size"]))
             _taken(ax, of_name[-1], style.color, above=of_name[-1]["seconds"] == slowest)
-    ax.set(xscale="log", yscale="log", ylim=(min(seconds) / 8, 300 * max(seconds)))
+    ax.set(xscale="log", yscale="log", ylim=(min(seconds) / 8, 3000 * max(seconds)))
     ax.set_xlim(min(sizes) / 2.2, 2.2 * max(sizes))
     ax.set_xticks(sizes, [f"{size}²" for size in sizes])
     ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
