@@ -17,6 +17,7 @@ e2m1 more, until hundreds of inputs are rotated together.
 Settles nothing of the ledger.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -174,15 +175,16 @@ def summary(rows: Rows) -> str:
 # --- the figure -----------------------------------------------------------------------------------------------------
 
 PAIR_STYLES = plotting.styles([pair.name for pair in crest.PAIRS])
-SCALE_STYLES = plotting.styles(small.RULES)
+SCALE_STYLES = plotting.styles({rule: rule.replace("absmax:", "") for rule in small.RULES})
 ELEMENT_STYLES = plotting.styles(ELEMENTS)
 TAILED = "t3"
+UNNAMED = "_"  # in a legend
 SHOWN = (("e8m0:rceil", 32), ("bf16", 32), ("ue4m3", 16), ("ue4m3+f32", 16), ("ue4m3+f32", 8))
 
 
 def draw(rows: Rows) -> plotting.Figure:
     """Crest factors, populations, small weights."""
-    figure, axes = plotting.mosaic("abc;def", height=5.4)
+    figure, axes = plotting.mosaic("aaabbbcccc;dddeeeffff", height=5.6)
     of_pairs(axes["a"], rows, crest.PAIRS[:2])
     of_pairs(axes["b"], rows, crest.PAIRS[2:])
     who_is_ahead(axes["c"], rows.where(kind="grid"))
@@ -200,9 +202,13 @@ def of_pairs(ax: plotting.Axes, rows: Rows, pairs: tuple[crest.Pair, ...]) -> No
     for pair in pairs:
         style, own = PAIR_STYLES[pair.name], rows.where(kind="crest", pair=pair.name)
         plotting.measured(ax, own.where(way=crest.SHAPED), "crest", "ahead_db", series=style)
-        plotting.points(ax, own.where(way=crest.NATURAL), "crest", "ahead_db", series=style, label="", mfc="w")
+        plotting.points(ax, own.where(way=crest.NATURAL), "crest", "ahead_db", series=style, label=UNNAMED, mfc="w")
         if pair.printed <= pair.block**0.5:
-            plotting.mark_claim(ax, pair.printed, 0.0, f"printed: {pair.printed:g}")
+            right = pair.two_level or pair is not pairs[0]
+            offset = (4, 5) if right else (-4, -20)
+            plotting.mark_claim(
+                ax, pair.printed, 0.0, f"printed\n{pair.printed:g}", offset=offset, ha="left" if right else "right"
+            )
     ax.axhline(0.0, color="0.1", lw=0.6)
     ax.set(xlabel="crest factor max |w| / rms", ylabel="integer ahead of float (dB)")
     ax.legend(fontsize=plotting.NOTE)
@@ -214,24 +220,25 @@ def who_is_ahead(ax: plotting.Axes, rows: Rows) -> None:
     for r in rows.where(element="e2m1"):
         if (r["scale"], r["block"]) in SHOWN and r["rotation"] in (PLAIN, hadamard.KINDS[1]):
             label = r["population"] + (", rotated" if r["rotation"] != PLAIN else "")
-            column = f"{r['scale']}\n{r['block']}"
-            shown.append(r | {"row": label, "column": column, "text": f"{r['over_int4_db']:+.1f}"})
+            lines = [*re.split(r":|(?=\+)", r["scale"]), str(r["block"])]
+            shown.append(r | {"row": label, "column": "\n".join(lines), "text": f"{r['over_int4_db']:+.1f}"})
     of = Rows(shown)
     values = of.grid(x="column", y="row", value="over_int4_db")
     plotting.heat_map(ax, values, texts=of.grid(x="column", y="row", value="text"), cmap="PuOr", vmin=-4, vmax=4)
     ax.tick_params(labelsize=5.5)
-    ax.set_xlabel("scale and block: e2m1 over int4 (dB)")
+    ax.set_xlabel("scale, block: e2m1 over int4 (dB)")
 
 
 def against_sigma(ax: plotting.Axes, rows: Rows) -> None:
     """SQNR of e2m1 against σ: blocks of 8 filled, of 16 open."""
     for rule, style in SCALE_STYLES.items():
-        for block, look in ((8, {}), (16, {"mfc": "w", "label": ""})):
+        for block, look in ((8, {}), (16, {"mfc": "w", "label": UNNAMED})):
             own = rows.where(rule=rule, block=block)
             plotting.points(ax, own, "sigma", "sqnr_db", series=style, **look)
             plotting.prediction(ax, own.column("sigma"), own.column("predicted_sqnr_db"), series=style)
     ax.set(xscale="log", xlabel="σ of normal weights", ylabel="SQNR of e2m1 (dB)", ylim=(-1, 24))
-    ax.legend(fontsize=plotting.NOTE, loc="lower right", title="blocks of 8 (open: 16)", title_fontsize=plotting.NOTE)
+    look = {"fontsize": plotting.NOTE, "title_fontsize": plotting.NOTE, "handlelength": 1.0, "borderaxespad": 0.1}
+    ax.legend(loc="lower right", title="8 (open: 16)", **look)
 
 
 def causes(ax: plotting.Axes, rows: Rows) -> None:
@@ -241,7 +248,7 @@ def causes(ax: plotting.Axes, rows: Rows) -> None:
     colors = [plotting.VERMILION, plotting.ORANGE, plotting.SKY]
     ax.stackplot(sigma, *parts, labels=[f"scale {name}" for name in small.KINDS], colors=colors)
     ax.set(xscale="log", xlabel="σ, blocks of 8 under ue4m3", ylabel="share of the squared error", ylim=(0, 1))
-    ax.legend(fontsize=plotting.NOTE, loc="lower left")
+    ax.legend(fontsize=plotting.NOTE, loc="lower left", frameon=True, framealpha=1.0)
 
 
 def against_size(ax: plotting.Axes, rows: Rows) -> None:
@@ -249,6 +256,8 @@ def against_size(ax: plotting.Axes, rows: Rows) -> None:
     own = rows.where(rotation=hadamard.KINDS[1])
     places = {size: k for k, size in enumerate(own.values("size"))}
     for element, style in ELEMENT_STYLES.items():
+        if element == "e1m2":  # int4 in halves: the same errors
+            continue
         of = Rows(r | {"place": places[r["size"]]} for r in own.where(element=element))
         plotting.curve(ax, of.column("place"), of.column("sqnr_db"), se=of.column("sqnr_db_se"), series=style, ms=2.6)
     ax.set_xticks(range(len(places)), [str(size or PLAIN) for size in places])

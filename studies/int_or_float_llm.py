@@ -28,7 +28,7 @@ from scipy import stats
 from quantsim.lab import plotting
 from quantsim.lab.claims import Claim
 from quantsim.lab.study import Cell
-from quantsim.measure.ratios import CLEARLY, mean
+from quantsim.measure.ratios import CLEARLY, Estimate, difference
 from quantsim.rows import Rows
 
 from . import _real as real
@@ -134,10 +134,10 @@ def slope(rows: Rows) -> float:
 
 
 def turned_round(rows: Rows) -> list[tuple[str, str]]:
-    """Pairs of formats the first of which has less weight error and clearly, by three standard errors, more KL."""
+    """Pairs the first of which has less weight error and clearly more KL, as if their errors were independent."""
     found = []
     for a, b in combinations(sorted(rows, key=lambda r: r["rel_mse"]), 2):
-        if mean(np.array(a["kl_blocks"]) - np.array(b["kl_blocks"])).clearly_above(0):
+        if difference(*(Estimate(r["kl"], r["kl_se"]) for r in (a, b))).clearly_above(0):
             found.append((a["spec"], b["spec"]))
     return found
 

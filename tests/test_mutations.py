@@ -66,7 +66,8 @@ TABLE = {
         ("ties away", "TO_NEAREST_EVEN", "AWAY_FROM_ZERO", nearest("int4")),
         ("ties away in e2m1", "TO_NEAREST_EVEN", "AWAY_FROM_ZERO", nearest("e2m1")),
         ("ties away in bf16", "half - 1 + ((magnitude >> drop) & 1)", "half", nearest("bf16")),
-        ("ties up in codebooks", "x > threshold", "x >= threshold", nearest("skew")),
+        ("ties up in codebooks", "x > threshold, jnp", "x >= threshold, jnp", nearest("skew")),
+        ("ties up in codes of codebooks", "x > threshold, k", "x >= threshold, k", nearest("skew")),
         ("missing clip of floats", "x = ieee.clip(x, g.low, g.high)", "x = 1.0 * x", nearest("e4m3")),
         ("missing clip of integers", "*grid(fmt)[2:])", "-1e9, 1e9)", contract("law_within_half_a_step", CLIPPED)),
         (

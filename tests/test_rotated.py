@@ -9,7 +9,6 @@ import quantsim as qs
 from quantsim.mitigations import parse as mitigation
 from quantsim.mitigations.layer import Layer
 from quantsim.numerics import hadamard
-from quantsim.quantizer.rotated import Rotated
 
 HALF_ULP = 2.0**-24
 SPECS = ("int4:block32", "e2m1:block16:fouroversix:ue4m3+f32", "int8:channel", "q4_k", "mxfp4")
@@ -123,5 +122,3 @@ def test_shapes_that_blocks_do_not_divide_are_refused():
         q.quantize(np.ones((3, 96)))
     with pytest.raises(ValueError, match="a number has none"):
         q.quantize(1.0)
-    with pytest.raises(ValueError, match="known are sylvester, regular"):
-        Rotated(q.inner, 64, "fourier")

@@ -54,8 +54,6 @@ class Rotated(AbstractQuantizer):
 
     def __post_init__(self) -> None:
         """Reject sizes without a matrix."""
-        if self.kind not in hadamard.KINDS:
-            raise ValueError(f"unknown kind of rotation {self.kind!r}; known are {', '.join(hadamard.KINDS)}")
         if not SMALLEST <= self.size <= LARGEST:
             raise ValueError(f"a rotation takes blocks of {SMALLEST} to {LARGEST} inputs, not {self.size}")
         hadamard.require_size(self.kind, self.size, self.size)
