@@ -141,6 +141,31 @@ def test_predicted_damages_add_up_as_is_said():
     assert f"预测的各个 KL 之和是实测之和的 {ratio:.2f} 倍" in CHINESE
 
 
+def test_the_table_of_printed_numbers_says_what_the_rows_say():
+    (table,) = re.findall(r"\| printed \| here \|\n(.*?)\n\n", README, re.DOTALL)
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
+    rows = load(FIGURES / "int_or_float.jsonl").where(kind="printed")
+    said = [[float(number) for number in re.findall(r"[+-]?\d+\.\d+", here)] for _, here in cells]
+    crossings = {(r["pair"], r["way"]): r for r in rows if "crest factor" in r["setting"]}
+    four_bits = [
+        crossings[pair, way]["measured"]
+        for pair, ways in (("MXINT4, MXFP4", ("shaped", "natural")), ("NVINT4, NVFP4", ("shaped", "natural")))
+        for way in ways
+    ]
+    assert said[0] == [*(round(v, 2) for v in four_bits), round(32**0.5, 2)]
+    assert all(crossings["MXINT8, MXFP8", way]["measured"] is None for way in ("shaped", "natural"))
+    sqnrs = {r["setting"].partition(":")[0]: r for r in rows if "SQNR" in r["setting"]}
+    for rotated in ("", ", rotated"):
+        of_both = [round(sqnrs[f"{name}{rotated}"]["measured"], 2) for name in ("NVINT4", "NVFP4")]
+        assert of_both == said[1]
+    (order,) = rows.where(pair="absmax:ue4m3")
+    assert said[2] == [round(order["measured"], 4), round(order["predicted"], 4)]
+    assert all(r["agrees"] for r in rows.where(way="order of blocks"))
+    differences = {r["printed"]: r for r in rows if "less INT4" in r["setting"]}
+    assert said[4] == [round(differences[printed]["measured"], 2) for printed in (1.82, -0.69, -0.34)]
+    assert all(differences[printed]["agrees"] for printed in (1.82, -0.69, -0.34))
+
+
 # --- the gallery ----------------------------------------------------------------------------------------------------
 
 
