@@ -117,7 +117,8 @@ def difference_db(w: Float[Array, "arrays rows columns"], printed: Difference, *
 
 def rounded_up(w: Float[Array, "rows columns"], element: str, printed: Difference) -> Float[Array, "rows columns"]:
     """A round trip whose scales are the next number of their format above max |w| / last level, so that none clips."""
-    fmt, stored = formats.parse(element), formats.parse(printed.scale)
+    fmt = formats.parse(element)
+    stored: Any = formats.parse(printed.scale)
     blocks = w.reshape(-1, printed.block)
     last = formats.reach(fmt)
     exact = jnp.abs(blocks).max(axis=1, keepdims=True) / last

@@ -30,7 +30,7 @@ class Pair:
     Attributes:
         name: of the pair.
         integer: its spec.
-        float: its spec.
+        floating: its spec.
         block: weights that share a scale.
         printed: crest factor below which the integer is said to err less (arXiv:2510.25602v1, section 4.2).
         levels: the largest code of the integer.
@@ -41,7 +41,7 @@ class Pair:
 
     name: str
     integer: str
-    float: str
+    floating: str
     block: int
     printed: float
     levels: int
@@ -125,7 +125,7 @@ def of_natural(n: int, edges: tuple[float, ...], *, units: int, blocks: int, see
 
 def row(pair: Pair, way: str, crest: float, units: Float[Array, "units blocks n"]) -> dict[str, Any]:
     """SQNR of both formats, and what the integer is ahead."""
-    a, b = (squares(units, parse(spec)) for spec in (pair.integer, pair.float))
+    a, b = (squares(units, parse(spec)) for spec in (pair.integer, pair.floating))
     about = {"kind": "crest", "pair": pair.name, "way": way, "crest": crest, "weights": int(units.size)}
     found = columns(integer_db=a.sqnr_db, float_db=b.sqnr_db, ahead_db=ahead(a, b))
     return about | found | {"predicted_ahead_db": integer_formula(pair, crest) - float_formula(pair, crest)}
@@ -186,4 +186,5 @@ def formula_crossing(pair: Pair, levels: float) -> float:
     def gap(crest: float) -> float:
         return integer_formula(pair, crest, levels) - float_formula(pair, crest)
 
-    return float(optimize.brentq(gap, 1.2, 12.0))
+    crossing: Any = optimize.brentq(gap, 1.2, 12.0)
+    return float(crossing)

@@ -131,7 +131,10 @@ def correlation(rows: Rows, column: str) -> float:
 
 def rank(values: NDArray[np.float64], rows: Rows) -> float:
     """Spearman's correlation of a number of each format with the KL."""
-    return float(stats.spearmanr(values, rows.column("kl")).statistic) if len(rows) > 2 else float("nan")
+    if len(rows) < 3:
+        return float("nan")
+    found: Any = stats.spearmanr(values, rows.column("kl"))
+    return float(found.statistic)
 
 
 def slope(rows: Rows) -> float:
