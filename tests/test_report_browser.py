@@ -12,7 +12,7 @@ from tests import browser as chromium
 from tests.report_pages import FIGURES, path
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-# 0.3 s on two cores of an AMD EPYC, where a second was asked, and 1.1 s on a shared Xeon at 2 GHz, which is slower by four
+# 0.3 s on two cores of an AMD EPYC, of which a second was asked; 1.1 s on a shared Xeon at 2 GHz, four times slower
 MOST_SECONDS, MOST_BYTES = 4.0, 150e6
 MOST_MILLISECONDS = 500  # of an interaction: generous, as two cores are shared; the aim is 50
 LEDGER = json.loads((FIGURES / "claims.json").read_text(encoding="utf-8"))
