@@ -12,6 +12,10 @@ from quantsim.populations import Laplace, Normal, StudentT, Uniform, key
 from quantsim.quantizer import parse
 
 N = 2**18
+SCALES_OF_FEW_BITS = (
+    *("nvfp4:single", "nvint4:single", "nvfp4:gguf", "mxfp4:gguf", "mxint4", "int4:block32:absmax:e8m0:rceil"),
+    *("e2m1:block16:absmax:ue4m3", "e2m1:block16:absmax:ue4m3+f32", "regular64(e2m1:block16:absmax:ue4m3)"),
+)
 # Kolmogorov: the distance of n draws from their own distribution exceeds 1.95 / sqrt(n) once in a thousand tensors. A
 # grid of scales of 16 an octave adds at most half a step, 2.2 %, times max x pdf(x) over x, below 0.5 for all of these.
 BY_CHANCE = 1.95 / N**0.5 + 0.022 * 0.5
@@ -63,6 +67,16 @@ def test_draws_predict_what_theory_does(spec):
     exact = theory.weight_rel_mse(pop, q, (1024, 1024)) ** 0.5
     assert abs(found.rel_rms - exact) < 4 * found.se
     assert found.se < 0.01 * exact
+
+
+@pytest.mark.parametrize("std", [0.02, 0.0025])
+@pytest.mark.parametrize("spec", SCALES_OF_FEW_BITS)
+def test_small_weights_are_predicted_as_small(spec, std):
+    """Few exponents of a scale, without one of the tensor, leave small weights none; powers of two round by octaves."""
+    q, pop = parse(spec), Normal(std)
+    found = predict(pop, q, Matrix(256, 1024))
+    assert found.by == "draws"
+    assert abs(found.rel_rms - theory.weight_rel_mse(pop, q, (512, 1024)) ** 0.5) < 4 * found.se
 
 
 def test_theory_predicts_where_shapes_matter():

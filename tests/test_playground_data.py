@@ -11,7 +11,7 @@ import quantsim as qs
 from quantsim import formats
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.report.playground.data import data
-from quantsim.lab.report.playground.facts import element_facts, element_names, format_facts
+from quantsim.lab.report.playground.facts import elements, format_facts
 from quantsim.lab.report.playground.predictions import FAMILIES, GROUPS, SHAPE, TABULATED, study_points
 from quantsim.lab.report.strings import LANGUAGES, words
 from tests import playground_page
@@ -44,9 +44,9 @@ def test_every_format_is_compared_with_one_whose_granularity_is_free() -> None:
     assert {f["compared"] for f in format_facts()} <= free
 
 
-@pytest.mark.parametrize("name", element_names())
+@pytest.mark.parametrize("name", elements())
 def test_facts_of_elements_are_those_of_the_format(name: str) -> None:
-    fmt, facts = formats.parse(name), element_facts(formats.parse(name))
+    fmt, facts = (formats.parse_scale if name.startswith("ue") else formats.parse)(name), elements()[name]
     assert facts["bits"] == fmt.bits
     if facts["kind"] == "codebook":
         np.testing.assert_array_equal(np.float32(facts["values"]), np.float32(formats.levels(fmt)))

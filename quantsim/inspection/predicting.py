@@ -20,8 +20,10 @@ from quantsim.populations import GeneralizedNormal, Laplace, Normal, Population,
 from quantsim.quantizer.blockformats.base import BlockFormat
 from quantsim.quantizer.blockformats.microscaling import Microscaling
 from quantsim.quantizer.face import AbstractQuantizer
+from quantsim.quantizer.rotated import Rotated
 from quantsim.quantizer.scaled import Quantizer
 from quantsim.theory import has_weight_theory, weight_rel_mse
+from quantsim.theory.scheme import PowerOfTwoScale
 
 #: Shape of a sample: 2^19 weights, a relative standard error of about 0.15 %.
 DRAWN = Matrix(512, 1024)
@@ -60,15 +62,20 @@ def _equivalent(q: AbstractQuantizer, std: float) -> float:
     """A standard deviation at which the relative error is the same, shared by as many tensors as can be."""
     if not _MODERATE[0] < std < _MODERATE[1]:
         return std
+    if isinstance(q, Rotated):
+        return _equivalent(q.inner, std)
     if isinstance(q, Microscaling):
-        return 2 * frexp(std)[0]
-    if not isinstance(q, Quantizer):
-        return 1.0
-    if q.granularity is None:
+        return _equivalent(q.scaled, std)
+    if isinstance(q, BlockFormat):
+        law = None if q.facts is None else q.facts.scale
+        powers, stored = isinstance(law, PowerOfTwoScale), getattr(law, "stored", None)
+    elif isinstance(q, Quantizer) and q.granularity is not None:
+        powers, stored = q.two_level or isinstance(q.scale_format, PowerOfTwo), q.scale_format
+    else:
         return std  # steps of a cast follow each weight
-    if q.two_level or isinstance(q.scale_format, PowerOfTwo):
+    if powers:
         return 2 * frexp(std)[0]
-    return 1.0 if q.scale_format.bits >= _WIDE else std
+    return std if stored is not None and stored.bits < _WIDE else 1.0  # small weights may have no scale that is stored
 
 
 def _is_local(q: AbstractQuantizer) -> bool:

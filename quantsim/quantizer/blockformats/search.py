@@ -191,7 +191,8 @@ def slope_search(
 ) -> tuple[PerBlock, PerBlock]:
     """Least-squares scale of each block and the factor whose codes ``snap(factor * w)`` gave it.
 
-    Tries ``factor = divisor / extreme`` for each divisor; of equally good ones the first. 0 for a block of zeros.
+    Tries ``factor = divisor / extreme`` for each divisor; of equally good ones the first, also where all codes that
+    count are 0, and so the scale. Both are 0 for a block of zeros.
     ``table``: with the operations of iq4_nl: the first factor is ``1 / (extreme / divisor)``, and codes multiply first.
     """
     size, flat_x = blocks.shape[-1], flat(blocks)
@@ -209,16 +210,18 @@ def slope_search(
         x = lanes(here_x, size)
         return _slope_sums(x, _weigh(weights, here_w, x), factor, snap, table)
 
-    def better(s: _Slope, best: tuple[Lane, Lane, Lane]) -> tuple[Lane, Lane, Lane]:
+    def better(
+        s: _Slope, best: tuple[Lane, Lane, Lane], is_first: Bool[Array, ""] | bool = False
+    ) -> tuple[Lane, Lane, Lane]:
         product, square = lax.real(s.sums), lax.imag(s.sums)
-        scale = lax.div(product, square)
-        wins = (square > 0) & (product * product > best[0] * square)
+        scale = jnp.where(square > 0, lax.div(product, square), 0.0)
+        wins = (square > 0) & (product * product > best[0] * square) | is_first
         return jax.tree.map(lambda a, b: jnp.where(wins, a, b), (scale * product, scale, s.factor), best)
 
     def attempt(t: Int[Array, ""] | int, carry: tuple[_Slope, tuple]) -> tuple[_Slope, tuple]:
-        return sums(t), better(*carry)
+        return sums(t), better(*carry, is_first=t == 1)
 
-    start = (_Slope(_pair(zero, zero), zero), (zero - jnp.inf, zero, zero))  # the first trial wins whatever it is
+    start = (_Slope(_pair(zero, zero), zero), (zero, zero, zero))
     _, scale, factor = better(*lax.fori_loop(0, len(divisors), attempt, start))
     return jnp.where(empty, 0.0, scale)[:, None], jnp.where(empty, 0.0, factor)[:, None]
 

@@ -72,7 +72,7 @@
     const exponent = f32.exponentOf(level);
     const normal = ((exponent - element.min_exponent + 1) << m) | ((bits >>> (23 - m)) & ((1 << m) - 1));
     const small = f32.multiply(Math.abs(level), f32.powerOfTwo(m - element.min_exponent));
-    const sign = bits >>> 31 ? 1 << (element.exponent_bits + m) : 0;
+    const sign = element.signed && bits >>> 31 ? 1 << (element.exponent_bits + m) : 0;
     return (exponent < element.min_exponent ? small : normal) | sign;
   }
 
@@ -89,7 +89,7 @@
     const last = (1 << element.exponent_bits) - 1;
     const field = (code >>> m) & last;
     const mantissa = code & ((1 << m) - 1);
-    const negative = (code >>> (element.exponent_bits + m)) & 1;
+    const negative = element.signed && (code >>> (element.exponent_bits + m)) & 1;
     let magnitude = (field === 0 ? mantissa : mantissa + (1 << m)) *
       f32.powerOfTwo(Math.max(field, 1) - 1 + element.min_exponent - m);
     if (field === last && element.specials === "ieee") magnitude = mantissa ? NaN : Infinity;
@@ -107,7 +107,7 @@
   /** Which bits of a code mean what, from the first: "sign", "exponent", "mantissa", or "code". */
   function bitRoles(element) {
     if (element.kind === "float") {
-      const roles = ["sign", ...Array(element.exponent_bits).fill("exponent")];
+      const roles = [...(element.signed ? ["sign"] : []), ...Array(element.exponent_bits).fill("exponent")];
       return [...roles, ...Array(element.mantissa_bits).fill("mantissa")];
     }
     const signed = element.kind === "integer" && element.low < 0;

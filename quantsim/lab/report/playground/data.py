@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from quantsim import formats
 from quantsim.lab.matrix import document_matrix
 from quantsim.lab.report.playground.facts import (
     GRANULARITIES,
     SCALE_FORMATS,
-    element_facts,
-    element_names,
+    elements,
     format_facts,
     shortest,
 )
@@ -31,7 +29,7 @@ def data(folder: Path | None = None) -> dict[str, Any]:
     """
     return {
         "matrix": {"rows": SHAPE[0], "columns": SHAPE[1], "sources": _matrices()},
-        "elements": {name: element_facts(formats.parse(name)) for name in element_names()},
+        "elements": elements(),
         "formats": format_facts(),
         "granularities": GRANULARITIES,
         "scale_formats": list(SCALE_FORMATS),

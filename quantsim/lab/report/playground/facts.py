@@ -14,14 +14,17 @@ from quantsim.quantizer.blockformats.search import TINY
 #: Who shares a scale, by its name in a spec: everything, a row, or so many weights of a row.
 GRANULARITIES = {"tensor": "tensor", "channel": "row", "block32": 32, "block16": 16, "block8": 8, "block4": 4}
 #: Formats that a scale may be stored in, the exact one first.
-SCALE_FORMATS = ("f32", "f16", "bf16", "e4m3")
+SCALE_FORMATS = ("f32", "f16", "bf16", "e4m3", "ue4m3", "ue5m3")
 
 _INTEGERS = tuple(f"int{bits}" for bits in range(2, 9))
-_FLOATS = ("e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1")
+_FLOATS = ("e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1", "e1m2", "e3m0")
 _CODEBOOKS = ("nf4", "af4", "fp4")
 _CASTS = ("bf16", "f16", *_FLOATS)
 _GGUF = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl")
-_MICROSCALING = ("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8", "nvfp4")
+_MICROSCALING = (
+    *("mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8", "mxint4"),
+    *("nvfp4", "nvint4"),
+)
 _UNSIGNED = tuple(f"uint{bits}" for bits in range(2, 9))
 
 
@@ -40,7 +43,8 @@ def element_facts(fmt: formats.Format) -> dict[str, Any]:
         return facts | {"kind": "integer"}
     assert isinstance(fmt, Float)
     facts |= {"mantissa_bits": grid.mantissa_bits, "min_exponent": grid.min_exponent}
-    return facts | {"kind": "float", "exponent_bits": fmt.exponent_bits, "specials": fmt.specials}
+    facts |= {"exponent_bits": fmt.exponent_bits, "specials": fmt.specials, "signed": fmt.signed}
+    return facts | {"kind": "float"}
 
 
 def shortest(values: Any) -> list[float]:
@@ -52,9 +56,21 @@ def shortest(values: Any) -> list[float]:
     return [float(str(v)) for v in np.asarray(values, np.float32).ravel()]
 
 
-def element_names() -> tuple[str, ...]:
-    """Every element that a code or a scale of the formats has."""
-    return tuple(dict.fromkeys((*_INTEGERS, *_UNSIGNED, *_CASTS, *_CODEBOOKS, *SCALE_FORMATS)))
+def elements() -> dict[str, dict[str, Any]]:
+    """Facts of every element that a code or a scale of the formats has, by its name."""
+    found = [formats.parse(name) for name in (*_INTEGERS, *_UNSIGNED, *_CASTS, *_CODEBOOKS)]
+    return {fmt.name: element_facts(fmt) for fmt in (*found, *map(scale_format, SCALE_FORMATS))}
+
+
+def scale_format(name: str) -> Float:
+    """A float that scales are stored in; it may have no sign.
+
+    >>> scale_format("ue4m3").bits
+    7
+    """
+    fmt = formats.parse_scale(name)
+    assert isinstance(fmt, Float)
+    return fmt
 
 
 def format_facts() -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantsim import formats, quantizer, theory
-from quantsim.lab.report.playground.facts import element_facts
+from quantsim import quantizer, theory
+from quantsim.lab.report.playground.facts import element_facts, scale_format
 from quantsim.populations import parse
 from quantsim.theory.scheme import AbsmaxScale, PowerOfTwoScale, Scheme, TwoLevelScale
 
@@ -20,16 +20,19 @@ GROUPS = {
         *(f"int8:block32:absmax:{scale}" for scale in ("f16", "bf16", "e4m3")),
         "int4:block32:absmax:f16",
         "e2m1:block16:absmax:e4m3",
+        "e2m1:block8:absmax:ue4m3",
+        "int4:block16:absmax:ue5m3",
         "nf4:block64:absmax:e5m2",
     ),
-    "floats": ("e5m2:tensor", "e4m3:tensor", "e4m3:channel", "e4m3:block32", "e3m4:block32", "e2m1:block32"),
+    "floats": ("e5m2:tensor", "e4m3:tensor", "e4m3:channel", "e4m3:block32", "e3m4:block32", "e2m1:block32", "e1m2:block16"),
     "codebooks": ("nf4:block64", "af4:block64", "fp4:block64", "nf4:channel", "nf4:tensor"),
     "casts": ("bf16", "f16", "tf32", "e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1"),
     "mx": (
         *("mxfp4", "mxfp4:ceil", "mxfp4:even", "mxfp4:rceil", "mxfp6_e2m3", "mxfp6_e3m2"),
-        *("mxfp8_e4m3", "mxfp8_e4m3:rceil", "mxfp8_e5m2", "mxint8"),
+        *("mxfp8_e4m3", "mxfp8_e4m3:rceil", "mxfp8_e5m2", "mxint8", "mxint4"),
+        *("mxfp4:block16", "int4:block32:absmax:e8m0", "e1m2:block32:absmax:e8m0"),
     ),
-    "nvfp4": ("nvfp4", "nvfp4:single"),
+    "nvfp4": ("nvfp4", "nvfp4:single", "nvint4", "e2m1:block8:absmax:ue4m3+f32", "int4:block16:absmax:ue4m3+f32"),
     "gguf": ("q8_0", "q5_0", "q4_0"),
 }
 #: Scales that follow from both extremes: the page has their predictions from here, for families without outliers.
@@ -48,7 +51,7 @@ def theory_facts(folder: Path | None) -> dict[str, Any]:
     return {
         "families": [{"name": name, "df": getattr(parse(name), "df", None)} for name in FAMILIES],
         "formats": live + [_tabulated(spec) for spec in TABULATED],
-        "scales": {name: element_facts(formats.parse(name)) for name in sorted(stored)},
+        "scales": {name: element_facts(scale_format(name)) for name in sorted(stored)},
         "points": [] if folder is None else study_points(folder),
     }
 
