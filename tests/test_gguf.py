@@ -77,6 +77,16 @@ def test_bytes_with_an_imatrix_are_those_of_the_reference(name):
     assert (np.asarray(got) != answers[name][-len(hard["x"]) :]).any()
 
 
+@pytest.mark.parametrize(("name", "half"), [("Q4_0", 8), ("Q5_0", 16)])
+def test_codes_are_those_of_the_first_trial_where_only_an_outlier_has_one_and_does_not_count(name, half):
+    """No code that counts differs from zero, so the scale is 0; the reference keeps what -half / extreme gave."""
+    w, imatrix = np.ones((1, 32), np.float32), np.ones(32, np.float32)
+    w[0, 5], imatrix[5] = -100.0, 0.0
+    stored = TYPES[name].coding.from_bytes(qs.gguf.pack(w, name, imatrix=imatrix))
+    assert float(stored.scales[0][0, 0]) == 0.0
+    assert stored.codes.tolist() == [[half] * 5 + [0] + [half] * 26]
+
+
 def test_importances_keep_their_rounding_before_they_are_summed():
     """Rows chosen because a product fused with the sum that follows it changes their bytes, about one in 700."""
     fused = reference("ggml_fused")

@@ -71,7 +71,7 @@ def confirm(name: str, out: Path, *, seconds: float, against: Path | None = None
         other = other_code.rows_by(against, name, list(found))
         if other.key != (about.get("measured_by") or about)["key"]:
             raise ValueError(f"the code in {against} did not measure the rows of {name} in {out}: take that which did")
-        moved = [cell for cell, rows in found.items() if not _same_numbers(other.cells[cell], rows)]
+        moved = [cell for cell, rows in found.items() if not _alike(other.cells[cell], rows, by_code=True)]
     if moved:
         raise OtherRowsError(
             f"rows of {name} stay stale: its cell {moved[0]!r} gives other rows than "
@@ -121,19 +121,9 @@ def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> b
     return any(all(_same_row(*pair) for pair in zip(rows[k : k + len(found)], found, strict=True)) for k in starts)
 
 
-def _same_numbers(a: Any, b: Any) -> bool:
-    """Whether rows are alike to ``MOST_BY_CODE``."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same_numbers(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same_numbers(*pair) for pair in zip(a, b, strict=True))
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=MOST_BY_CODE)
-    return a == b
-
-
-def _same_row(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(_alike(a[k], b[k], within=_within(a, k)) for k in a)
+def _same_row(a: dict[str, Any], b: dict[str, Any], *, by_code: bool = False) -> bool:
+    within = {k: 0.0 if by_code else _within(a, k) for k in a}
+    return a.keys() == b.keys() and all(_alike(a[k], b[k], within=within[k], by_code=by_code) for k in a)
 
 
 def _within(row: dict[str, Any], column: str) -> float:
@@ -145,11 +135,12 @@ def _within(row: dict[str, Any], column: str) -> float:
     return share * found if isinstance(found, float) and math.isfinite(found) else 0.0
 
 
-def _alike(a: Any, b: Any, *, within: float = 0.0) -> bool:
+def _alike(a: Any, b: Any, *, within: float = 0.0, by_code: bool = False) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
-        return _same_row(a, b)
+        return _same_row(a, b, by_code=by_code)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_alike(*pair) for pair in zip(a, b, strict=True))
+        return len(a) == len(b) and all(_alike(*pair, by_code=by_code) for pair in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=MOST, abs_tol=within) or (math.isnan(a) and math.isnan(b))
+        most = MOST_BY_CODE if by_code else MOST
+        return math.isclose(a, b, rel_tol=most, abs_tol=within) or (math.isnan(a) and math.isnan(b))
     return a == b

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 from quantsim import formats
 from quantsim._types import Blocks, PerBlock, TensorScale
 from quantsim.calibration import FourOverSix, Search
-from quantsim.formats import Elements, ScaleElements
+from quantsim.formats import Carry, Elements, ScaleElements
 from quantsim.numerics import ieee
 from quantsim.quantizer.stored_scales import carry_of, exponent_of_power, has_powers, power_codes, stored
 from quantsim.quantizer.stored_scales import power as power_of
@@ -99,17 +99,24 @@ def _four_or_six(reach: PerBlock, q: Any, tensor: TensorScale | None) -> Candida
 def _neighbours(first: PerBlock, reach: PerBlock, q: Any) -> Candidates:
     """The scale of absmax, and those of its neighbouring codes: 0, -1, 1, -2, 2 …."""
     if has_powers(q.scale_format):
-        carry = carry_of(q.scale_format, q.format)
-        code, most = power_codes(reach, carry), 254 - carry.last
-        value = lambda codes: power_of(codes - 127 - carry.implied)  # noqa: E731
-        least = 0
-    else:
-        code = encode(first, q.scale_format).astype(jnp.int32)
-        largest = jnp.asarray(formats.grid(q.scale_format).high, jnp.float32)
-        most = encode(largest, q.scale_format).astype(jnp.int32)
-        least = jnp.minimum(code, 1)
-        value = lambda codes: decode(codes, q.scale_format)  # noqa: E731
-    return lambda k: value(jnp.clip(code + _offset(k), least, most))
+        return _neighbouring_powers(reach, carry_of(q.scale_format, q.format))
+    code = encode(first, q.scale_format).astype(jnp.int32)
+    largest = jnp.asarray(formats.grid(q.scale_format).high, jnp.float32)
+    most, least = encode(largest, q.scale_format).astype(jnp.int32), jnp.minimum(code, 1)
+
+    def candidate(k: Any) -> PerBlock:
+        return decode(jnp.clip(code + _offset(k), least, most), q.scale_format)
+
+    return candidate
+
+
+def _neighbouring_powers(reach: PerBlock, carry: Carry) -> Candidates:
+    code = power_codes(reach, carry)
+
+    def candidate(k: Any) -> PerBlock:
+        return power_of(jnp.clip(code + _offset(k), 0, 254 - carry.last) - 127 - carry.implied)
+
+    return candidate
 
 
 def _offset(k: Any) -> Any:

@@ -24,7 +24,10 @@ GROUPS = {
         "int4:block16:absmax:ue5m3",
         "nf4:block64:absmax:e5m2",
     ),
-    "floats": ("e5m2:tensor", "e4m3:tensor", "e4m3:channel", "e4m3:block32", "e3m4:block32", "e2m1:block32", "e1m2:block16"),
+    "floats": (
+        *("e5m2:tensor", "e4m3:tensor", "e4m3:channel", "e4m3:block32", "e3m4:block32", "e2m1:block32"),
+        "e1m2:block16",
+    ),
     "codebooks": ("nf4:block64", "af4:block64", "fp4:block64", "nf4:channel", "nf4:tensor"),
     "casts": ("bf16", "f16", "tf32", "e5m2", "e4m3", "e3m4", "e3m2", "e2m3", "e2m1"),
     "mx": (
