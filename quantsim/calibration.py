@@ -185,8 +185,8 @@ def minmax(
     >>> [v.tolist() for v in minmax(jnp.array([[-1.0, 4.1]]), formats.parse("int8"))]
     [[[0.019999999552965164]], [[50.0]]]
     """
-    low = jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)
-    high = jnp.maximum(blocks.max(axis=-1, keepdims=True), 0.0)
+    low, high = ieee.extremes(blocks)
+    low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
     # halves, so that the difference of two large extremes does not overflow
     scale = snap(ieee.divide(0.5 * high - 0.5 * low, formats.last_code(fmt) / 2), scale_format)
     zero = round_integer(ieee.divide(-low, jnp.where(scale == 0, 1.0, scale)))
@@ -195,7 +195,7 @@ def minmax(
 
 def _signed_extreme(blocks: Blocks) -> PerBlock:
     """The weight of largest magnitude with its sign; the positive one where both signs reach it."""
-    low, high = blocks.min(axis=-1, keepdims=True), blocks.max(axis=-1, keepdims=True)
+    low, high = ieee.extremes(blocks)
     return jnp.where(-low > high, low, high)
 
 

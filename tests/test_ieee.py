@@ -80,6 +80,17 @@ def test_absmax(shape):
     oracles.same_bits(ieee.absmax(jnp.asarray(x)), np.abs(x).max(axis=-1, keepdims=True))
 
 
+@pytest.mark.parametrize("size", [1024, 1088, 4096, 4097, 2**18])
+def test_extremes_of_rows_as_long_as_they_come(size):
+    x = _wide(5, 3 * size).reshape(3, size)
+    low, high = jax.jit(ieee.extremes)(jnp.asarray(x))
+    oracles.same_bits(low, x.min(axis=1, keepdims=True))
+    oracles.same_bits(high, x.max(axis=1, keepdims=True))
+    x[1, size // 3] = np.nan
+    oracles.same_bits(jax.jit(ieee.absmax)(jnp.asarray(x))[::2], np.abs(x[::2]).max(axis=1, keepdims=True))
+    assert np.isnan(ieee.absmax(jnp.asarray(x))[1, 0])
+
+
 def test_absmax_along_another_axis_and_of_nan():
     x = _normals(11, 12).reshape(3, 4)
     oracles.same_bits(ieee.absmax(jnp.asarray(x), axis=0), np.abs(x).max(axis=0, keepdims=True))

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
+_LONG, _GROUP = 1024, 64  # of a longer row XLA's CPU code takes single numbers, unless it is cut into groups first
+
 
 def on_cpu() -> bool:
     """Whether programs run on CPU, the only place where XLA divides and takes roots as IEEE 754 says."""
@@ -115,14 +117,29 @@ def absmax(x: Float[Array, "... n"], axis: int = -1) -> Float[Array, "..."]:
 
     Magnitudes of floats are ordered as their bits are; integers reduce faster on CPU, where XLA also loses some NaN
     when it reduces floats. In two steps, of rows of some lanes and then of the lanes: the first is vector code, and the
-    second, the least of the negated, is not merged into it.
+    second, the least of the negated, is not merged into it. Of a long row first of each 64, ten times as fast.
     """
+    if axis in (-1, x.ndim - 1) and x.shape[axis] > _LONG and x.shape[axis] % _GROUP == 0:
+        return absmax(absmax(x.reshape(*x.shape[:-1], -1, _GROUP))[..., 0])
     bits, n = bits_of(x) & 0x7FFFFFFF, x.shape[axis]
     lanes = next((k for k in (64, 8) if n % k == 0 and n > 4 * k), 0) or (8 if n % 8 == 0 and n > 8 else 0)
     if axis not in (-1, x.ndim - 1) or not lanes:
         return from_bits(jnp.max(bits, axis=axis, keepdims=True))
     by_lane = jnp.max(bits.reshape(*x.shape[:-1], n // lanes, lanes), axis=-2)
     return from_bits(-jnp.min(-by_lane, axis=-1, keepdims=True))
+
+
+def extremes(x: Float[Array, "... n"]) -> tuple[Float[Array, "... 1"], Float[Array, "... 1"]]:
+    """Least and largest number along the last axis; of a long row first of each 64, by steps that are not merged.
+
+    >>> [v.tolist() for v in extremes(jnp.arange(-64.0, 2048.0))]
+    [[-64.0], [2047.0]]
+    """
+    if x.shape[-1] <= _LONG or x.shape[-1] % _GROUP:
+        return x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)
+    groups = x.reshape(*x.shape[:-1], -1, _GROUP)
+    low, high = groups.min(axis=-1), groups.max(axis=-1)
+    return -jnp.max(-low, axis=-1, keepdims=True), -jnp.min(-high, axis=-1, keepdims=True)
 
 
 def ordered_sum(x: Float[Array, "... n"]) -> Float[Array, "... 1"]:
