@@ -52,7 +52,7 @@ class AbstractQuantizer(abc.ABC):
         [[127, -50]]
         """
         w32 = self._checked(w, nonfinite)
-        found = shared_quantize(self, w32) if key is None and self._has_slow_scales() else None
+        found = shared_quantize(self, w32) if key is None else None
         if found is None:
             found = programs.quantized(*parted(self), w32, as_key(key), self._code_dtype())
         return replace(found, quantizer=self, ndim=w32.ndim)
@@ -137,10 +137,6 @@ class AbstractQuantizer(abc.ABC):
         """
         del shape
         return None
-
-    def _has_slow_scales(self) -> bool:
-        """Whether scales take longer than codes: then parts go to threads; else XLA shares out one call as quickly."""
-        return False
 
     def _has_tensor_scale(self) -> bool:
         """Whether scales are stored in units of one that belongs to the whole array."""

@@ -120,9 +120,6 @@ class Rotated(AbstractQuantizer):
         span = self.inner._span(shape)
         return None if span is None or self.signs is not None else lcm(span, self.size)  # a sign belongs to its place
 
-    def _has_slow_scales(self) -> bool:
-        return True  # its rotation is
-
     def _has_tensor_scale(self) -> bool:
         return self.inner._has_tensor_scale()
 

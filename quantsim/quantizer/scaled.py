@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from quantsim import formats
 from quantsim._types import ArrayLike, Blocks, Number, PerBlock, PRNGKey, Shape, TensorScale, Weights
-from quantsim.calibration import MSE, RMS, Absmax, Calibration, Clip, Counts, FourOverSix, MinMax, Percentile, Search
+from quantsim.calibration import RMS, Absmax, Calibration, Clip, Counts, FourOverSix, MinMax, Search
 from quantsim.formats import Carry, Elements, ScaleElements, Traced
 from quantsim.granularity import (
     Block,
@@ -186,9 +186,6 @@ class Quantizer(AbstractQuantizer):
         if importance is not None:  # what an error of each weight counts
             importance = to_blocks(jnp.broadcast_to(importance, w.shape), self.granularity)
         return blocks, *stored_scales(self, blocks, counts, tensor=tensor, importance=importance)
-
-    def _has_slow_scales(self) -> bool:
-        return isinstance(self.calibration, MSE | FourOverSix | Search | Percentile)
 
     def _has_tensor_scale(self) -> bool:
         return self.two_level
