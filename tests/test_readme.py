@@ -166,6 +166,17 @@ def test_the_table_of_printed_numbers_says_what_the_rows_say():
     assert all(differences[printed]["agrees"] for printed in (1.82, -0.69, -0.34))
 
 
+def test_the_gain_of_equal_importances_is_that_of_the_rows():
+    rows = load(FIGURES / "formats.jsonl")
+    equal, without = (
+        {r["spec"]: f"{r['sqnr_db']:.1f}" for r in rows.where(kind=kind, population="normal")}
+        for kind in ("importances", "sqnr")
+    )
+    sentence = README.partition("Below four bits")[2].partition("(`formats`)")[0]
+    said = re.findall(r"\d+\.\d", sentence)
+    assert said == [equal["iq3_s"], equal["q3_k"], without["iq3_s"], without["q3_k"]]
+
+
 # --- the gallery ----------------------------------------------------------------------------------------------------
 
 

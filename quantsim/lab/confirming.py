@@ -24,7 +24,8 @@ from quantsim.rows import dumps, load, plain
 MOST, MOST_OF_SE = 1e-5, 0.1
 #: How far a standard error may move, of its size: that of n units is itself uncertain by 1 / sqrt(2 n).
 MOST_BY_SE = 0.02
-#: How far a number may move from that of other code on the same machine, of its size: the last digits of predictions.
+#: How far a number may move from that of other code on the same machine, of its size, and decibels, which are
+#: logarithms, as they are: the last digits of predictions, of their differences too.
 MOST_BY_CODE = 1e-9
 
 
@@ -122,7 +123,7 @@ def _holds(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> b
 
 
 def _same_row(a: dict[str, Any], b: dict[str, Any], *, by_code: bool = False) -> bool:
-    within = {k: 0.0 if by_code else _within(a, k) for k in a}
+    within = {k: MOST_BY_CODE * k.endswith("_db") if by_code else _within(a, k) for k in a}
     return a.keys() == b.keys() and all(_alike(a[k], b[k], within=within[k], by_code=by_code) for k in a)
 
 
@@ -136,6 +137,11 @@ def _within(row: dict[str, Any], column: str) -> float:
 
 
 def _alike(a: Any, b: Any, *, within: float = 0.0, by_code: bool = False) -> bool:
+    """Whether values are the same but for last digits.
+
+    >>> [_alike({k: 4e-6}, {k: 4e-6 + 5e-12}, by_code=True) for k in ("gain_db", "mse")]
+    [True, False]
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         return _same_row(a, b, by_code=by_code)
     if isinstance(a, list) and isinstance(b, list):
