@@ -152,8 +152,8 @@ TABLE = {
         ),
         (
             "range without zero",
-            "jnp.minimum(blocks.min(axis=-1, keepdims=True), 0.0)",
-            "blocks.min(axis=-1, keepdims=True)",
+            "low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)",
+            "low, high = low, jnp.maximum(high, 0.0)",
             MINMAX,
         ),
         ("zero point cut off", "zero = round_integer(", "zero = jnp.floor(", MINMAX),
