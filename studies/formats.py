@@ -213,8 +213,9 @@ def summary(rows: Rows) -> str:
     for (budget,), won in rows.where(kind="winner").groups("budget").items():
         budgets_of.setdefault(said_of(won), []).append(budget)
     parts = (f"{winner} within {span(budgets)}" for winner, budgets in budgets_of.items())
-    gains = (f"{r['spec']} {r['gain_db']:.1f} dB" for r in rows.where(kind="importances") if "gain_db" in r)
-    return f"Most SQNR for the bits per weight: {'; '.join(parts)}. Equal importances add {', '.join(gains)}."
+    said = f"Most SQNR for the bits per weight: {'; '.join(parts)}."
+    gains = [f"{r['spec']} {r['gain_db']:.1f} dB" for r in rows.where(kind="importances") if "gain_db" in r]
+    return f"{said} Equal importances add {', '.join(gains)}." if gains else said
 
 
 def said_of(won: Rows) -> str:

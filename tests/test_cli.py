@@ -100,11 +100,13 @@ def test_the_real_model_asked_for_by_name_says_what_it_needs(quantsim, with_a_re
     assert "quantsim run --real of_the_real" in " ".join(said.split())
 
 
-def test_formats_says_in_one_sentence_who_wins_where():
+def test_formats_says_who_wins_where_and_what_equal_importances_add():
     wins = [("a", 4.5, "normal"), ("b", 4.5, "t3"), ("c", 8.5, "normal"), ("c", 8.5, "t3")]
     rows = Rows({"kind": "winner", "specs": s, "budget": b, "population": p} for s, b, p in wins)
     said = study.summary("formats", rows)
     assert said == "Most SQNR for the bits per weight: a on normal and b on t3 within 4.5; c within 8.5."
+    gains = [{"kind": "importances", "spec": "a", "gain_db": 1.7}, {"kind": "importances", "spec": "b"}]
+    assert study.summary("formats", Rows([*rows, *gains])) == f"{said} Equal importances add a 1.7 dB."
 
 
 def test_small_goes_elsewhere_and_leaves_the_full_results(quantsim, studies, undrawn, tmp_path):
